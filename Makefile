@@ -1,0 +1,149 @@
+# Anabranch: one word for each thing that a developer or an operator wants done.
+#
+# `make run` and `make test` do everything on a fresh Debian 12: system packages (as root),
+# a venv in .venv, the C core.  Stamps in build/stamps tell what is done, so that a second
+# start does nothing but start.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CONF ?= conf
+RUN_DIR ?= /run/anabranch
+FUZZ_SECONDS ?= 10
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := build/stamps
+CORE := fastpath/_core.abi3.so
+HEADERS := $(shell find fastpath -name '*.h')
+C_FILES := $(shell find fastpath/src -name '*.c')
+CORE_INPUTS := $(HEADERS) $(C_FILES) fastpath/build.py rsock/wire.py setup.py
+
+WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wvla -Wmissing-prototypes -Wno-unused-parameter -Werror
+INCLUDES := -Ifastpath/include -Ifastpath/src -Ibuild/include
+# ASan of gcc 12 and clang 14 cannot live with today's address randomisation.
+FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
+SANITIZERS := address,undefined
+ASAN_ENV = ASAN_OPTIONS=detect_leaks=0:log_path=$(CURDIR)/build/asan/report \
+	UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:log_path=$(CURDIR)/build/asan/report \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)"
+PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest -q
+SAY := @printf '\033[1m==>\033[0m %s\n'
+
+.PHONY: help run build test lint format unit netns asan fuzz bench clean
+
+help: ## this list
+	@echo 'Anabranch: virtual routers outside the kernel.  Words for make:'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+	@echo 'Settings: CONF=DIR RUN_DIR=DIR (run), FUZZ_SECONDS=N (fuzz), PYTHON=python3.11'
+
+run: build ## start the router with CONF=conf (the demo, as shipped); Ctrl-C ends it
+	@exec env PYTHONSAFEPATH=1 $(BIN)/anabranch run --conf $(CONF) --run-dir $(RUN_DIR)
+
+build: $(STAMPS)/runtime ## venv, packages and the C core
+	@$(MAKE) $(CORE)
+
+test: build $(STAMPS)/development lint ## all but the benches; as root also the tests in namespaces
+	@$(MAKE) asan ASAN_TESTS=tests/unit FUZZ_SECONDS=5
+	@$(MAKE) fuzz FUZZ_SECONDS=$(if $(CI),5,$(FUZZ_SECONDS))
+	$(SAY) 'unit, property and namespace tests (what is skipped is listed at the end)'
+	@$(PYTEST) --durations=5 tests --ignore=tests/bench
+
+unit: build $(STAMPS)/development ## unit and property tests: no root, under a minute
+	@$(PYTEST) tests/unit tests/property tests/test_floors.py tests/test_docs.py
+
+netns: build $(STAMPS)/development ## tests in network namespaces: root
+	@$(PYTEST) tests/netns
+
+lint: build $(STAMPS)/development ## style, types, floors, spelling, C warnings of clang
+	$(SAY) 'ruff'
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q .
+	$(SAY) 'mypy, pyright'
+	@$(BIN)/python fastpath/build.py
+	@$(BIN)/mypy
+	@$(BIN)/pyright --warnings
+	$(SAY) 'floors, spelling'
+	@PYTHONPATH=. $(BIN)/lint-imports --no-logo --cache-dir build/importlinter
+	@$(BIN)/python tools/check_c_floors.py
+	@$(BIN)/codespell
+	$(SAY) 'clang: warnings'
+	@printf '%s\0' $(C_FILES) | xargs -0 -n 4 -P 2 clang $(WARNINGS) $(INCLUDES) -fsyntax-only
+	@echo 'lint: clean'
+
+format: $(STAMPS)/development ## let ruff format all Python
+	@$(BIN)/ruff format .
+
+asan: build $(STAMPS)/development build/asan/built ## unit and property tests with ASan and UBSan in the core
+	$(SAY) 'unit and property tests under ASan and UBSan'
+	@rm -f build/asan/report.*
+	@$(ASAN_ENV) $(FIXED_ADDRESSES) $(PYTEST) -o pythonpath="build/asan/lib ." -p no:cacheprovider \
+		$(or $(ASAN_TESTS),tests/unit tests/property); status=$$?; \
+		if compgen -G 'build/asan/report.*' >/dev/null; then cat build/asan/report.*; exit 1; fi; exit $$status
+
+build/asan/built: $(CORE_INPUTS) $(shell find fastpath rsock vrouter manager -name '*.py') | $(STAMPS)/runtime
+	$(SAY) 'C core with ASan and UBSan'
+	@mkdir -p build/asan
+	@ANABRANCH_SANITIZE=$(SANITIZERS) $(BIN)/python setup.py -q build --force --build-temp build/asan/temp \
+		--build-lib build/asan/lib --build-base build/asan/base
+	@touch $@
+
+FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/*.c))
+FUZZ_OBJECTS := $(patsubst fastpath/src/%.c,build/fuzz/objects/%.o,$(C_FILES))
+FUZZ_FLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer $(INCLUDES)
+
+fuzz: build $(STAMPS)/development $(FUZZERS) ## each parser of hostile bytes for FUZZ_SECONDS
+	@for fuzzer in $(FUZZERS); do \
+		name=$$(basename $$fuzzer); \
+		printf '\033[1m==>\033[0m %s for %s s\n' $$name $(FUZZ_SECONDS); \
+		mkdir -p build/fuzz/found/$$name tests/fuzz/corpus/$$name; \
+		$(FIXED_ADDRESSES) $$fuzzer -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 \
+			-artifact_prefix=build/fuzz/$$name- build/fuzz/found/$$name tests/fuzz/corpus/$$name \
+			2>build/fuzz/$$name.log || { cat build/fuzz/$$name.log; exit 1; }; \
+		sed -n 's/stat::number_of_executed_units: */  executions: /p' build/fuzz/$$name.log; \
+	done
+
+build/fuzz/objects/%.o: fastpath/src/%.c $(HEADERS) rsock/wire.py | $(STAMPS)/runtime
+	@mkdir -p $(@D)
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,$(SANITIZERS) -c $< -o $@
+
+build/fuzz/core.a: $(FUZZ_OBJECTS)
+	@rm -f $@
+	@ar rcs $@ $^
+
+$(FUZZERS): build/fuzz/%: tests/fuzz/%.c build/fuzz/core.a
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer,$(SANITIZERS) $< build/fuzz/core.a -o $@
+
+bench: build $(STAMPS)/development ## ratios against the kernel, measured in the same run; root
+	@$(PYTEST) -s tests/bench
+
+clean: ## remove what was built; .venv stays
+	@rm -rf build $(CORE) fastpath/_core.c fastpath/_layout.py fastpath/_core.pyi *.egg-info
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+$(STAMPS)/system-%: tools/system_packages.sh
+	@mkdir -p $(@D)
+	@bash tools/system_packages.sh $*
+	@touch $@
+
+$(STAMPS)/runtime: pyproject.toml setup.py | $(STAMPS)/system-run
+	$(SAY) 'Python environment in $(VENV)'
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -U 'setuptools>=77' wheel 'cffi>=2,<3'
+	$(SAY) 'runtime packages and the C core'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e .
+	@mkdir -p $(@D) && touch $(CORE) $@
+
+$(CORE): $(CORE_INPUTS) | $(STAMPS)/runtime
+	$(SAY) 'C core'
+	@$(BIN)/python setup.py -q build_ext --inplace --force --build-temp build/core
+	@touch $(CORE)
+
+$(STAMPS)/development: pyproject.toml $(STAMPS)/runtime | $(STAMPS)/system-test
+	$(SAY) 'development packages'
+	@$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*project["optional-dependencies"]["dev"], sep="\n")' >build/development.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r build/development.txt
+	@touch $@

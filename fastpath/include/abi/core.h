@@ -1,0 +1,112 @@
+// What Python calls in the C core, and the messages between manager and forwarder.
+//
+// Functions return 0 or a count, or a negated errno.  Nothing here keeps a pointer that
+// it was given beyond the call, unless it says so.
+#ifndef ABI_CORE_H
+#define ABI_CORE_H
+
+#include <stdint.h>
+#include "abi/limits.h"
+
+enum port_driver {
+	DRIVER_AF_PACKET = 1, // fds: packet socket with a version 2 RX ring
+	DRIVER_LINK = 2,      // fds: own segment (rw), peer's segment (ro), own eventfd, peer's eventfd
+	DRIVER_TRACE = 3,     // wrappers; they take no fd
+	DRIVER_FAULT = 4
+};
+
+struct port_spec {
+	uint16_t port;          // 1..MAX_PORTS-1, given by the manager
+	uint16_t driver;        // enum port_driver
+	uint32_t ifindex;       // of the device; 0 for a link
+	uint32_t mtu;           // of the device
+	uint32_t link_up;       // 1: carrier
+	uint32_t block_size;    // AF_PACKET: tpacket_req as the manager set it
+	uint32_t block_count;
+	uint32_t frame_size;
+	uint32_t frame_count;
+	uint8_t mac[6];
+	uint8_t reserved[2];
+	uint32_t fault_permille[4]; // drop, duplicate, reorder, corrupt; all 0: no fault wrapper
+	uint64_t fault_seed;
+	uint64_t generation;    // of the coupling; a new one resets the progress
+};
+
+struct core; // one VR's data plane; opaque
+
+// Map both segments (their fds stay the caller's), check them, and take over what a
+// predecessor left: progress, counters, neighbors, sockets.  -EPROTO: another ABI.
+int core_create(int tables_fd, int state_fd, struct core **out);
+void core_destroy(struct core *core);
+// Give the core its listening socket (vr/NAME.sock) and the read-only segment fds that it
+// hands to operators.  It keeps the fds open but does not close them.
+int core_serve(struct core *core, int listener_fd, int tables_ro_fd, int state_ro_fd);
+// Take a port.  Ownership of the fds passes to the core on success only.
+int core_port_add(struct core *core, const struct port_spec *spec, const int *fds, int fd_count);
+int core_port_remove(struct core *core, uint16_t port);
+int core_port_link(struct core *core, uint16_t port, uint32_t link_up, uint32_t mtu);
+// One iteration without waiting, at `now_ns` (any monotonic clock): receive, forward,
+// transmit, timers, sockets.  Returns the packets and messages handled.
+int core_poll(struct core *core, uint64_t now_ns);
+// Nanoseconds of the same clock until which nothing is to do; UINT64_MAX: for ever.
+uint64_t core_deadline(struct core *core);
+// Serve until SIGTERM or a SHUTDOWN message; CLOCK_BOOTTIME.  Releases the GIL for good.
+int core_run(struct core *core);
+uint64_t core_abi_hash(void);
+
+// Segments.  A new one is a memfd of `size` bytes, sealed against shrinking and growing,
+// its header filled; the caller owns the fd.
+int segment_create(uint32_t kind, uint64_t size, uint32_t router_id, const char *router_name);
+int segment_check(int fd, uint32_t kind);
+
+// The other end of a patch link, for tests and tools in the same process.
+struct link_end;
+int link_end_open(int own_fd, int peer_fd, int own_event, int peer_event, struct link_end **out);
+int link_end_send(struct link_end *end, const uint8_t *frame, uint32_t length, const uint8_t *vnet);
+int link_end_receive(struct link_end *end, uint8_t *frame, uint32_t room, uint8_t *vnet);
+void link_end_close(struct link_end *end);
+
+// Confinement of the calling process; irreversible.  profile 1: forwarder, 2: control,
+// 3: broker and other unprivileged helpers.
+int confine_drop(uint32_t uid, uint32_t gid);      // ids, groups, all capabilities, no_new_privs, not dumpable
+int confine_seccomp(uint32_t profile);
+
+// Writer of a tables segment (control).  One for each segment; rebuilds its allocator
+// from what is published, so that a successor goes on where the dead one stopped.
+struct table_writer;
+struct interface_entry;
+struct address_entry;
+struct rule_entry;
+struct nexthop;
+struct route_change {
+	uint8_t address[16];
+	uint8_t family;
+	uint8_t length;
+	uint16_t group;        // 0: remove
+	uint8_t protocol;
+	uint8_t preference;
+	uint16_t reserved;
+	uint32_t metric;
+};
+int table_writer_open(int tables_fd, int state_ro_fd, struct table_writer **out);
+void table_writer_close(struct table_writer *writer);
+int table_writer_publish(struct table_writer *writer,
+	const struct interface_entry *interfaces, uint32_t interface_count,
+	const struct address_entry *addresses, uint32_t address_count,
+	const struct rule_entry *rules, uint32_t rule_count);
+// Find or make the group with exactly these hops; returns its index (counted reference) or -errno.
+int table_writer_group(struct table_writer *writer, const struct nexthop *hops, uint32_t count);
+// Give back a reference of table_writer_group.  Routes hold references of their own; a group
+// without either is removed.
+int table_writer_group_release(struct table_writer *writer, uint16_t group);
+// Point an existing group at other hops: every route that uses it moves with one store.
+int table_writer_group_set(struct table_writer *writer, uint16_t group, const struct nexthop *hops, uint32_t count);
+// Install, replace and remove routes.  A successor calls it with what it wants, then sweeps.
+int table_writer_apply(struct table_writer *writer, const struct route_change *changes, uint32_t count);
+// Read what is installed: fills up to `room` entries from slot *cursor on; 0 at the end.
+struct prefix_entry;
+int table_writer_routes(struct table_writer *writer, uint64_t *cursor, struct prefix_entry *entries, uint32_t room);
+// Give back what no reader can still see.
+int table_writer_reclaim(struct table_writer *writer);
+
+#endif

@@ -1,0 +1,168 @@
+// The state segment: written by the forwarder of a VR, read by everybody else.
+//
+// A forwarder that takes over from a dead one finds here the progress of each ring,
+// the counters, the neighbors with their waiting packets, and the sockets.
+#ifndef ABI_STATE_H
+#define ABI_STATE_H
+
+#include <stdint.h>
+#include "abi/address.h"
+#include "abi/drop_reason.h"
+#include "abi/limits.h"
+#include "abi/segment.h"
+
+struct interface_counters {
+	uint64_t rx_packets;
+	uint64_t tx_packets;
+	uint64_t rx_bytes;           // frames without FCS
+	uint64_t tx_bytes;
+	uint64_t forwarded_packets;  // came in here and were sent on, somewhere
+	uint64_t forwarded_out_packets; // were forwarded and went out here
+	uint64_t punt_packets;       // came in here and were taken by this VR itself
+	uint64_t originated_packets; // made by this VR and sent here
+	uint64_t fragments_created;  // frames sent here beyond one for each packet
+	uint64_t held_packets;       // came in here and wait for a neighbor now
+	uint64_t drops[DROP_REASON_COUNT]; // came in here and were dropped
+};
+
+struct worker_state {
+	uint64_t reader_epoch;  // tables epoch of the running batch; 0: not reading
+	uint64_t batches;       // finished batches and idle wake-ups: the progress word
+	uint64_t busy_since_ns; // start of the running iteration; 0: asleep
+	uint64_t reserved[5];
+};
+
+enum port_flags {
+	PORT_PRESENT = 1,   // the forwarder serves it
+	PORT_LINK_UP = 2,   // carrier, as the manager last told
+	PORT_FAILED = 4     // the driver met an error that it cannot get over by itself
+};
+
+struct port_state {
+	uint64_t progress;      // frames of the RX ring whose fate is recorded, ever
+	uint64_t rx_kernel_drops; // PACKET_STATISTICS, summed up
+	uint32_t flags;         // enum port_flags
+	uint32_t driver;        // enum port_driver (core.h)
+	uint32_t ifindex;
+	uint32_t reserved;
+	uint64_t generation;    // changes with each coupling of another device
+	uint64_t reserved2[2];
+};
+
+// RFC 4861 section 7.3.2, for ARP as well; STATIC is ours.
+enum neighbor_state {
+	NEIGHBOR_FREE = 0, NEIGHBOR_INCOMPLETE = 1, NEIGHBOR_REACHABLE = 2,
+	NEIGHBOR_STALE = 3, NEIGHBOR_DELAY = 4, NEIGHBOR_PROBE = 5,
+	NEIGHBOR_FAILED = 6, NEIGHBOR_STATIC = 7, NEIGHBOR_DELETED = 8
+};
+
+struct neighbor_entry {
+	uint8_t address[16];
+	uint8_t mac[6];
+	uint8_t family;
+	uint8_t state;          // enum neighbor_state
+	uint16_t interface;
+	uint8_t flags;          // 1: a router (ND)
+	uint8_t probes;         // sent in the present state
+	uint32_t pending;       // first waiting packet + 1; 0: none
+	uint64_t changed_ns;    // last change of state
+	uint64_t confirmed_ns;  // last proof of reachability
+	uint64_t used_ns;       // last packet sent to it
+	uint64_t deadline_ns;   // next timer; 0: none
+};
+
+// A packet that waits for its neighbor: an IP packet without its link header.
+struct pending_packet {
+	uint32_t next;          // index + 1; 0: last
+	uint16_t length;        // 0: slot is free
+	uint16_t ingress;       // interface it is counted as held on; 0: our own
+	uint8_t account;        // how it is counted when it leaves
+	uint8_t reserved[7];
+	uint8_t vnet[16];       // its struct virtio_net_hdr, offsets relative to the IP header
+	uint8_t data[PENDING_ROOM];
+};
+
+enum dad_state { DAD_NONE = 0, DAD_TENTATIVE = 1, DAD_VALID = 2, DAD_DUPLICATE = 3 };
+
+// Duplicate address detection, one entry for each address that was ever seen.
+struct dad_entry {
+	uint8_t address[16];
+	uint8_t family;
+	uint8_t state;          // enum dad_state
+	uint16_t interface;
+	uint32_t probes;
+	uint64_t deadline_ns;
+};
+
+enum socket_flags {
+	SOCKET_BOUND = 1, SOCKET_CONNECTED = 2, SOCKET_REUSE_ADDRESS = 4, SOCKET_REUSE_PORT = 8,
+	SOCKET_V6ONLY = 16, SOCKET_HEADER_INCLUDED = 32, SOCKET_PACKET_INFO = 64,
+	SOCKET_ORPHANED = 128,  // its fd is to be brought back by control
+	SOCKET_BROADCAST = 256, SOCKET_PINNED = 512 // bound to one interface
+};
+
+enum { SOCKET_MEMBERSHIPS = 16, SOCKET_FILTER_BYTES = 32 };
+
+struct socket_membership {
+	uint8_t group[16];
+	uint16_t interface;
+	uint8_t family;         // 0: free
+	uint8_t reserved[5];
+};
+
+struct socket_entry {
+	uint64_t cookie;        // random, never 0 while the slot is in use
+	uint8_t token[16];      // of the OPEN, so that a repeated one finds it
+	uint32_t uid;
+	uint32_t gid;
+	uint32_t pid;
+	uint32_t flags;         // enum socket_flags
+	uint32_t rights;        // enum rule_operation bits granted at OPEN
+	uint16_t family;        // AF_INET or AF_INET6
+	uint16_t type;          // SOCK_DGRAM or SOCK_RAW
+	uint16_t protocol;
+	uint16_t interface;     // pinned to it; 0: any
+	uint16_t local_port;    // host order; for ICMP echo the identifier
+	uint16_t remote_port;
+	uint8_t local[16];      // all zero: any
+	uint8_t remote[16];
+	uint8_t ttl;            // 0: default
+	uint8_t tos;
+	uint8_t multicast_ttl;
+	uint8_t multicast_loop;
+	uint16_t multicast_interface;
+	uint8_t pmtu_discover;  // IP_PMTUDISC_*
+	uint8_t checksum_offset_set;
+	int32_t checksum_offset; // IPV6_CHECKSUM
+	int32_t error;          // pending error, an errno
+	uint32_t options;       // enum dgram_flags bits (wire.py) the app wants to see
+	uint8_t icmp_filter[SOCKET_FILTER_BYTES]; // ICMP types that are blocked
+	struct socket_membership memberships[SOCKET_MEMBERSHIPS];
+	uint64_t rx_packets;
+	uint64_t tx_packets;
+	uint64_t rx_drops;
+	uint64_t created_ns;
+	char app[16];           // comm of the process that opened it
+};
+
+struct state_segment {
+	struct segment_header header;
+	uint64_t started_ns;      // CLOCK_BOOTTIME, of the present forwarder
+	uint64_t forwarder_pid;
+	uint64_t ready;           // 1 when the present forwarder serves
+	uint64_t attaches;        // forwarders that ever attached
+	uint64_t tables_epoch;    // epoch of the tables_root in use
+	uint64_t random_key[2];   // SipHash key of this VR's hash tables
+	uint64_t neighbors_used;  // 0: `neighbors` was never written; else 1 + slots of `pending` ever used
+	uint64_t reserved[8];
+	struct worker_state workers[MAX_WORKERS];
+	uint64_t host_drops[DROP_REASON_COUNT]; // our own packets, and those already punted
+	struct port_state ports[MAX_PORTS];
+	struct interface_counters counters[MAX_INTERFACES];
+	struct dad_entry dad[MAX_ADDRESSES];
+	struct neighbor_entry neighbors[MAX_NEIGHBORS]; // open addressing
+	struct socket_entry sockets[MAX_SOCKETS];
+	struct pending_packet pending[MAX_PENDING];
+};
+
+#endif

@@ -1,0 +1,255 @@
+#include "bulk/lpm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t bit(uint32_t index)
+{
+	return UINT64_C(1) << index;
+}
+
+// Set bits of `mask` below `index`.
+static uint32_t rank(uint64_t mask, uint32_t index)
+{
+	return (uint32_t)__builtin_popcountll(mask & (bit(index) - 1));
+}
+
+static uint32_t total(uint64_t mask)
+{
+	return (uint32_t)__builtin_popcountll(mask);
+}
+
+// The slots under a prefix of `bits` bits with that value.
+static uint64_t cover(uint32_t bits, uint32_t value)
+{
+	uint32_t width = 1u << (KEY_STRIDE - bits);
+	uint64_t slots = width == KEY_SLOTS ? UINT64_MAX : bit(width) - 1;
+	return slots << value * width;
+}
+
+static void node_free(struct lpm_node *node)
+{
+	for (uint32_t i = 0; i < total(node->children); i++)
+		node_free(&node->kids[i]);
+	free(node->kids);
+	free(node->groups);
+}
+
+void lpm_free(struct lpm *lpm)
+{
+	node_free(&lpm->root);
+	*lpm = (struct lpm){0};
+}
+
+// Where the group of a prefix stands in its node, or would stand.
+static uint32_t group_place(const struct lpm_node *node, uint32_t bits, uint32_t value)
+{
+	if (bits < KEY_STRIDE)
+		return rank(node->shorts, 1u << bits | value);
+	return total(node->shorts) + rank(node->fulls, value);
+}
+
+static bool group_present(const struct lpm_node *node, uint32_t bits, uint32_t value)
+{
+	return bits < KEY_STRIDE ? node->shorts >> (1u << bits | value) & 1 : node->fulls >> value & 1;
+}
+
+static void group_mark(struct lpm_node *node, uint32_t bits, uint32_t value)
+{
+	if (bits < KEY_STRIDE)
+		node->shorts ^= bit(1u << bits | value);
+	else
+		node->fulls ^= bit(value);
+}
+
+static uint32_t group_count(const struct lpm_node *node)
+{
+	return total(node->shorts) + total(node->fulls);
+}
+
+static int group_set(struct lpm_node *node, uint32_t bits, uint32_t value, uint16_t group)
+{
+	uint32_t place = group_place(node, bits, value);
+	if (!group_present(node, bits, value)) {
+		uint32_t count = group_count(node);
+		uint16_t *groups = realloc(node->groups, (count + 1) * sizeof(*groups));
+		if (groups == NULL)
+			return -ENOMEM;
+		memmove(&groups[place + 1], &groups[place], (count - place) * sizeof(*groups));
+		node->groups = groups;
+		group_mark(node, bits, value);
+	}
+	node->groups[place] = group;
+	return 0;
+}
+
+static void group_clear(struct lpm_node *node, uint32_t bits, uint32_t value)
+{
+	uint32_t place = group_place(node, bits, value);
+	uint32_t count = group_count(node);
+	memmove(&node->groups[place], &node->groups[place + 1], (count - place - 1) * sizeof(*node->groups));
+	group_mark(node, bits, value);
+	if (count == 1) {
+		free(node->groups);
+		node->groups = NULL;
+	}
+}
+
+static int child_add(struct lpm_node *node, uint32_t slot)
+{
+	uint32_t count = total(node->children), place = rank(node->children, slot);
+	struct lpm_node *kids = realloc(node->kids, (count + 1) * sizeof(*kids));
+	if (kids == NULL)
+		return -ENOMEM;
+	memmove(&kids[place + 1], &kids[place], (count - place) * sizeof(*kids));
+	kids[place] = (struct lpm_node){0};
+	node->kids = kids;
+	node->children |= bit(slot);
+	return 0;
+}
+
+static void child_remove(struct lpm_node *node, uint32_t slot)
+{
+	uint32_t count = total(node->children), place = rank(node->children, slot);
+	memmove(&node->kids[place], &node->kids[place + 1], (count - place - 1) * sizeof(*node->kids));
+	node->children &= ~bit(slot);
+	if (count == 1) {
+		free(node->kids);
+		node->kids = NULL;
+	}
+}
+
+static bool node_empty(const struct lpm_node *node)
+{
+	return (node->shorts | node->fulls | node->children) == 0;
+}
+
+static struct lpm_node *child_of(struct lpm_node *node, uint32_t slot)
+{
+	return node->children >> slot & 1 ? &node->kids[rank(node->children, slot)] : NULL;
+}
+
+const struct lpm_node *lpm_child(const struct lpm_node *node, uint32_t slot)
+{
+	return node->children >> slot & 1 ? &node->kids[rank(node->children, slot)] : NULL;
+}
+
+// `length` is what is left of the prefix at this node, at least 1.
+static int node_set(struct lpm_node *node, struct key key, uint32_t length, uint16_t group)
+{
+	if (length <= KEY_STRIDE)
+		return group_set(node, length, key_head(key, length), group);
+	uint32_t slot = key_head(key, KEY_STRIDE);
+	if (child_of(node, slot) == NULL && child_add(node, slot) < 0)
+		return -ENOMEM;
+	struct lpm_node *child = child_of(node, slot);
+	int error = node_set(child, key_tail(key, KEY_STRIDE), length - KEY_STRIDE, group);
+	if (node_empty(child)) // made for nothing
+		child_remove(node, slot);
+	return error;
+}
+
+static bool node_clear(struct lpm_node *node, struct key key, uint32_t length)
+{
+	if (length <= KEY_STRIDE) {
+		uint32_t value = key_head(key, length);
+		if (!group_present(node, length, value))
+			return false;
+		group_clear(node, length, value);
+		return true;
+	}
+	uint32_t slot = key_head(key, KEY_STRIDE);
+	struct lpm_node *child = child_of(node, slot);
+	if (child == NULL || !node_clear(child, key_tail(key, KEY_STRIDE), length - KEY_STRIDE))
+		return false;
+	if (node_empty(child))
+		child_remove(node, slot);
+	return true;
+}
+
+int lpm_set(struct lpm *lpm, struct key key, uint32_t length, uint16_t group)
+{
+	bool present = lpm_get(lpm, key, length) != 0;
+	if (length == 0)
+		lpm->fallback = group;
+	else if (node_set(&lpm->root, key, length, group) < 0)
+		return -ENOMEM;
+	lpm->count += !present;
+	return 0;
+}
+
+uint16_t lpm_get(const struct lpm *lpm, struct key key, uint32_t length)
+{
+	if (length == 0)
+		return lpm->fallback;
+	const struct lpm_node *node = &lpm->root;
+	for (; length > KEY_STRIDE; length -= KEY_STRIDE, key = key_tail(key, KEY_STRIDE)) {
+		node = lpm_child(node, key_head(key, KEY_STRIDE));
+		if (node == NULL)
+			return 0;
+	}
+	uint32_t value = key_head(key, length);
+	return group_present(node, length, value) ? node->groups[group_place(node, length, value)] : 0;
+}
+
+void lpm_clear(struct lpm *lpm, struct key key, uint32_t length)
+{
+	if (length == 0) {
+		lpm->count -= lpm->fallback != 0;
+		lpm->fallback = 0;
+	} else if (node_clear(&lpm->root, key, length)) {
+		lpm->count--;
+	}
+}
+
+void lpm_expand(const struct lpm_node *node, uint16_t inherited, uint16_t values[KEY_SLOTS])
+{
+	for (uint32_t slot = 0; slot < KEY_SLOTS; slot++)
+		values[slot] = inherited;
+	// Ascending bits are ascending lengths: a longer prefix overwrites a shorter one.
+	const uint16_t *group = node->groups;
+	for (uint64_t left = node->shorts; left != 0; left &= left - 1, group++) {
+		uint32_t index = (uint32_t)__builtin_ctzll(left);
+		uint32_t bits = 31 - (uint32_t)__builtin_clz(index);
+		uint32_t width = 1u << (KEY_STRIDE - bits), start = (index ^ 1u << bits) * width;
+		for (uint32_t slot = start; slot < start + width; slot++)
+			values[slot] = *group;
+	}
+	for (uint64_t left = node->fulls; left != 0; left &= left - 1, group++)
+		values[__builtin_ctzll(left)] = *group;
+}
+
+uint16_t lpm_slot(const struct lpm_node *node, uint32_t slot, uint16_t inherited)
+{
+	for (uint32_t bits = KEY_STRIDE; bits > 0; bits--) {
+		uint32_t value = slot >> (KEY_STRIDE - bits);
+		if (group_present(node, bits, value))
+			return node->groups[group_place(node, bits, value)];
+	}
+	return inherited;
+}
+
+// Slots under the prefixes of the node that are longer than `bits`.
+static uint64_t covered_beyond(const struct lpm_node *node, uint32_t bits)
+{
+	uint64_t slots = node->fulls;
+	if (bits >= KEY_STRIDE - 1)
+		return bits < KEY_STRIDE ? slots : 0;
+	for (uint64_t left = node->shorts & ~(bit(2u << bits) - 1); left != 0; left &= left - 1) {
+		uint32_t index = (uint32_t)__builtin_ctzll(left);
+		uint32_t length = 31 - (uint32_t)__builtin_clz(index);
+		slots |= cover(length, index ^ 1u << length);
+	}
+	return slots;
+}
+
+uint64_t lpm_bare(const struct lpm_node *node)
+{
+	return ~covered_beyond(node, 0);
+}
+
+uint64_t lpm_best(const struct lpm_node *node, uint32_t bits, uint32_t value)
+{
+	return cover(bits, value) & ~covered_beyond(node, bits);
+}

@@ -1,0 +1,45 @@
+// The prefixes of one family as their writer remembers them, in private memory.
+//
+// A trie with strides of 6 bits.  A node at depth d holds the prefixes of length d+1 .. d+6
+// under its path as bits, and their groups side by side; the default route stands beside the
+// root.  Its shape is that of the published trie (abi/tables.h), which is the same thing with
+// each prefix spread over the slots that it is the best match of.
+#ifndef BULK_LPM_H
+#define BULK_LPM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "table/key.h"
+
+struct lpm_node {
+	uint64_t shorts;       // bit (1 << l | v): the prefix of l = 1..5 bits with value v
+	uint64_t fulls;        // bit v: the prefix of 6 bits with value v
+	uint64_t children;
+	uint16_t *groups;      // of the set bits of shorts, then of fulls
+	struct lpm_node *kids; // of the set bits of children
+};
+
+struct lpm {
+	struct lpm_node root;
+	uint16_t fallback;     // group of the default route, 0: none
+	uint32_t count;        // prefixes
+};
+
+void lpm_free(struct lpm *lpm);
+// Add or replace; the bits of the key after `length` are zero, the group is not 0.  -ENOMEM.
+int lpm_set(struct lpm *lpm, struct key key, uint32_t length, uint16_t group);
+// 0 for what is not there.
+uint16_t lpm_get(const struct lpm *lpm, struct key key, uint32_t length);
+void lpm_clear(struct lpm *lpm, struct key key, uint32_t length);
+
+const struct lpm_node *lpm_child(const struct lpm_node *node, uint32_t slot);
+// The best group for each slot, where the path above the node yields `inherited`.
+void lpm_expand(const struct lpm_node *node, uint16_t inherited, uint16_t values[KEY_SLOTS]);
+// The same for one slot.
+uint16_t lpm_slot(const struct lpm_node *node, uint32_t slot, uint16_t inherited);
+// Slots in which no prefix of the node matches, so that what is inherited counts.
+uint64_t lpm_bare(const struct lpm_node *node);
+// Slots in which a prefix of `bits` (1..6) with that value is, or would be, the best match.
+uint64_t lpm_best(const struct lpm_node *node, uint32_t bits, uint32_t value);
+
+#endif

@@ -1,0 +1,375 @@
+// The writer of a tables segment: open, publish, apply (abi/core.h).
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/crc32.h"
+#include "base/segment.h"
+#include "bulk/publish.h"
+#include "bulk/recover.h"
+#include "bulk/writer.h"
+#include "table/view.h"
+
+enum {
+	BULK_LEAST = 1024,  // so many changes, and a quarter of what is installed: build anew
+	BULK_PART = 4,
+	RECLAIM_EVERY = 1024
+};
+
+int writer_take(struct table_writer *w, uint64_t bytes, uint64_t *offset)
+{
+	int error = arena_take(&w->arena, bytes, offset);
+	if (error != -ENOSPC || limbo_first(&w->limbo) == NULL)
+		return error;
+	writer_reclaim(w);
+	return arena_take(&w->arena, bytes, offset);
+}
+
+void writer_give(struct table_writer *w, uint64_t offset, uint64_t bytes)
+{
+	arena_give(&w->arena, offset, bytes);
+}
+
+void writer_retire(struct table_writer *w, uint64_t offset, uint64_t bytes)
+{
+	limbo_add(&w->limbo, w->tables->epoch, offset, bytes);
+}
+
+// The epoch of the reader that has been reading longest; UINT64_MAX if nobody reads.
+static uint64_t oldest_reader(const struct table_writer *w)
+{
+	uint64_t oldest = UINT64_MAX;
+	for (int i = 0; w->state != NULL && i < MAX_WORKERS; i++) {
+		uint64_t epoch = __atomic_load_n(&w->state->workers[i].reader_epoch, __ATOMIC_ACQUIRE);
+		if (epoch != 0 && epoch < oldest)
+			oldest = epoch;
+	}
+	return oldest;
+}
+
+void writer_reclaim(struct table_writer *w)
+{
+	const struct limbo_entry *entry = limbo_first(&w->limbo);
+	if (entry == NULL)
+		return;
+	PUBLISH(&w->tables->epoch, w->tables->epoch + 1, "epoch");
+	// Counterpart of the fence in view_enter.
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	uint64_t oldest = oldest_reader(w);
+	for (; entry != NULL && entry->epoch < oldest; entry = limbo_first(&w->limbo)) {
+		struct limbo_entry found = *entry;
+		limbo_pop(&w->limbo);
+		if (found.bytes != 0)
+			arena_give(&w->arena, found.what, found.bytes);
+		else if (found.what == LIMBO_ARENA)
+			arena_release(&w->arena);
+		else
+			group_reclaim(w, (uint16_t)found.what, found.epoch);
+	}
+}
+
+uint64_t root_bytes(const struct tables_root *root)
+{
+	return sizeof(*root) + root->interface_count * sizeof(struct interface_entry) +
+	       root->address_count * sizeof(struct address_entry) + root->rule_count * sizeof(struct rule_entry);
+}
+
+static void root_arrange(struct tables_root *root, uint64_t where)
+{
+	root->interfaces = where + sizeof(*root);
+	root->addresses = root->interfaces + root->interface_count * sizeof(struct interface_entry);
+	root->rules = root->addresses + root->address_count * sizeof(struct address_entry);
+}
+
+bool root_contiguous(const struct table_writer *w, uint64_t where)
+{
+	const struct tables_root *root = arena_at(&w->arena, where);
+	struct tables_root expected = *root;
+	root_arrange(&expected, where);
+	return memcmp(&expected, root, sizeof(expected)) == 0;
+}
+
+static void root_checksum(struct tables_root *root)
+{
+	root->checksum = 0;
+	root->checksum = crc32_update(0, root, root_bytes(root));
+}
+
+static int writer_start(struct table_writer *w, int tables_fd, int state_fd)
+{
+	size_t size;
+	void *base;
+	w->fd = fcntl(tables_fd, F_DUPFD_CLOEXEC, 0);
+	if (w->fd < 0)
+		return -errno;
+	int error = segment_map(w->fd, SEGMENT_TABLES, sizeof(struct tables_segment), true, &base, &size);
+	if (error < 0)
+		return error;
+	w->tables = base;
+	w->size = size;
+	if (state_fd >= 0) {
+		void *state;
+		error = segment_map(state_fd, SEGMENT_STATE, sizeof(struct state_segment), false, &state, &size);
+		if (error < 0)
+			return error;
+		w->state = state;
+	}
+	error = arena_open(&w->arena, w->fd, base, w->size, sizeof(struct tables_segment), &w->tables->arena_end);
+	if (error == 0)
+		error = arena_back(&w->arena, 0, ARENA_PAGE);
+	if (error == 0)
+		error = groups_open(w);
+	return error < 0 ? error : writer_recover(w);
+}
+
+int table_writer_open(int tables_fd, int state_ro_fd, struct table_writer **out)
+{
+	struct table_writer *w = calloc(1, sizeof(*w));
+	if (w == NULL)
+		return -ENOMEM;
+	w->fd = -1;
+	int error = writer_start(w, tables_fd, state_ro_fd);
+	if (error < 0) {
+		table_writer_close(w);
+		return error;
+	}
+	*out = w;
+	return 0;
+}
+
+void table_writer_close(struct table_writer *w)
+{
+	if (w == NULL)
+		return;
+	if (w->tables != NULL)
+		munmap(w->tables, w->size);
+	if (w->state != NULL)
+		munmap((void *)(uintptr_t)w->state, sizeof(*w->state));
+	if (w->fd >= 0)
+		close(w->fd);
+	arena_close(&w->arena);
+	limbo_close(&w->limbo);
+	groups_close(w);
+	lpm_free(&w->lpm[0]);
+	lpm_free(&w->lpm[1]);
+	free(w);
+}
+
+// Whether the published arrays are these already.
+static bool root_same(const struct tables_root *old, const struct tables_root *new)
+{
+	return old->interface_count == new->interface_count && old->address_count == new->address_count &&
+	       old->rule_count == new->rule_count && memcmp(old + 1, new + 1, root_bytes(new) - sizeof(*new)) == 0;
+}
+
+int table_writer_publish(struct table_writer *w, const struct interface_entry *interfaces, uint32_t interface_count,
+	const struct address_entry *addresses, uint32_t address_count, const struct rule_entry *rules, uint32_t rule_count)
+{
+	if (interface_count >= MAX_INTERFACES || address_count > MAX_ADDRESSES || rule_count > MAX_RULES)
+		return -EINVAL;
+	struct tables_root head = {
+		.interface_count = interface_count, .address_count = address_count, .rule_count = rule_count,
+	};
+	uint64_t old_where = w->tables->root, where;
+	struct tables_root *old = old_where == 0 ? NULL : arena_at(&w->arena, old_where);
+	int error = writer_take(w, root_bytes(&head), &where);
+	if (error < 0)
+		return error;
+	struct tables_root *root = arena_at(&w->arena, where);
+	*root = head;
+	root->epoch = (old == NULL ? w->tables->epoch : old->epoch) + 1;
+	root_arrange(root, where);
+	memcpy(arena_at(&w->arena, root->interfaces), interfaces, interface_count * sizeof(*interfaces));
+	memcpy(arena_at(&w->arena, root->addresses), addresses, address_count * sizeof(*addresses));
+	memcpy(arena_at(&w->arena, root->rules), rules, rule_count * sizeof(*rules));
+	root_checksum(root);
+
+	struct tables_view view;
+	view_open(&view, w->tables, w->size);
+	bool valid = view_root_valid(&view, where);
+	if (!valid || (old != NULL && root_same(old, root))) {
+		writer_give(w, where, root_bytes(&head));
+		return valid ? 0 : -EINVAL;
+	}
+	PUBLISH(&w->tables->root, where, "root");
+	if (old != NULL)
+		writer_retire(w, old_where, root_bytes(old));
+	writer_reclaim(w);
+	return 0;
+}
+
+static int change_check(const struct table_writer *w, const struct route_change *change)
+{
+	if ((change->family != FAMILY_IPV4 && change->family != FAMILY_IPV6) || change->length > key_width(change->family))
+		return -EINVAL;
+	if (!key_ends_at(key_of(FAMILY_IPV6, change->address), change->length))
+		return -EINVAL;
+	return change->group == 0 || group_exists(w, change->group) ? 0 : -ENOENT;
+}
+
+static struct prefix_entry change_entry(const struct route_change *change)
+{
+	struct prefix_entry entry = {
+		.family = change->family, .length = change->length, .group = change->group,
+		.protocol = change->protocol, .preference = change->preference, .metric = change->metric,
+	};
+	memcpy(entry.address, change->address, sizeof(entry.address));
+	return entry;
+}
+
+// Enter a route into lpm and the table.  Returns 1 if the trie has to follow, 0 if not.
+static int route_install(struct table_writer *w, const struct route_change *change)
+{
+	struct lpm *lpm = &w->lpm[family_index(change->family)];
+	struct key key = key_of(change->family, change->address);
+	struct prefix_entry entry = change_entry(change);
+	const struct prefix_entry *found = prefixes_find(w, &entry);
+	bool moved = lpm_get(lpm, key, change->length) != change->group;
+	if (!moved && found != NULL && memcmp(found, &entry, sizeof(entry)) == 0)
+		return 0;
+	int error = found == NULL ? prefixes_reserve(w, 1) : 0;
+	if (error == 0)
+		error = lpm_set(lpm, key, change->length, change->group);
+	if (error < 0)
+		return error;
+	found = prefixes_find(w, &entry);
+	uint16_t old = found == NULL ? 0 : found->group;
+	group_use(w, change->group);
+	prefixes_put(w, &entry);
+	if (old != 0)
+		group_drop(w, old);
+	return moved;
+}
+
+// The trie leads to its group no more.
+static void route_forget(struct table_writer *w, const struct route_change *change)
+{
+	struct prefix_entry entry = change_entry(change);
+	const struct prefix_entry *found = prefixes_find(w, &entry);
+	if (found == NULL)
+		return;
+	uint16_t group = found->group;
+	prefixes_remove(w, &entry);
+	group_drop(w, group);
+}
+
+// Let the trie follow lpm: all of it if it is owed, else below one prefix.
+static int family_sync(struct table_writer *w, const struct route_change *change)
+{
+	uint32_t f = family_index(change->family);
+	int error = w->owed[f] ? trie_build(w, f)
+	                       : trie_sync(w, f, key_of(change->family, change->address), change->length);
+	w->owed[f] = error < 0;
+	return error;
+}
+
+static int apply_one(struct table_writer *w, const struct route_change *change)
+{
+	int result;
+	if (change->group != 0) {
+		result = route_install(w, change);
+		if (result > 0)
+			result = family_sync(w, change);
+	} else {
+		lpm_clear(&w->lpm[family_index(change->family)], key_of(change->family, change->address), change->length);
+		result = family_sync(w, change);
+		// Even if the trie still leads there: it will be built without it.
+		route_forget(w, change);
+	}
+	groups_settle(w);
+	if (w->limbo.count >= RECLAIM_EVERY)
+		writer_reclaim(w);
+	return result;
+}
+
+static int owed_build(struct table_writer *w)
+{
+	for (uint32_t f = 0; f < 2; f++) {
+		int error = w->owed[f] ? trie_build(w, f) : 0;
+		if (error < 0)
+			return error;
+		w->owed[f] = false;
+	}
+	return 0;
+}
+
+static int reserve_new(struct table_writer *w, const struct route_change *changes, uint32_t count)
+{
+	uint64_t fresh = 0;
+	for (uint32_t i = 0; i < count; i++) {
+		struct prefix_entry entry = change_entry(&changes[i]);
+		fresh += changes[i].group != 0 && prefixes_find(w, &entry) == NULL;
+	}
+	return fresh == 0 ? 0 : prefixes_reserve(w, fresh);
+}
+
+// Many changes: enter them all, then build the tries once.
+static int apply_many(struct table_writer *w, const struct route_change *changes, uint32_t count)
+{
+	int error = reserve_new(w, changes, count);
+	for (uint32_t i = 0; i < count && error >= 0; i++) {
+		uint32_t f = family_index(changes[i].family);
+		if (changes[i].group != 0) {
+			error = route_install(w, &changes[i]);
+			w->owed[f] |= error > 0;
+			continue;
+		}
+		uint32_t before = w->lpm[f].count;
+		lpm_clear(&w->lpm[f], key_of(changes[i].family, changes[i].address), changes[i].length);
+		w->owed[f] |= w->lpm[f].count != before;
+	}
+	int built = owed_build(w);
+	for (uint32_t i = 0; i < count; i++) {
+		const struct lpm *lpm = &w->lpm[family_index(changes[i].family)];
+		if (changes[i].group == 0 && lpm_get(lpm, key_of(changes[i].family, changes[i].address), changes[i].length) == 0)
+			route_forget(w, &changes[i]);
+	}
+	groups_settle(w);
+	return error < 0 ? error : built;
+}
+
+int table_writer_apply(struct table_writer *w, const struct route_change *changes, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		int error = change_check(w, &changes[i]);
+		if (error < 0)
+			return error;
+	}
+	PUBLISH(&w->tables->generation, w->tables->generation + 1, "generation");
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	int error = owed_build(w);
+	if (error == 0) {
+		if (count >= BULK_LEAST && count >= (w->lpm[0].count + w->lpm[1].count) / BULK_PART)
+			error = apply_many(w, changes, count);
+		else
+			for (uint32_t i = 0; i < count && error == 0; i++)
+				error = apply_one(w, &changes[i]);
+		prefixes_shrink(w);
+	}
+	PUBLISH(&w->tables->generation, w->tables->generation + 1, "generation");
+	writer_reclaim(w);
+	return error;
+}
+
+int table_writer_routes(struct table_writer *w, uint64_t *cursor, struct prefix_entry *entries, uint32_t room)
+{
+	const struct prefix_table *table = prefixes_table(w);
+	uint32_t filled = 0;
+	for (; table != NULL && *cursor < table->capacity && filled < room && filled < INT32_MAX; ++*cursor)
+		if (table->entries[*cursor].family != FAMILY_NONE)
+			entries[filled++] = table->entries[*cursor];
+	return (int)filled;
+}
+
+int table_writer_reclaim(struct table_writer *w)
+{
+	int error = owed_build(w);
+	groups_settle(w);
+	writer_reclaim(w);
+	arena_trim(&w->arena);
+	return error;
+}

@@ -1,0 +1,258 @@
+// One VR's data plane: the only place that sees all columns, and wires them together.
+//
+//   ports --> forward --deliver--> host --upcall--> server --> apps
+//     ^          ^                  |                 |
+//     +--flush---+------output------+      port_add, observe, shutdown
+//
+// A core is made over two segments.  What its predecessor left in the state segment goes on:
+// neighbors and waiting packets in forward_init, sockets in host_attach, rings in
+// core_port_add; the counters are reconciled first.
+//
+// Not supported: more than one worker.
+#define _GNU_SOURCE
+#include "core.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/segment.h"
+
+// --- what forwarding asks for ---
+
+static enum drop_reason wire_deliver(void *user, struct packet *packet, uint64_t now)
+{
+	struct core *core = user;
+	return host_input(core->host, packet, now);
+}
+
+static bool wire_group_joined(void *user, uint16_t interface, uint8_t family, const uint8_t *group)
+{
+	struct core *core = user;
+	return host_group_joined(core->host, interface, family, group);
+}
+
+static void wire_trace(void *user, const struct packet *packet, const char *stage, const char *detail)
+{
+	struct core *core = user;
+	server_trace(core->server, packet, stage, detail, core->forward.now);
+}
+
+// --- what the host stack asks for ---
+
+static enum drop_reason wire_output(void *user, uint16_t interface, uint8_t family, struct packet *packet)
+{
+	struct core *core = user;
+	if (core->traced && server_wants_trace(core->server, 0))
+		packet->trace = ++core->trace_id;
+	return family == FAMILY_IPV4 ? ip4_output(&core->forward, interface, packet) : ip6_output(&core->forward, interface, packet);
+}
+
+static bool wire_source(void *user, uint8_t family, const uint8_t *destination, uint16_t interface, uint8_t *source, uint16_t *egress)
+{
+	struct core *core = user;
+	return ip_source(&core->forward, family, destination, interface, source, egress);
+}
+
+static uint32_t wire_path_mtu(void *user, uint8_t family, const uint8_t *destination, uint16_t interface)
+{
+	struct core *core = user;
+	return ip_path_mtu(&core->forward, family, destination, interface);
+}
+
+static void wire_unreachable(void *user, struct packet *packet, uint8_t code)
+{
+	struct core *core = user;
+	if (packet->family == FAMILY_IPV4)
+		icmp4_error(&core->forward, packet, 3, code, 0); // RFC 792: destination unreachable
+	else
+		icmp6_error(&core->forward, packet, 1, code, 0); // RFC 4443 section 3.1
+}
+
+static bool wire_upcall(void *user, uint32_t slot, const void *header, const uint8_t *payload, uint32_t length)
+{
+	struct core *core = user;
+	return server_upcall(core->server, slot, header, payload, length);
+}
+
+static void wire_error(void *user, uint32_t slot, int error)
+{
+	struct core *core = user;
+	server_error(core->server, slot, error);
+}
+
+static struct packet *wire_packet_get(void *user, uint32_t room)
+{
+	struct core *core = user;
+	return packet_get(core->forward.pool, room);
+}
+
+static void wire_packet_put(void *user, struct packet *packet)
+{
+	struct core *core = user;
+	packet_put(core->forward.pool, packet);
+}
+
+// --- what the server asks for ---
+
+static int wire_port_add(void *user, const struct port_spec *spec, const int *fds, int fd_count)
+{
+	return core_port_add(user, spec, fds, fd_count);
+}
+
+static int wire_port_remove(void *user, uint16_t port)
+{
+	return core_port_remove(user, port);
+}
+
+static int wire_port_link(void *user, uint16_t port, uint32_t link_up, uint32_t mtu)
+{
+	return core_port_link(user, port, link_up, mtu);
+}
+
+static void wire_shutdown(void *user)
+{
+	struct core *core = user;
+	core->stop = true;
+}
+
+// --- life ---
+
+static int core_map(struct core *core, int tables_fd, int state_fd)
+{
+	void *state;
+	int error = segment_map(tables_fd, SEGMENT_TABLES, sizeof(struct tables_segment), false, &core->tables, &core->tables_size);
+	if (error < 0)
+		return error;
+	error = segment_map(state_fd, SEGMENT_STATE, sizeof(struct state_segment), true, &state, &core->state_size);
+	if (error < 0)
+		return error;
+	core->state = state;
+	core->worker = &core->state->workers[0];
+	return 0;
+}
+
+// Take the state segment over: from here on it is ours to write.
+static int core_take_state(struct core *core)
+{
+	struct state_segment *state = core->state;
+	struct timespec now;
+	clock_gettime(CLOCK_BOOTTIME, &now);
+
+	__atomic_store_n(&state->ready, 0, __ATOMIC_RELEASE);
+	state->started_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	state->forwarder_pid = (uint64_t)getpid();
+	// The dead reader's epoch would hold back the table writer for ever.
+	view_leave(core->worker);
+	core->worker->busy_since_ns = 0;
+	for (int i = 0; i < MAX_PORTS; i++) {
+		if (state->ports[i].flags != 0)
+			state->ports[i].flags = 0;
+	}
+	if (state->random_key[0] == 0 && state->random_key[1] == 0 &&
+	    getrandom(state->random_key, sizeof(state->random_key), 0) != (ssize_t)sizeof(state->random_key))
+		return -EIO;
+	state->attaches++;
+	return 0;
+}
+
+static int core_wire(struct core *core)
+{
+	const struct forward_ops forward_ops = {
+		.deliver = wire_deliver,
+		.group_joined = wire_group_joined,
+		.flush = core_flush,
+		.trace = wire_trace,
+		.user = core,
+	};
+	const struct host_ops host_ops = {
+		.output = wire_output,
+		.source = wire_source,
+		.path_mtu = wire_path_mtu,
+		.unreachable = wire_unreachable,
+		.upcall = wire_upcall,
+		.error = wire_error,
+		.packet_get = wire_packet_get,
+		.packet_put = wire_packet_put,
+		.user = core,
+	};
+	const struct server_ops server_ops = {
+		.port_add = wire_port_add,
+		.port_remove = wire_port_remove,
+		.port_link = wire_port_link,
+		.port_at = core_port_at,
+		.observe = core_observe,
+		.shutdown = wire_shutdown,
+		.user = core,
+	};
+
+	int error = forward_init(&core->forward, core->tables, core->tables_size, core->state, &forward_ops);
+	if (error < 0)
+		return error;
+	core->host = host_new(core->state, &core->forward.tables, &host_ops);
+	if (core->host == NULL)
+		return -ENOMEM;
+	core->server = server_new(core->host, core->state, &core->forward.tables, &server_ops, core->epoll_fd);
+	if (core->server == NULL)
+		return -ENOMEM;
+	host_attach(core->host);
+	if (core->state->attaches > 1)
+		core_reconcile(core->state);
+	return 0;
+}
+
+int core_create(int tables_fd, int state_fd, struct core **out)
+{
+	struct core *core = calloc(1, sizeof(*core));
+	if (core == NULL)
+		return -ENOMEM;
+	core->signal_fd = -1;
+	core->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	int error = core->epoll_fd < 0 ? -errno : core_map(core, tables_fd, state_fd);
+	if (error == 0)
+		error = core_take_state(core);
+	if (error == 0) {
+		log_init(&core->log, STDERR_FILENO, core->state->header.router_name);
+		error = core_wire(core);
+	}
+	if (error < 0) {
+		core_destroy(core);
+		return error;
+	}
+	*out = core;
+	return 0;
+}
+
+void core_destroy(struct core *core)
+{
+	core_ports_close(core);
+	if (core->server != NULL)
+		server_free(core->server);
+	if (core->host != NULL)
+		host_free(core->host);
+	if (core->forward.pool != NULL)
+		forward_fini(&core->forward);
+	if (core->state != NULL) {
+		__atomic_store_n(&core->state->ready, 0, __ATOMIC_RELEASE);
+		munmap(core->state, core->state_size);
+	}
+	if (core->tables != NULL)
+		munmap(core->tables, core->tables_size);
+	if (core->epoll_fd >= 0)
+		close(core->epoll_fd);
+	if (core->signal_fd >= 0)
+		close(core->signal_fd);
+	free(core);
+}
+
+int core_serve(struct core *core, int listener_fd, int tables_ro_fd, int state_ro_fd)
+{
+	int error = server_listen(core->server, listener_fd, tables_ro_fd, state_ro_fd);
+	if (error < 0)
+		return error;
+	__atomic_store_n(&core->state->ready, 1, __ATOMIC_RELEASE);
+	return 0;
+}

@@ -1,0 +1,58 @@
+// What the files of the core share: one VR's data plane, wired together.
+#ifndef CORE_H
+#define CORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+
+#include "abi/core.h"
+#include "base/log.h"
+#include "forward/forward.h"
+#include "host/host.h"
+#include "port/port.h"
+#include "server/server.h"
+
+enum { CORE_EVENTS = 64 };
+
+// epoll data of what is not the server's: a port id, or this.
+static const uint64_t core_signal_event = MAX_PORTS;
+
+struct core {
+	void *tables;
+	size_t tables_size;
+	struct state_segment *state;
+	size_t state_size;
+	struct worker_state *worker;
+	struct forward forward;
+	struct host *host;
+	struct server *server;
+	struct port *ports[MAX_PORTS];
+	uint16_t port_ids[MAX_PORTS];  // of those that are held, in the order they came
+	int port_count;
+	int epoll_fd;
+	int signal_fd;
+	uint64_t polled_ns;            // when epoll was last asked while there was work
+	uint64_t spin_ns;              // how long to look for frames before sleeping
+	uint32_t trace_id;             // last one given
+	bool observed;                 // the ports are wrapped for an observer
+	bool observe;                  // they should be
+	bool traced;                   // packets get trace ids
+	bool stop;
+	struct log log;
+};
+
+// --- core_attach.c: make the counters of a dead predecessor obey their laws ---
+void core_reconcile(struct state_segment *state);
+
+// --- core_port.c ---
+void core_flush(void *user, uint16_t port);
+void core_flush_all(struct core *core);
+// Put the observer round the ports, or take it off, as last asked for.
+void core_observe_apply(struct core *core);
+void core_observe(void *user, bool trace, bool capture);
+bool core_port_at(void *user, int n, struct port_spec *spec, int *fds, int *fd_count);
+void core_ports_close(struct core *core);
+
+#endif

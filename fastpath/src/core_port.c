@@ -1,0 +1,210 @@
+// The ports of a core: coming and going, transmission, observers.
+#include "core.h"
+
+#include <errno.h>
+#include <string.h>
+
+static struct port *port_find(struct core *core, uint16_t id)
+{
+	return id < MAX_PORTS ? core->ports[id] : NULL;
+}
+
+// --- transmission ---
+
+static enum drop_reason transmit_reason(int error)
+{
+	switch (error) {
+	case EMSGSIZE:
+		return DROP_TX_TOO_BIG;
+	case ENETDOWN:
+	case ENXIO:
+	case ENODEV:
+		return DROP_EGRESS_DOWN;
+	default:
+		return DROP_TX_ERROR;
+	}
+}
+
+static void transmit_failed(struct core *core, struct port *port, int error)
+{
+	// The device was moved or deleted: only the manager can bind the socket again.
+	if ((error == ENXIO || error == ENODEV) && (port->state->flags & PORT_FAILED) == 0) {
+		port->state->flags |= PORT_FAILED;
+		log_event(&core->log, core->forward.now, "port-failed", "port=%u ifindex=%u errno=%d", port->spec.port, port->spec.ifindex, error);
+	}
+}
+
+void core_flush(void *user, uint16_t id)
+{
+	struct core *core = user;
+	struct forward *f = &core->forward;
+	struct egress_queue *queue = f->queues[id];
+	struct port *port = core->ports[id];
+	if (queue == NULL || queue->count == 0)
+		return;
+
+	int done = 0;
+	while (done < queue->count) {
+		int sent = port != NULL ? port->ops->transmit(port, queue->packets + done, queue->count - done) : -ENXIO;
+		for (int i = 0; i < sent; i++)
+			egress_sent(f, queue->packets[done++]);
+		if (sent > 0)
+			continue;
+		if (sent == 0) {
+			while (done < queue->count)
+				egress_lost(f, queue->packets[done++], DROP_TX_FULL);
+			break;
+		}
+		if (port != NULL)
+			transmit_failed(core, port, -sent);
+		egress_lost(f, queue->packets[done++], transmit_reason(-sent));
+	}
+	queue->count = 0;
+}
+
+void core_flush_all(struct core *core)
+{
+	for (int i = 0; i < core->port_count; i++)
+		core_flush(core, core->port_ids[i]);
+}
+
+// --- observers: captures and packet traces ---
+
+static uint16_t frame_vlan(const struct packet *packet)
+{
+	const uint8_t *data = packet->buffer + packet->offset;
+	if (packet->vlan_present)
+		return packet->vlan_tci & 0x0fff;
+	if (packet->length >= 18 && data[12] == 0x81 && data[13] == 0x00)
+		return (uint16_t)((data[14] & 0x0f) << 8 | data[15]);
+	return 0;
+}
+
+static void observe_frame(void *user, const struct port *port, struct packet *packet, bool outgoing)
+{
+	struct core *core = user;
+	uint16_t index = packet->egress;
+	if (!outgoing) {
+		const struct interface_entry *interface = view_interface_of(&core->forward.tables, port->spec.port, frame_vlan(packet));
+		index = interface != NULL ? interface->index : 0;
+		if (core->traced && server_wants_trace(core->server, index))
+			packet->trace = ++core->trace_id != 0 ? core->trace_id : ++core->trace_id;
+	}
+	server_capture(core->server, index, outgoing, packet, core->forward.now);
+}
+
+void core_observe(void *user, bool trace, bool capture)
+{
+	struct core *core = user;
+	// Applied between iterations: this may be called while a port is being observed.
+	core->observe = trace || capture;
+	core->traced = trace;
+}
+
+static int port_wrap(struct core *core, struct port *port, struct port **out)
+{
+	struct port_observer observer = { .frame = observe_frame, .user = core };
+	return trace_wrap(port, &observer, out);
+}
+
+void core_observe_apply(struct core *core)
+{
+	if (core->observe == core->observed)
+		return;
+	for (int i = 0; i < core->port_count; i++) {
+		struct port **slot = &core->ports[core->port_ids[i]];
+		if (!core->observe)
+			*slot = trace_unwrap(*slot);
+		else if (port_wrap(core, *slot, slot) < 0)
+			log_event(&core->log, core->forward.now, "observe-failed", "port=%u errno=%d", core->port_ids[i], ENOMEM);
+	}
+	core->observed = core->observe;
+}
+
+// --- coming and going ---
+
+static void port_publish(struct port *port)
+{
+	port->state->driver = port->spec.driver;
+	port->state->ifindex = port->spec.ifindex;
+	port->state->flags = PORT_PRESENT | (port->spec.link_up != 0 ? PORT_LINK_UP : 0u);
+}
+
+int core_port_add(struct core *core, const struct port_spec *spec, const int *fds, int fd_count)
+{
+	if (spec->port == 0 || spec->port >= MAX_PORTS)
+		return -EINVAL;
+	if (core->ports[spec->port] != NULL)
+		return -EEXIST;
+
+	struct port *port;
+	int error = port_open(spec, fds, fd_count, &core->state->ports[spec->port], &port);
+	if (error < 0)
+		return error;
+	if (core->observed)
+		error = port_wrap(core, port, &port);
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = spec->port };
+	if (error == 0 && epoll_ctl(core->epoll_fd, EPOLL_CTL_ADD, port->fd, &event) < 0)
+		error = -errno;
+	if (error < 0) {
+		port = trace_unwrap(port);
+		port->fd_count = 0; // the fds stay the caller's
+		port->ops->close(port);
+		return error;
+	}
+	core->ports[spec->port] = port;
+	core->port_ids[core->port_count++] = spec->port;
+	port_publish(port);
+	forward_port(&core->forward, spec->port, spec);
+	return 0;
+}
+
+int core_port_remove(struct core *core, uint16_t id)
+{
+	struct port *port = port_find(core, id);
+	if (port == NULL)
+		return -ENOENT;
+	core_flush(core, id);
+	forward_port(&core->forward, id, NULL);
+	epoll_ctl(core->epoll_fd, EPOLL_CTL_DEL, port->fd, NULL);
+	port->state->flags = 0;
+	core->ports[id] = NULL;
+	int at = 0;
+	while (core->port_ids[at] != id)
+		at++;
+	core->port_count--;
+	memmove(&core->port_ids[at], &core->port_ids[at + 1], (size_t)(core->port_count - at) * sizeof(core->port_ids[0]));
+	port->ops->close(port);
+	return 0;
+}
+
+int core_port_link(struct core *core, uint16_t id, uint32_t link_up, uint32_t mtu)
+{
+	struct port *port = port_find(core, id);
+	if (port == NULL)
+		return -ENOENT;
+	port->spec.link_up = link_up;
+	port->spec.mtu = mtu;
+	port_publish(port);
+	forward_port(&core->forward, id, &port->spec);
+	return 0;
+}
+
+bool core_port_at(void *user, int n, struct port_spec *spec, int *fds, int *fd_count)
+{
+	struct core *core = user;
+	if (n < 0 || n >= core->port_count)
+		return false;
+	const struct port *port = core->ports[core->port_ids[n]];
+	*spec = port->spec;
+	*fd_count = port->fd_count;
+	for (int i = 0; i < port->fd_count; i++)
+		fds[i] = port->fds[i];
+	return true;
+}
+
+void core_ports_close(struct core *core)
+{
+	while (core->port_count > 0)
+		core_port_remove(core, core->port_ids[core->port_count - 1]);
+}

@@ -1,0 +1,266 @@
+// The loop of a forwarder: iterations, and how it waits between them.
+//
+//   iteration: tables -> each port { receive, forward, flush all, release } -> timers ->
+//              sockets -> flush all
+//
+// A batch is released only after everything that it led to was sent: the crash rule of the
+// drivers rests on that order.  Between iterations the worker looks for frames a little while
+// longer, if that has paid lately, and then sleeps until a frame, a message or a deadline.
+#define _GNU_SOURCE
+#include "core.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	ROUNDS = 4,               // batches from each port before timers and sockets
+	SPIN_MIN_NS = 1000,
+	SPIN_MAX_NS = 20000,
+	POLL_INTERVAL_NS = 50000, // how often busy iterations ask for sockets' events
+	SLEEP_MAX_MS = 100        // published tables ring no bell: look now and then
+};
+
+static uint64_t core_clock(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#else
+	__asm__ volatile("" ::: "memory");
+#endif
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+// --- iteration ---
+
+// One batch of one port, to its fate.
+static int iterate_port(struct core *core, struct port *port)
+{
+	struct packet *packets[BATCH_SIZE];
+	uint64_t lost[DROP_REASON_COUNT] = { 0 };
+	struct forward *f = &core->forward;
+
+	int count = port->ops->receive(port, f->pool, packets, BATCH_SIZE, lost);
+	int handled = count;
+	for (int reason = 0; reason < DROP_REASON_COUNT; reason++) {
+		if (lost[reason] != 0) {
+			forward_lost(f, port->spec.port, (enum drop_reason)reason, lost[reason]);
+			handled += (int)lost[reason];
+		}
+	}
+	if (count > 0)
+		forward_receive(f, port->spec.port, packets, count);
+	core_flush_all(core);
+	port->ops->release(port);
+	core->worker->batches++;
+	return handled;
+}
+
+static int iterate_ports(struct core *core)
+{
+	int handled = 0;
+	for (int round = 0; round < ROUNDS; round++) {
+		int before = handled;
+		for (int i = 0; i < core->port_count; i++) {
+			struct port *port = core->ports[core->port_ids[i]];
+			if (port->ops->pending(port))
+				handled += iterate_port(core, port);
+		}
+		if (handled == before)
+			break;
+	}
+	return handled;
+}
+
+static void iterate_timers(struct core *core, uint64_t now)
+{
+	if (now >= forward_deadline(&core->forward))
+		forward_tick(&core->forward);
+	if (now >= host_deadline(core->host))
+		host_tick(core->host, now);
+	if (now >= server_deadline(core->server))
+		server_tick(core->server, now);
+}
+
+static void iterate_begin(struct core *core, uint64_t now)
+{
+	struct forward *f = &core->forward;
+	__atomic_store_n(&core->worker->busy_since_ns, now, __ATOMIC_RELAXED);
+	f->now = now;
+	core_observe_apply(core);
+	view_enter(&f->tables, core->worker);
+	if (view_refresh(&f->tables)) {
+		__atomic_store_n(&core->state->tables_epoch, f->tables.epoch, __ATOMIC_RELEASE);
+		forward_tables_changed(f);
+	}
+}
+
+static void iterate_end(struct core *core)
+{
+	core_flush_all(core);
+	view_leave(core->worker);
+	__atomic_store_n(&core->worker->batches, core->worker->batches + 1, __ATOMIC_RELAXED);
+}
+
+int core_poll(struct core *core, uint64_t now_ns)
+{
+	iterate_begin(core, now_ns);
+	int handled = iterate_ports(core);
+	iterate_timers(core, now_ns);
+	handled += server_poll(core->server, now_ns);
+	iterate_end(core);
+	__atomic_store_n(&core->worker->busy_since_ns, 0, __ATOMIC_RELAXED);
+	return handled;
+}
+
+uint64_t core_deadline(struct core *core)
+{
+	return least(forward_deadline(&core->forward), least(host_deadline(core->host), server_deadline(core->server)));
+}
+
+// --- waiting ---
+
+static bool ports_pending(const struct core *core)
+{
+	for (int i = 0; i < core->port_count; i++) {
+		const struct port *port = core->ports[core->port_ids[i]];
+		if (port->ops->pending(port))
+			return true;
+	}
+	return false;
+}
+
+static void ports_sleeping(struct core *core, bool sleeping)
+{
+	for (int i = 0; i < core->port_count; i++) {
+		struct port *port = core->ports[core->port_ids[i]];
+		port->ops->sleeping(port, sleeping);
+	}
+}
+
+// Look for frames a little longer.  What pays is done longer next time, what does not shorter.
+static bool spin(struct core *core, uint64_t now)
+{
+	uint64_t until = now + core->spin_ns;
+	while (core_clock() < until) {
+		if (ports_pending(core)) {
+			core->spin_ns = least(core->spin_ns * 2, SPIN_MAX_NS);
+			return true;
+		}
+		relax();
+	}
+	core->spin_ns = core->spin_ns / 2 > SPIN_MIN_NS ? core->spin_ns / 2 : SPIN_MIN_NS;
+	return false;
+}
+
+static int sleep_timeout(struct core *core, uint64_t now)
+{
+	uint64_t deadline = core_deadline(core);
+	if (deadline <= now)
+		return 0;
+	return (int)least((deadline - now - 1) / 1000000 + 1, SLEEP_MAX_MS);
+}
+
+// Sleep until something is to do.  The flags go up before the last look at the rings, so a
+// peer that sends after that look sees them and wakes us.
+static int sleep_events(struct core *core, uint64_t now, struct epoll_event *events)
+{
+	ports_sleeping(core, true);
+	int timeout = ports_pending(core) ? 0 : sleep_timeout(core, now);
+	if (timeout != 0)
+		__atomic_store_n(&core->worker->busy_since_ns, 0, __ATOMIC_RELAXED);
+	int count = epoll_wait(core->epoll_fd, events, CORE_EVENTS, timeout);
+	ports_sleeping(core, false);
+	core->polled_ns = now;
+	return count > 0 ? count : 0;
+}
+
+static int wait_events(struct core *core, bool worked, uint64_t now, struct epoll_event *events)
+{
+	if (ports_pending(core) || (worked && spin(core, now))) {
+		// Frames are there: ask for the sockets' events now and then only.
+		if (now - core->polled_ns < POLL_INTERVAL_NS)
+			return 0;
+		core->polled_ns = now;
+		int count = epoll_wait(core->epoll_fd, events, CORE_EVENTS, 0);
+		return count > 0 ? count : 0;
+	}
+	return sleep_events(core, now, events);
+}
+
+// --- running ---
+
+static int take_signal(struct core *core)
+{
+	struct signalfd_siginfo info;
+	if (read(core->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+		core->stop = true;
+	return 1;
+}
+
+static int take_events(struct core *core, const struct epoll_event *events, int count, uint64_t now)
+{
+	int handled = 0;
+	for (int i = 0; i < count; i++) {
+		uint64_t data = events[i].data.u64;
+		if ((data & SERVER_EVENT) != 0) {
+			handled += server_event(core->server, data, events[i].events, now);
+		} else if (data == core_signal_event) {
+			handled += take_signal(core);
+		} else if (data < MAX_PORTS && core->ports[data] != NULL) {
+			struct port *port = core->ports[data];
+			port->ops->event(port);
+		}
+	}
+	return handled;
+}
+
+static int open_signals(struct core *core)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+		return -errno;
+	core->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (core->signal_fd < 0)
+		return -errno;
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = core_signal_event };
+	return epoll_ctl(core->epoll_fd, EPOLL_CTL_ADD, core->signal_fd, &event) < 0 ? -errno : 0;
+}
+
+int core_run(struct core *core)
+{
+	struct epoll_event events[CORE_EVENTS];
+	int error = open_signals(core);
+	if (error < 0)
+		return error;
+	core->spin_ns = SPIN_MIN_NS;
+	int count = 0;
+	while (!core->stop) {
+		uint64_t now = core_clock();
+		iterate_begin(core, now);
+		int handled = take_events(core, events, count, now);
+		handled += iterate_ports(core);
+		iterate_timers(core, now);
+		iterate_end(core);
+		if (!core->stop)
+			count = wait_events(core, handled > 0, core_clock(), events);
+	}
+	__atomic_store_n(&core->worker->busy_since_ns, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&core->state->ready, 0, __ATOMIC_RELEASE);
+	return 0;
+}

@@ -1,0 +1,161 @@
+// Packets for this VR itself: ICMP and neighbor discovery are answered in forwarding, all
+// else goes to the host stack.
+#include "forward/route.h"
+
+#include "wire/icmp.h"
+#include "wire/ip4.h"
+#include "wire/ip6.h"
+
+#include <netinet/in.h>
+
+// A request of ours to ourselves, its answer, and an error about that one.
+enum { LOCAL_DEPTH = 4 };
+
+enum drop_reason local_deliver(struct forward *f, struct packet *packet)
+{
+	uint16_t ingress = packet->account == ACCOUNT_FORWARDED ? packet->ingress : 0;
+	enum drop_reason reason = f->ops.deliver(f->ops.user, packet, f->now);
+
+	if (reason == DROP_NONE && ingress != 0)
+		f->state->counters[ingress].punt_packets++;
+	return reason;
+}
+
+enum drop_reason local_loop(struct forward *f, const struct interface_entry *in, struct packet *packet)
+{
+	enum drop_reason reason;
+
+	if (f->local_depth >= LOCAL_DEPTH)
+		return DROP_LOOP;
+	packet->l3 = 0;
+	f->local_depth++;
+	reason = packet->family == FAMILY_IPV4 ? ip4_local(f, packet) : ip6_local(f, in, packet);
+	f->local_depth--;
+	return reason;
+}
+
+enum drop_reason ip4_local(struct forward *f, struct packet *packet)
+{
+	const struct ip4_header *ip = (const void *)(packet_data(packet) + packet->l3);
+	enum drop_reason reason;
+
+	forward_trace(f, packet, "local", "protocol %u", ip->protocol);
+	if (ip->protocol == IPPROTO_ICMP && !ip4_is_fragment(ip)) {
+		reason = icmp4_input(f, packet, packet->l3 + ip4_header_length(ip));
+		if (reason != DROP_REASON_COUNT)
+			return reason;
+	}
+	return local_deliver(f, packet);
+}
+
+// RFC 8200 section 4.4: no type of routing header is known here (type 0 is gone, RFC 5095);
+// one that is used up is passed over.
+static bool routing_done(const struct packet *packet, uint32_t offset)
+{
+	return packet->buffer[packet->offset + packet->l3 + offset + 3] == 0;
+}
+
+// The options of all destination options headers before the transport header, in order.
+static enum ip6_verdict check_destination_options(const uint8_t *ip, const struct ip6_walk *walk, uint32_t *pointer)
+{
+	uint32_t end = walk->fragment != 0 ? walk->fragment : walk->offset;
+	uint8_t next = ((const struct ip6_header *)(const void *)ip)->next;
+	uint32_t at = IP6_HEADER;
+
+	while (at < end) {
+		enum ip6_verdict verdict = next == IPPROTO_DSTOPTS ? ip6_options(ip, at, false, pointer) : IP6_ACCEPT;
+		if (verdict != IP6_ACCEPT)
+			return verdict;
+		next = ip[at];
+		at += (ip[at + 1] + 1u) * 8;
+	}
+	return IP6_ACCEPT;
+}
+
+enum drop_reason ip6_local(struct forward *f, const struct interface_entry *in, struct packet *packet)
+{
+	const uint8_t *ip = packet_data(packet) + packet->l3;
+	enum drop_reason reason;
+	struct ip6_walk walk;
+	uint32_t pointer = 0;
+
+	if (!ip6_walk(ip, packet->length - packet->l3, &walk))
+		return DROP_IP6_EXTENSION;
+	forward_trace(f, packet, "local", "next header %u", walk.next);
+	switch (check_destination_options(ip, &walk, &pointer)) {
+	case IP6_ACCEPT:
+		break;
+	case IP6_PROBLEM_OPTION:
+		icmp6_error(f, packet, ICMP6_PARAMETER_PROBLEM, ICMP6_UNKNOWN_OPTION, pointer);
+		return DROP_IP6_EXTENSION;
+	default:
+		return DROP_IP6_EXTENSION;
+	}
+	if (walk.routing != 0 && (walk.fragment == 0 || walk.routing < walk.fragment) && !routing_done(packet, walk.routing)) {
+		icmp6_error(f, packet, ICMP6_PARAMETER_PROBLEM, ICMP6_BAD_HEADER_FIELD, walk.routing + 2);
+		return DROP_IP6_EXTENSION;
+	}
+	if (walk.fragment == 0 && walk.next == IPPROTO_ICMPV6 && in != NULL) {
+		reason = icmp6_input(f, in, packet, packet->l3 + walk.offset);
+		if (reason != DROP_REASON_COUNT)
+			return reason;
+	}
+	return local_deliver(f, packet);
+}
+
+enum drop_reason ip_icmp(struct forward *f, uint16_t interface, struct packet *packet, uint32_t icmp_offset)
+{
+	const struct interface_entry *in = view_interface(&f->tables, interface);
+
+	if (packet_data(packet)[packet->l3] >> 4 == 4)
+		return icmp4_input(f, packet, icmp_offset);
+	return in != NULL ? icmp6_input(f, in, packet, icmp_offset) : DROP_REASON_COUNT;
+}
+
+void ip_unreachable(struct forward *f, struct packet *packet, bool protocol)
+{
+	const uint8_t *ip = packet_data(packet) + packet->l3;
+	struct ip6_walk walk;
+
+	if (ip[0] >> 4 == 4)
+		icmp4_error(f, packet, ICMP4_UNREACHABLE, protocol ? ICMP4_PROTOCOL_UNREACHABLE : ICMP4_PORT_UNREACHABLE, 0);
+	else if (!protocol)
+		icmp6_error(f, packet, ICMP6_UNREACHABLE, ICMP6_PORT_UNREACHABLE, 0);
+	else if (ip6_walk(ip, packet->length - packet->l3, &walk)) // RFC 8200 section 4
+		icmp6_error(f, packet, ICMP6_PARAMETER_PROBLEM, ICMP6_UNKNOWN_NEXT_HEADER, walk.next_at);
+}
+
+static bool joined(const struct forward *f, const struct interface_entry *in, uint8_t family, const uint8_t *group)
+{
+	return f->ops.group_joined != NULL && f->ops.group_joined(f->ops.user, in->index, family, group);
+}
+
+bool ip4_group_joined(const struct forward *f, const struct interface_entry *in, const uint8_t *group)
+{
+	// RFC 1112 section 4: 224.0.0.1 always.
+	return memcmp(group, "\xe0\0\0\x01", 4) == 0 || joined(f, in, FAMILY_IPV4, group);
+}
+
+// RFC 4291 section 2.8: what a router recognizes as identifying itself.
+bool ip6_group_joined(const struct forward *f, const struct interface_entry *in, const uint8_t *group)
+{
+	static const uint8_t well_known[3][16] = {
+		{0xff, 2, [15] = 1}, {0xff, 2, [15] = 2}, {0xff, 5, [15] = 2}
+	};
+
+	for (unsigned i = 0; i < 3; i++) {
+		if (memcmp(group, well_known[i], 16) == 0)
+			return true;
+	}
+	for (uint32_t i = 0; i < f->tables.address_count; i++) {
+		const struct address_entry *entry = &f->tables.addresses[i];
+		uint8_t solicited[16];
+
+		if (entry->family != FAMILY_IPV6 || entry->interface != in->index)
+			continue;
+		ip6_solicited_node(entry->address, solicited);
+		if (memcmp(group, solicited, 16) == 0)
+			return true;
+	}
+	return joined(f, in, FAMILY_IPV6, group);
+}

@@ -1,0 +1,200 @@
+// The host stack's instance and its dispatch: which protocol takes a packet (RFC 1122
+// section 3.2, RFC 8200 section 4).
+//
+//   host_input -> inbound_parse -> reassembly -> host_dispatch -> raw copies
+//                                                             -> udp | icmp | unreachable
+//
+// Not supported: TCP; IGMP and MLD membership reports; source-specific membership.
+#include "host/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include "base/siphash.h"
+
+struct host *host_new(struct state_segment *state, const struct tables_view *tables, const struct host_ops *ops)
+{
+	struct host *host = calloc(1, sizeof(*host));
+	if (host == NULL)
+		return NULL;
+	host->reassembly = reassembly_new();
+	if (host->reassembly == NULL) {
+		free(host);
+		return NULL;
+	}
+	host->state = state;
+	host->tables = tables;
+	host->ops = *ops;
+	return host;
+}
+
+void host_free(struct host *host)
+{
+	if (host == NULL)
+		return;
+	reassembly_free(host->reassembly);
+	free(host);
+}
+
+// A keyed function of a counter that no predecessor used: apps see single values of it
+// (ports, cookies) and cannot compute the next one.
+uint64_t host_random(struct host *host)
+{
+	uint64_t input[2] = {host->state->attaches, ++host->random};
+	return siphash24(host->state->random_key, input, sizeof(input));
+}
+
+struct socket_entry *host_entry(const struct host *host, uint32_t slot)
+{
+	if (slot >= MAX_SOCKETS || host->state->sockets[slot].cookie == 0)
+		return NULL;
+	return &host->state->sockets[slot];
+}
+
+void host_drop(struct host *host, enum drop_reason reason)
+{
+	host->state->host_drops[reason]++;
+}
+
+void host_fail(struct host *host, uint32_t slot, int error)
+{
+	host->state->sockets[slot].error = error;
+	host->ops.error(host->ops.user, slot, error);
+}
+
+static enum drop_reason input_fragment(struct host *host, const struct inbound *in)
+{
+	struct packet *whole = NULL;
+	enum drop_reason reason = reassembly_add(host, in, &whole);
+	if (reason != DROP_NONE || whole == NULL)
+		return reason;
+	// Its fragments have been taken already, so the loss of the whole is ours.
+	struct inbound complete;
+	reason = inbound_parse(host, whole, &complete);
+	if (reason == DROP_NONE)
+		reason = complete.fragment ? DROP_REASSEMBLY_MALFORMED : host_dispatch(host, &complete);
+	if (reason != DROP_NONE)
+		host_drop(host, reason);
+	host->ops.packet_put(host->ops.user, whole);
+	return DROP_NONE;
+}
+
+enum drop_reason host_input(struct host *host, struct packet *packet, uint64_t now)
+{
+	host->now = now;
+	struct inbound in;
+	enum drop_reason reason = inbound_parse(host, packet, &in);
+	if (reason == DROP_NONE)
+		reason = in.fragment ? input_fragment(host, &in) : host_dispatch(host, &in);
+	if (reason == DROP_NONE)
+		host->ops.packet_put(host->ops.user, packet);
+	return reason;
+}
+
+enum drop_reason host_dispatch(struct host *host, struct inbound *in)
+{
+	uint8_t icmp = in->flow.family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+	if (in->protocol == icmp && !icmp_valid(in))
+		return in->length - in->transport < 8 ? DROP_ICMP_MALFORMED : DROP_ICMP_CHECKSUM;
+	int copies = raw_input(host, in);
+	if (in->protocol == IPPROTO_UDP)
+		return udp_input(host, in);
+	if (in->protocol == icmp)
+		return icmp_input(host, in, copies);
+	if (copies > 0)
+		return DROP_NONE;
+	if (!in->flow.multicast && !in->flow.broadcast && in->protocol != IPPROTO_NONE)
+		host->ops.unreachable(host->ops.user, in->packet, HOST_PROTOCOL_UNREACHABLE);
+	return DROP_NO_PROTOCOL;
+}
+
+void host_tick(struct host *host, uint64_t now)
+{
+	host->now = now;
+	reassembly_tick(host);
+}
+
+uint64_t host_deadline(const struct host *host)
+{
+	return reassembly_deadline(host->reassembly);
+}
+
+static bool supported(uint16_t family, uint16_t type, uint16_t protocol)
+{
+	if (type == SOCK_RAW)
+		return protocol > 0 && protocol <= IPPROTO_RAW;
+	return protocol == IPPROTO_UDP || protocol == (family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+}
+
+int host_socket(struct host *host, uint16_t family, uint16_t type, uint16_t protocol, uint32_t *slot)
+{
+	if (family != AF_INET && family != AF_INET6)
+		return -EAFNOSUPPORT;
+	if (type != SOCK_DGRAM && type != SOCK_RAW)
+		return -ESOCKTNOSUPPORT;
+	if (protocol == 0 && type == SOCK_DGRAM)
+		protocol = IPPROTO_UDP;
+	if (!supported(family, type, protocol))
+		return -EPROTONOSUPPORT;
+	uint32_t tried = 0;
+	while (tried < MAX_SOCKETS && host->state->sockets[host->slot_hint].cookie != 0) {
+		host->slot_hint = (host->slot_hint + 1) % MAX_SOCKETS;
+		tried++;
+	}
+	if (tried == MAX_SOCKETS)
+		return -ENFILE;
+	*slot = host->slot_hint;
+	host->slot_hint = (host->slot_hint + 1) % MAX_SOCKETS;
+
+	struct socket_entry *entry = &host->state->sockets[*slot];
+	memset(entry, 0, sizeof(*entry));
+	entry->family = family;
+	entry->type = type;
+	entry->protocol = protocol;
+	entry->multicast_ttl = 1;
+	entry->multicast_loop = 1;
+	entry->pmtu_discover = IP_PMTUDISC_WANT;
+	if (type == SOCK_RAW && protocol == IPPROTO_RAW)
+		entry->flags = SOCKET_HEADER_INCLUDED;
+	if (type == SOCK_RAW && family == AF_INET6 && protocol == IPPROTO_ICMPV6) {
+		// RFC 3542 section 3.1: always computed, and the app cannot change that.
+		entry->checksum_offset_set = 1;
+		entry->checksum_offset = 2;
+	}
+	// The cookie makes the slot live: a crash before this store leaves it free.
+	uint64_t cookie = host_random(host);
+	__atomic_store_n(&entry->cookie, cookie != 0 ? cookie : 1, __ATOMIC_RELEASE);
+	if (type == SOCK_RAW)
+		demux_add(host, *slot);
+	return 0;
+}
+
+void host_close(struct host *host, uint32_t slot)
+{
+	struct socket_entry *entry = host_entry(host, slot);
+	if (entry == NULL)
+		return;
+	membership_close(host, slot);
+	demux_remove(host, slot);
+	__atomic_store_n(&entry->cookie, 0, __ATOMIC_RELEASE);
+	memset(entry, 0, sizeof(*entry));
+}
+
+void host_attach(struct host *host)
+{
+	memset(host->heads, 0, sizeof(host->heads));
+	memset(host->listed, 0, sizeof(host->listed));
+	memset(host->join_heads, 0, sizeof(host->join_heads));
+	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++) {
+		struct socket_entry *entry = host_entry(host, slot);
+		if (entry == NULL)
+			continue;
+		if (!supported(entry->family, entry->type, entry->protocol)) {
+			memset(entry, 0, sizeof(*entry)); // a predecessor died between two stores
+			continue;
+		}
+		entry->flags |= SOCKET_ORPHANED;
+		if (entry->type == SOCK_RAW || entry->local_port != 0)
+			demux_add(host, slot);
+		membership_attach(host, slot);
+	}
+}

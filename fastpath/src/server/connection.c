@@ -1,0 +1,223 @@
+// Connections on vr/NAME.sock: who is there, what he asks, and the answers.
+#define _GNU_SOURCE
+#include "server/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { ACCEPTS_PER_EVENT = 16 };
+
+static bool peer_read(int fd, struct peer *peer)
+{
+	struct ucred credentials;
+	socklen_t length = sizeof(credentials);
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) < 0)
+		return false;
+	peer->uid = credentials.uid;
+	peer->gid = credentials.gid;
+	peer->pid = (uint32_t)credentials.pid;
+	// Somebody in more groups than we look at is judged by his uid and first group.
+	length = sizeof(peer->groups);
+	peer->group_count = 0;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, peer->groups, &length) == 0)
+		peer->group_count = length / (uint32_t)sizeof(peer->groups[0]);
+	return true;
+}
+
+static uint32_t connections_of(const struct server *server, uint32_t uid, uint32_t *free_index)
+{
+	uint32_t count = 0;
+	*free_index = MAX_CONNECTIONS;
+	for (uint32_t i = 0; i < MAX_CONNECTIONS; i++) {
+		const struct connection *connection = server->connections[i];
+		if (connection == NULL) {
+			if (*free_index == MAX_CONNECTIONS)
+				*free_index = i;
+		} else if (connection->peer.uid == uid) {
+			count++;
+		}
+	}
+	return count;
+}
+
+static bool connection_open(struct server *server, int fd)
+{
+	struct peer peer;
+	uint32_t index;
+	if (!peer_read(fd, &peer))
+		return false;
+	bool trusted = rights_trusted(server, peer.uid);
+	uint32_t count = connections_of(server, peer.uid, &index);
+	if (index == MAX_CONNECTIONS || (!trusted && count >= MAX_CONNECTIONS_PER_USER))
+		return false;
+	// The last places are for those who could repair things.
+	if (!trusted && index >= MAX_CONNECTIONS - 32)
+		return false;
+	struct connection *connection = calloc(1, sizeof(*connection));
+	if (connection == NULL)
+		return false;
+	connection->fd = fd;
+	connection->index = index;
+	connection->generation = ++server->generation;
+	connection->peer = peer;
+	connection->trusted = trusted;
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = event_data(EVENT_CONNECTION, index, connection->generation)};
+	if (epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
+		free(connection);
+		return false;
+	}
+	server->connections[index] = connection;
+	return true;
+}
+
+int connection_accept(struct server *server)
+{
+	int accepted = 0;
+	while (accepted < ACCEPTS_PER_EVENT) {
+		int fd = accept4(server->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (fd < 0) {
+			if (errno == ECONNABORTED || errno == EINTR)
+				continue;
+			return errno == EAGAIN ? accepted : -errno;
+		}
+		if (!connection_open(server, fd))
+			close(fd);
+		accepted++;
+	}
+	return accepted;
+}
+
+void connection_close(struct server *server, struct connection *connection)
+{
+	observe_stop(server, connection);
+	if (server->holder == connection)
+		server->holder = NULL;
+	server->connections[connection->index] = NULL;
+	epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
+	close(connection->fd);
+	free(connection);
+}
+
+bool connection_send(const struct connection *connection, const void *header, uint32_t header_length, const void *body, uint32_t length, const int *fds, int fd_count)
+{
+	struct iovec parts[2] = {
+		{.iov_base = (void *)(uintptr_t)header, .iov_len = header_length},
+		{.iov_base = (void *)(uintptr_t)body, .iov_len = length},
+	};
+	union {
+		struct cmsghdr header;
+		char room[CMSG_SPACE(sizeof(int) * MAX_REQUEST_FDS)];
+	} control;
+	struct msghdr message = {.msg_iov = parts, .msg_iovlen = length > 0 ? 2 : 1};
+	if (fd_count > 0) {
+		size_t bytes = sizeof(int) * (size_t)fd_count;
+		memset(&control, 0, sizeof(control));
+		message.msg_control = control.room;
+		message.msg_controllen = CMSG_SPACE(bytes);
+		control.header.cmsg_level = SOL_SOCKET;
+		control.header.cmsg_type = SCM_RIGHTS;
+		control.header.cmsg_len = CMSG_LEN(bytes);
+		memcpy(CMSG_DATA(&control.header), fds, bytes);
+	}
+	return sendmsg(connection->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+}
+
+static void send_answer(struct connection *connection, const struct request *request, uint8_t flags, int error, const void *body, uint32_t length, const int *fds, int fd_count)
+{
+	struct rsock_header header = {
+		.magic = RSOCK_MAGIC,
+		.op = request->header.op,
+		.flags = flags,
+		.request = request->header.request,
+		.socket = request->header.socket,
+		.error = (uint32_t)error,
+		.cookie = request->header.cookie,
+	};
+	if (!connection_send(connection, &header, sizeof(header), body, length, fds, fd_count))
+		connection->closing = true;
+}
+
+void connection_reply(struct connection *connection, const struct request *request, int error, const void *body, uint32_t length)
+{
+	if (error != 0)
+		send_answer(connection, request, RSOCK_FLAG_REPLY | RSOCK_FLAG_ERROR, error < 0 ? -error : error, NULL, 0, NULL, 0);
+	else
+		send_answer(connection, request, RSOCK_FLAG_REPLY, 0, body, length, NULL, 0);
+}
+
+void connection_reply_fds(struct connection *connection, const struct request *request, uint8_t flags, const void *body, uint32_t length, const int *fds, int fd_count)
+{
+	send_answer(connection, request, (uint8_t)(RSOCK_FLAG_REPLY | flags), 0, body, length, fds, fd_count);
+}
+
+// Collect the fds of a message; what is more than we take is closed at once.
+static void take_fds(struct msghdr *message, struct request *request)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		for (size_t i = 0; i < count; i++) {
+			int fd;
+			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+			if (request->fd_count < MAX_REQUEST_FDS)
+				request->fds[request->fd_count++] = fd;
+			else
+				close(fd);
+		}
+	}
+}
+
+// Read and run one request; false when there is none or the connection is over.
+static bool serve_one(struct server *server, struct connection *connection)
+{
+	uint8_t buffer[MAX_REQUEST];
+	union {
+		struct cmsghdr header;
+		char room[CMSG_SPACE(sizeof(int) * MAX_REQUEST_FDS)];
+	} control;
+	struct iovec part = {.iov_base = buffer, .iov_len = sizeof(buffer)};
+	struct msghdr message = {
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control.room,
+		.msg_controllen = sizeof(control.room),
+	};
+	ssize_t got = recvmsg(connection->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		return false;
+	struct request request = {.fd_count = 0};
+	if (got >= 0)
+		take_fds(&message, &request);
+	if (got < (ssize_t)sizeof(request.header) || (message.msg_flags & MSG_TRUNC)) {
+		connection->closing = true;
+	} else {
+		memcpy(&request.header, buffer, sizeof(request.header));
+		request.body = buffer + sizeof(request.header);
+		request.length = (uint32_t)got - (uint32_t)sizeof(request.header);
+		if (request.header.magic != RSOCK_MAGIC || (request.header.flags & RSOCK_FLAG_REPLY))
+			connection->closing = true;
+		else
+			request_run(server, connection, &request);
+	}
+	for (int i = 0; i < request.fd_count; i++)
+		if (request.fds[i] >= 0)
+			close(request.fds[i]);
+	return !connection->closing;
+}
+
+int connection_event(struct server *server, struct connection *connection, uint32_t events)
+{
+	int served = 0;
+	if ((events & EPOLLOUT) && connection == server->holder)
+		hold_flush(server);
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+		while (served < REQUESTS_PER_EVENT && serve_one(server, connection))
+			served++;
+	if (connection->closing)
+		connection_close(server, connection);
+	return served;
+}

@@ -1,0 +1,208 @@
+// What apps ask about their sockets: bind, connect, options, names.
+//
+// A socket is named by slot and cookie; the cookie is the proof, so that a child or another
+// process that was given the fd can go on with it over a connection of its own.
+#include "server/internal.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+static void name_of(const struct socket_entry *entry, struct rsock_name *name)
+{
+	*name = (struct rsock_name){
+		.family = entry->family,
+		.port = entry->local_port,
+		.interface = entry->interface,
+	};
+	memcpy(name->address, entry->local, sizeof(name->address));
+	if (entry->flags & SOCKET_CONNECTED) {
+		name->remote_family = entry->family;
+		name->remote_port = entry->remote_port;
+		name->remote_interface = entry->interface;
+		memcpy(name->remote_address, entry->remote, sizeof(name->remote_address));
+	}
+}
+
+static void reply_name(struct connection *connection, const struct request *request, const struct socket_entry *entry, int error)
+{
+	struct rsock_name name;
+	name_of(entry, &name);
+	connection_reply(connection, request, error, &name, sizeof(name));
+}
+
+static int bind_checked(struct server *server, const struct socket_entry *entry, uint32_t slot, const struct rsock_name *name)
+{
+	if (name->family != entry->family)
+		return -EAFNOSUPPORT;
+	if (name->interface >= MAX_INTERFACES)
+		return -ENODEV;
+	if (rights_open(rights_of_socket(server, entry), entry->type, entry->protocol) != 0)
+		return -EACCES;
+	bool has_port = entry->type == SOCK_DGRAM && entry->protocol == IPPROTO_UDP;
+	if (has_port && !rights_port(server, entry, name->port))
+		return -EACCES;
+	return host_bind(server->host, slot, name->address, name->port, (uint16_t)name->interface);
+}
+
+// A peer's address as packets carry it, for the rules.
+static uint8_t plain_address(uint16_t family, const uint8_t *address, uint8_t *plain)
+{
+	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+	memset(plain, 0, 16);
+	if (family == AF_INET || memcmp(address, mapped, sizeof(mapped)) == 0) {
+		memcpy(plain, family == AF_INET ? address : address + sizeof(mapped), 4);
+		return FAMILY_IPV4;
+	}
+	memcpy(plain, address, 16);
+	return FAMILY_IPV6;
+}
+
+static int connect_checked(struct server *server, const struct socket_entry *entry, uint32_t slot, const struct rsock_name *name)
+{
+	// Records sent before this call were written for the old state.
+	(void)sockets_drain(server, slot, 4 * RECORDS_PER_EVENT);
+	if (entry->cookie == 0)
+		return -EBADF;
+	if (name->family == AF_UNSPEC)
+		return host_disconnect(server->host, slot);
+	if (name->family != entry->family)
+		return -EAFNOSUPPORT;
+	if (name->interface >= MAX_INTERFACES)
+		return -ENODEV;
+	uint8_t plain[16];
+	uint8_t family = plain_address(name->family, name->address, plain);
+	if (!rights_destination(server, entry, family, plain))
+		return -EACCES;
+	return host_connect(server->host, slot, name->address, name->port, (uint16_t)name->interface);
+}
+
+static bool is_join(uint32_t level, uint32_t name)
+{
+	if (level == IPPROTO_IP)
+		return name == IP_ADD_MEMBERSHIP || name == MCAST_JOIN_GROUP;
+	return level == IPPROTO_IPV6 && (name == IPV6_JOIN_GROUP || name == MCAST_JOIN_GROUP);
+}
+
+static int setopt_checked(struct server *server, const struct socket_entry *entry, uint32_t slot, const struct rsock_option *option, const uint8_t *value)
+{
+	if (is_join(option->level, option->name) && !(rights_of_socket(server, entry) & RULE_MULTICAST))
+		return -EACCES;
+	int error = host_setopt(server->host, slot, (int)option->level, (int)option->name, value, option->length);
+	if (error == 0 && option->level == SOL_SOCKET && option->name == SO_RCVBUF && option->length >= sizeof(int)) {
+		// What waits for the app waits in our end of the pair.
+		int size;
+		memcpy(&size, value, sizeof(size));
+		size = size < FD_BUFFER ? size : FD_BUFFER;
+		(void)setsockopt(server->apps[slot].fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	}
+	return error;
+}
+
+static void request_setopt(struct server *server, struct connection *connection, const struct request *request, const struct socket_entry *entry)
+{
+	struct rsock_option option;
+	int error = -EINVAL;
+	if (request->length >= sizeof(option)) {
+		memcpy(&option, request->body, sizeof(option));
+		if (option.length <= MAX_OPTION && option.length <= request->length - sizeof(option))
+			error = setopt_checked(server, entry, request->header.socket, &option, request->body + sizeof(option));
+	}
+	connection_reply(connection, request, error, NULL, 0);
+}
+
+static void request_getopt(struct server *server, struct connection *connection, const struct request *request)
+{
+	struct {
+		struct rsock_option option;
+		uint8_t value[MAX_OPTION];
+	} __attribute__((packed)) answer;
+	if (request->length < sizeof(answer.option)) {
+		connection_reply(connection, request, EINVAL, NULL, 0);
+		return;
+	}
+	memcpy(&answer.option, request->body, sizeof(answer.option));
+	uint32_t slot = request->header.socket;
+	uint32_t length = answer.option.length < MAX_OPTION ? answer.option.length : MAX_OPTION;
+	int error;
+	if (answer.option.level == SOL_SOCKET && answer.option.name == SO_RCVBUF) {
+		socklen_t room = length;
+		error = getsockopt(server->apps[slot].fd, SOL_SOCKET, SO_SNDBUF, answer.value, &room) < 0 ? -errno : 0;
+		length = room;
+	} else {
+		error = host_getopt(server->host, slot, (int)answer.option.level, (int)answer.option.name, answer.value, &length);
+	}
+	answer.option.length = length;
+	connection_reply(connection, request, error, &answer, (uint32_t)sizeof(answer.option) + length);
+}
+
+static void request_name(struct server *server, struct connection *connection, const struct request *request, const struct socket_entry *entry)
+{
+	struct rsock_name name;
+	if (request->length < sizeof(name)) {
+		connection_reply(connection, request, EINVAL, NULL, 0);
+		return;
+	}
+	memcpy(&name, request->body, sizeof(name));
+	uint32_t slot = request->header.socket;
+	int error = request->header.op == RSOCK_OP_BIND ? bind_checked(server, entry, slot, &name) : connect_checked(server, entry, slot, &name);
+	reply_name(connection, request, entry, error);
+}
+
+static void request_socket(struct server *server, struct connection *connection, const struct request *request)
+{
+	uint32_t slot = request->header.socket;
+	const struct socket_entry *entry = slot < MAX_SOCKETS ? &server->state->sockets[slot] : NULL;
+	if (entry == NULL || entry->cookie == 0 || entry->cookie != request->header.cookie) {
+		connection_reply(connection, request, EBADF, NULL, 0);
+		return;
+	}
+	switch (request->header.op) {
+	case RSOCK_OP_BIND:
+	case RSOCK_OP_CONNECT:
+		request_name(server, connection, request, entry);
+		break;
+	case RSOCK_OP_SETOPT:
+		request_setopt(server, connection, request, entry);
+		break;
+	case RSOCK_OP_GETOPT:
+		request_getopt(server, connection, request);
+		break;
+	case RSOCK_OP_NAME:
+		reply_name(connection, request, entry, 0);
+		break;
+	default:
+		sockets_close(server, slot);
+		connection_reply(connection, request, 0, NULL, 0);
+		break;
+	}
+}
+
+void request_run(struct server *server, struct connection *connection, struct request *request)
+{
+	switch (request->header.op) {
+	case RSOCK_OP_OPEN:
+		sockets_open(server, connection, request);
+		break;
+	case RSOCK_OP_BIND:
+	case RSOCK_OP_CONNECT:
+	case RSOCK_OP_SETOPT:
+	case RSOCK_OP_GETOPT:
+	case RSOCK_OP_NAME:
+	case RSOCK_OP_CLOSE:
+		request_socket(server, connection, request);
+		break;
+	case RSOCK_OP_HOLD:
+		hold_request(server, connection, request);
+		break;
+	case RSOCK_OP_TRACE:
+		observe_trace(server, connection, request);
+		break;
+	case RSOCK_OP_CAPTURE:
+		observe_capture(server, connection, request);
+		break;
+	default:
+		admin_run(server, connection, request);
+		break;
+	}
+}

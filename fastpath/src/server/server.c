@@ -1,0 +1,133 @@
+// The socket server of one VR: what its epoll events lead to.
+//
+//   vr/NAME.sock --accept--> connection: requests of apps, operators, manager, control
+//   socketpair   ----------> app: datagrams of one socket, both ways
+//
+// Nothing here blocks, and no event does more than a bounded amount of work: the fds are
+// level-triggered, so what is left over comes up again after packets had their turn.
+// Everything that a peer sends is hostile.
+#include "server/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+struct server *server_new(struct host *host, struct state_segment *state, const struct tables_view *tables, const struct server_ops *ops, int epoll_fd)
+{
+	struct server *server = calloc(1, sizeof(*server));
+	if (server == NULL)
+		return NULL;
+	server->host = host;
+	server->state = state;
+	server->tables = tables;
+	server->ops = *ops;
+	server->epoll_fd = epoll_fd;
+	server->listener = -1;
+	server->tables_ro = -1;
+	server->state_ro = -1;
+	server->uid = geteuid();
+	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++)
+		server->apps[slot].fd = -1;
+	return server;
+}
+
+void server_free(struct server *server)
+{
+	for (uint32_t i = 0; i < MAX_CONNECTIONS; i++)
+		if (server->connections[i] != NULL)
+			connection_close(server, server->connections[i]);
+	// The sockets stay in the state segment, for a successor.
+	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++)
+		sockets_detach(server, slot);
+	if (server->listener >= 0)
+		epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, server->listener, NULL);
+	free(server);
+}
+
+int server_listen(struct server *server, int listener_fd, int tables_ro_fd, int state_ro_fd)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = event_data(EVENT_LISTENER, 0, 0)};
+	if (epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, listener_fd, &event) < 0)
+		return -errno;
+	server->listener = listener_fd;
+	server->tables_ro = tables_ro_fd;
+	server->state_ro = state_ro_fd;
+	// What a predecessor left has this long to find its fds again; the first tick counts.
+	server->orphans_until = 1;
+	return 0;
+}
+
+static int listener_event(struct server *server)
+{
+	int accepted = connection_accept(server);
+	if (accepted >= 0)
+		return accepted;
+	// Out of fds: a level-triggered listener would keep us awake for nothing.
+	epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, server->listener, NULL);
+	server->listen_at = server->now + RETRY_NS;
+	return 0;
+}
+
+int server_event(struct server *server, uint64_t data, uint32_t events, uint64_t now)
+{
+	server->now = now;
+	uint32_t index = data & 0xffff;
+	uint32_t generation = (uint32_t)(data >> 16) & 0xffffff;
+	switch ((data >> 48) & 0xff) {
+	case EVENT_LISTENER:
+		return listener_event(server);
+	case EVENT_CONNECTION:
+		// The generation tells an event of this batch that is older than its owner.
+		if (index < MAX_CONNECTIONS && server->connections[index] != NULL &&
+		    (server->connections[index]->generation & 0xffffff) == generation)
+			return connection_event(server, server->connections[index], events);
+		return 0;
+	case EVENT_SOCKET:
+		if (index < MAX_SOCKETS && server->apps[index].fd >= 0 && (server->apps[index].generation & 0xffffff) == generation)
+			return sockets_event(server, index, events);
+		return 0;
+	default:
+		return 0;
+	}
+}
+
+int server_poll(struct server *server, uint64_t now)
+{
+	server->now = now;
+	int handled = server->listener >= 0 && server->listen_at == 0 ? listener_event(server) : 0;
+	for (uint32_t i = 0; i < MAX_CONNECTIONS; i++)
+		if (server->connections[i] != NULL)
+			handled += connection_event(server, server->connections[i], EPOLLIN);
+	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++)
+		if (server->apps[slot].fd >= 0 && !server->apps[slot].deaf)
+			handled += sockets_event(server, slot, EPOLLIN);
+	return handled;
+}
+
+void server_tick(struct server *server, uint64_t now)
+{
+	server->now = now;
+	if (server->orphans_until == 1)
+		server->orphans_until = now + ORPHAN_LIFE;
+	if (server->orphans_until != 0 && now >= server->orphans_until)
+		hold_orphans_expire(server);
+	if (server->hold_at != 0 && now >= server->hold_at)
+		hold_flush(server);
+	if (server->listen_at != 0 && now >= server->listen_at) {
+		struct epoll_event event = {.events = EPOLLIN, .data.u64 = event_data(EVENT_LISTENER, 0, 0)};
+		server->listen_at = 0;
+		if (epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, server->listener, &event) < 0)
+			server->listen_at = now + RETRY_NS;
+	}
+}
+
+static uint64_t sooner(uint64_t deadline, uint64_t at)
+{
+	return at != 0 && at < deadline ? at : deadline;
+}
+
+uint64_t server_deadline(const struct server *server)
+{
+	return sooner(sooner(sooner(SERVER_NEVER, server->orphans_until), server->hold_at), server->listen_at);
+}

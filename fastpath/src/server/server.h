@@ -1,0 +1,45 @@
+// The socket server of one VR: AF_UNIX connections of apps, operators and the manager on
+// vr/NAME.sock, and the fd of each socket.  Speaks rsock/wire.py (generated rsock_wire.h).
+#ifndef SERVER_SERVER_H
+#define SERVER_SERVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "abi/core.h"
+#include "base/packet.h"
+#include "host/host.h"
+
+struct server;
+
+// What the server asks of the core for the manager and for operators.
+struct server_ops {
+	int (*port_add)(void *user, const struct port_spec *spec, const int *fds, int fd_count);
+	int (*port_remove)(void *user, uint16_t port);
+	int (*port_link)(void *user, uint16_t port, uint32_t link_up, uint32_t mtu);
+	// The n-th port that is held (n from 0) with its fds (borrowed); false past the last.
+	bool (*port_at)(void *user, int n, struct port_spec *spec, int *fds, int *fd_count);
+	// A trace or capture is wanted (any > 0) or not any more.
+	void (*observe)(void *user, bool trace, bool capture);
+	void (*shutdown)(void *user);
+	void *user;
+};
+
+struct server *server_new(struct host *host, struct state_segment *state, const struct tables_view *tables, const struct server_ops *ops, int epoll_fd);
+void server_free(struct server *server);
+int server_listen(struct server *server, int listener_fd, int tables_ro_fd, int state_ro_fd);
+// An epoll event whose data.u64 has SERVER_EVENT set; returns messages handled.
+#define SERVER_EVENT (1ull << 63)
+int server_event(struct server *server, uint64_t data, uint32_t events, uint64_t now);
+// For core_poll without epoll results: look at everything once.
+int server_poll(struct server *server, uint64_t now);
+// Called by the host stack's operations.
+bool server_upcall(struct server *server, uint32_t slot, const void *header, const uint8_t *payload, uint32_t length);
+void server_error(struct server *server, uint32_t slot, int error);
+// Observation: trace records and captured frames go to those who asked.
+bool server_wants_trace(const struct server *server, uint16_t interface);
+void server_trace(struct server *server, const struct packet *packet, const char *stage, const char *detail, uint64_t now);
+void server_capture(struct server *server, uint16_t interface, bool outgoing, const struct packet *packet, uint64_t now);
+void server_tick(struct server *server, uint64_t now);
+uint64_t server_deadline(const struct server *server);
+
+#endif

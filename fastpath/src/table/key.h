@@ -1,0 +1,63 @@
+// An address as a number whose first bit is the highest: what tries and hashes work on.
+#ifndef TABLE_KEY_H
+#define TABLE_KEY_H
+
+#include <endian.h>
+#include <stdint.h>
+#include <string.h>
+#include "abi/address.h"
+
+enum { KEY_STRIDE = 6, KEY_SLOTS = 1 << KEY_STRIDE };
+
+struct key {
+	uint64_t hi; // the first 64 bits; IPv4 fills the upper half
+	uint64_t lo;
+};
+
+static inline uint32_t key_width(uint8_t family)
+{
+	return family == FAMILY_IPV4 ? 32 : 128;
+}
+
+// Reads 4 bytes for IPv4, else 16.
+static inline struct key key_of(uint8_t family, const uint8_t *address)
+{
+	struct key key = {0};
+	if (family == FAMILY_IPV4) {
+		uint32_t word;
+		memcpy(&word, address, sizeof(word));
+		key.hi = (uint64_t)be32toh(word) << 32;
+	} else {
+		memcpy(&key, address, sizeof(key));
+		key.hi = be64toh(key.hi);
+		key.lo = be64toh(key.lo);
+	}
+	return key;
+}
+
+// Its first `bits` as a number, 0 <= bits < 64.
+static inline uint32_t key_head(struct key key, uint32_t bits)
+{
+	return bits == 0 ? 0 : (uint32_t)(key.hi >> (64 - bits));
+}
+
+// Drop the first `bits`, 0 <= bits < 64; zeros come in at the end.
+static inline struct key key_tail(struct key key, uint32_t bits)
+{
+	if (bits == 0)
+		return key;
+	return (struct key){.hi = key.hi << bits | key.lo >> (64 - bits), .lo = key.lo << bits};
+}
+
+// All bits after the first `length` are zero.
+static inline int key_ends_at(struct key key, uint32_t length)
+{
+	if (length >= 128)
+		return 1;
+	if (length >= 64)
+		return key_tail((struct key){.hi = key.lo}, length - 64).hi == 0;
+	struct key tail = key_tail(key, length);
+	return tail.hi == 0 && tail.lo == 0;
+}
+
+#endif

@@ -1,0 +1,1 @@
+"""The privileged part: couples devices to virtual routers, starts and supervises them."""

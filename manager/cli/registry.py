@@ -1,0 +1,187 @@
+"""All commands of `vr`, in one table: the parser, the help, the completion and the manual's test read it.
+
+A command names the function that produces its data and the one that renders it as text, both as
+"module:function" below manager.cli, so that a start imports only what it needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a command; the fields are argparse's."""
+
+    name: str  # "router", or an option: "-c --count"
+    help: str
+    metavar: str | None = None
+    type: str = "str"  # str, int, float, flag
+    default: Any = None
+    optional: bool = False  # a positional that may be left out
+    choices: tuple[str, ...] | None = None
+    values: str = ""  # what completion offers: routers, interfaces
+
+    @property
+    def is_option(self) -> bool:
+        """Tell options from positionals."""
+        return self.name.startswith("-")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its words, what it does, how it is called."""
+
+    words: tuple[str, ...]
+    help: str
+    run: str  # (Request) -> plain data, or None when the function printed as it went
+    render: str | None = None  # (data) -> text
+    arguments: tuple[Argument, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Give the words as typed."""
+        return " ".join(self.words)
+
+    def usage(self) -> str:
+        """Give the line that help, manual and documentation show."""
+        parts = ["vr", *self.words]
+        for argument in self.arguments:
+            if argument.is_option:
+                flag = argument.name.split()[0]
+                parts.append(f"[{flag}]" if argument.type == "flag" else f"[{flag} {argument.metavar}]")
+            else:
+                shown = argument.metavar or argument.name.upper()
+                parts.append(f"[{shown}]" if argument.optional else shown)
+        return " ".join(parts)
+
+
+def load(reference: str) -> Callable[..., Any]:
+    """Import the function that a command names."""
+    module, _, function = reference.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(f"manager.cli.{module}"), function)
+    return found
+
+
+ROUTER: Final = Argument("router", "name of a virtual router", values="routers")
+ADDRESS: Final = Argument("address", "IPv4 or IPv6 address")
+PACKETS: Final = Argument("-c --count", "stop after N requests", metavar="N", type="int", default=None)
+WAIT: Final = Argument("-W --wait", "seconds to wait for each answer", metavar="SECONDS", type="float", default=1.0)
+
+COMMANDS: Final = (
+    Command(("show", "routers"), "all virtual routers and their processes", "show:routers", "render:routers"),
+    Command(
+        ("show", "interfaces"),
+        "interfaces of a router with their counters",
+        "show:interfaces",
+        "render:interfaces",
+        (ROUTER,),
+    ),
+    Command(
+        ("show", "neighbors"), "ARP and neighbor discovery entries", "show:neighbors", "render:neighbors", (ROUTER,)
+    ),
+    Command(
+        ("show", "routes"), "routes that the control process has installed", "show:routes", "render:routes", (ROUTER,)
+    ),
+    Command(
+        ("show", "fib"),
+        "what the forwarder uses, read back from its look-up structure",
+        "show:fib",
+        "render:routes",
+        (ROUTER,),
+    ),
+    Command(("show", "sockets"), "sockets that programs hold in a router", "show:sockets", "render:sockets", (ROUTER,)),
+    Command(("show", "drops"), "dropped packets by reason", "show:drops", "render:drops", (ROUTER,)),
+    Command(
+        ("show", "route"),
+        "the entry that would be used for an address",
+        "show:route",
+        "render:route",
+        (ROUTER, ADDRESS),
+    ),
+    Command(("router", "start"), "start a router that was stopped", "control:start", "render:action", (ROUTER,)),
+    Command(("router", "stop"), "stop a router and give its devices back", "control:stop", "render:action", (ROUTER,)),
+    Command(("router", "restart"), "stop and start a router", "control:restart", "render:action", (ROUTER,)),
+    Command(
+        ("ping",),
+        "send ICMP echo requests out of a router",
+        "ping:ping",
+        None,
+        (
+            ROUTER,
+            ADDRESS,
+            PACKETS,
+            Argument("-i --interval", "seconds between requests", metavar="SECONDS", type="float", default=1.0),
+            Argument("-s --size", "bytes of data in each request", metavar="BYTES", type="int", default=56),
+            WAIT,
+        ),
+    ),
+    Command(
+        ("traceroute",),
+        "find the routers on the way to an address",
+        "traceroute:traceroute",
+        None,
+        (
+            ROUTER,
+            ADDRESS,
+            Argument("-I --icmp", "probe with ICMP echo instead of UDP", type="flag"),
+            Argument("-m --max-hops", "largest TTL tried", metavar="N", type="int", default=30),
+            Argument("-q --queries", "probes for each hop", metavar="N", type="int", default=3),
+            WAIT,
+        ),
+    ),
+    Command(
+        ("trace",),
+        "follow packets through the stages of a router",
+        "trace:trace",
+        None,
+        (
+            ROUTER,
+            Argument("-n --packets", "stop after N packets", metavar="N", type="int", default=None),
+            Argument("--drops", "only packets that are dropped", type="flag"),
+            Argument("-i --interface", "only packets that come in here", metavar="IF", values="interfaces"),
+        ),
+    ),
+    Command(
+        ("capture",),
+        "capture the frames of an interface, as text or pcapng",
+        "capture:capture",
+        None,
+        (
+            ROUTER,
+            Argument("interface", "interface of the router, or 'all'", metavar="IF", values="interfaces"),
+            Argument("-w --write", "write pcapng to a file, or - for standard output", metavar="FILE"),
+            Argument("-n --packets", "stop after N packets", metavar="N", type="int", default=None),
+            Argument("-s --snap", "keep at most so many bytes of each frame", metavar="BYTES", type="int", default=0),
+            Argument("-d --direction", "in, out or both", metavar="DIR", default="both", choices=("in", "out", "both")),
+        ),
+    ),
+    Command(
+        ("check",),
+        "check a configuration without touching anything",
+        "configuration:check",
+        "render:check",
+        (
+            Argument(
+                "directory", "configuration directory; without it the running manager's", metavar="DIR", optional=True
+            ),
+        ),
+    ),
+    Command(
+        ("plan",), "what `apply` would do; exit 1 when it would change something", "configuration:plan", "render:plan"
+    ),
+    Command(
+        ("apply",), "read the configuration again and carry out the difference", "configuration:apply", "render:applied"
+    ),
+    Command(("doctor",), "check this machine for what Anabranch needs", "doctor:doctor", "render:doctor"),
+    Command(
+        ("completion",),
+        "print the completion script of a shell",
+        "completion:completion",
+        None,
+        (Argument("shell", "bash, zsh or fish", choices=("bash", "zsh", "fish")),),
+    ),
+)

@@ -1,0 +1,193 @@
+"""Text for people, made from the same data that `-j` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = ()) -> str:
+    """Align columns; those named in `right` hold numbers.  No trailing spaces."""
+    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    numbers = {header.index(name) for name in right}
+
+    def line(row: list[str]) -> str:
+        return "  ".join(
+            f"{text:>{width}}" if column in numbers else f"{text:{width}}"
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+
+    return "\n".join(line(row) for row in cells)
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Write an age briefly: 4.2s, 3m10s, 2h5m, 3d4h."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    for position, (size, unit) in enumerate(_UNITS):
+        if seconds >= size:
+            rest_size, rest_unit = _UNITS[position + 1] if position + 1 < len(_UNITS) else (1, "s")
+            return f"{int(seconds // size)}{unit}{int(seconds % size // rest_size)}{rest_unit}"
+    raise AssertionError  # a minute or more is at least one unit
+
+
+def routers(data: list[dict[str, Any]]) -> str:
+    """Render `show routers`."""
+    rows = []
+    for router in data:
+        pids = router.get("pids") or {}
+        rows.append(
+            (
+                router["name"],
+                router["state"],
+                router["id"],
+                pids.get("forwarder"),
+                pids.get("control"),
+                router["restarts"],
+                router["netns"],
+            )
+        )
+    if not rows:
+        return "no routers are configured"
+    return table(
+        ("ROUTER", "STATE", "ID", "FORWARDER", "CONTROL", "RESTARTS", "NETNS"),
+        rows,
+        ("ID", "FORWARDER", "CONTROL", "RESTARTS"),
+    )
+
+
+def interfaces(data: list[dict[str, Any]]) -> str:
+    """Render `show interfaces`: two lines each, then what was dropped."""
+    rows = []
+    for interface in data:
+        counters = interface["counters"]
+        rows.append(
+            (
+                interface["name"],
+                interface["state"],
+                interface["device"],
+                interface["driver"],
+                interface["mtu"],
+                interface["addresses"],
+                counters["rx_packets"],
+                counters["tx_packets"],
+                counters["forwarded_packets"],
+                counters["punt_packets"],
+                sum(counters["drops"].values()),
+            )
+        )
+    header = ("INTERFACE", "STATE", "DEVICE", "DRIVER", "MTU", "ADDRESSES", "RX", "TX", "FORWARDED", "PUNT", "DROPS")
+    text = table(header, rows, ("MTU", "RX", "TX", "FORWARDED", "PUNT", "DROPS"))
+    if any(interface["counters"]["drops"] for interface in data):
+        text += "\n(reasons: vr show drops)"
+    return text if rows else "no interfaces"
+
+
+def neighbors(data: list[dict[str, Any]]) -> str:
+    """Render `show neighbors`."""
+    rows = [(n["address"], n["mac"], n["state"], n["interface"], duration(n["age"])) for n in data]
+    return table(("ADDRESS", "MAC", "STATE", "INTERFACE", "AGE"), rows, ("AGE",)) if rows else "no neighbors"
+
+
+def _hop(hop: dict[str, Any]) -> str:
+    if hop.get("via") is None and hop.get("interface") is None:
+        return str(hop.get("kind", "discard"))
+    parts = [f"via {hop['via']}"] if hop.get("via") else ["direct"]
+    if hop.get("interface"):
+        parts.append(f"dev {hop['interface']}")
+    if hop.get("weight", 1) != 1:
+        parts.append(f"weight {hop['weight']}")
+    if hop.get("mac"):
+        parts.append(f"mac {hop['mac']}")
+    return " ".join(parts)
+
+
+def routes(data: list[dict[str, Any]]) -> str:
+    """Render `show routes` and `show fib`: a line for each next hop."""
+    rows: list[tuple[object, ...]] = []
+    for entry in data:
+        first = (entry["prefix"], entry["protocol"], f"{entry['preference']}/{entry['metric']}")
+        hops = entry["nexthops"] or [{}]
+        rows.append((*first, _hop(hops[0])))
+        rows += [(" ", " ", " ", _hop(hop)) for hop in hops[1:]]
+    return table(("PREFIX", "PROTOCOL", "PREF/METRIC", "NEXT HOP"), rows) if rows else "no routes"
+
+
+def route(data: dict[str, Any]) -> str:
+    """Render `show route`."""
+    return f"{data['address']} matches\n{routes([data])}"
+
+
+def sockets(data: list[dict[str, Any]]) -> str:
+    """Render `show sockets`."""
+    rows = [
+        (
+            s["type"],
+            s["local"],
+            s["remote"],
+            s["interface"],
+            s["app"],
+            s["pid"],
+            s["uid"],
+            s["rx_packets"],
+            s["tx_packets"],
+            s["rx_drops"],
+        )
+        for s in data
+    ]
+    header = ("TYPE", "LOCAL", "REMOTE", "INTERFACE", "APP", "PID", "UID", "RX", "TX", "DROPS")
+    return table(header, rows, ("PID", "UID", "RX", "TX", "DROPS")) if rows else "no sockets"
+
+
+def drops(data: list[dict[str, Any]]) -> str:
+    """Render `show drops`."""
+    rows = [(drop["reason"], drop["interface"] or "(own packets)", drop["packets"]) for drop in data]
+    return table(("REASON", "INTERFACE", "PACKETS"), rows, ("PACKETS",)) if rows else "nothing was dropped"
+
+
+def action(data: dict[str, Any]) -> str:
+    """Render what was done to a router."""
+    done = {"start": "started", "stop": "stopped", "restart": "restarted"}
+    return f"{data['router']}: {done[data['action']]}"
+
+
+def check(data: dict[str, Any]) -> str:
+    """Render a successful `check`."""
+    return f"{data['directory'] or 'configuration'}: no errors, {len(data['routers'])} routers"
+
+
+def plan(data: dict[str, Any]) -> str:
+    """Render a plan: what changes, where that was written, and what it touches."""
+    from manager.config.plan import render_plan
+
+    return render_plan(data).rstrip("\n")
+
+
+def applied(data: dict[str, Any]) -> str:
+    """Render what `apply` did."""
+    if data["empty"]:
+        return "Nothing to do: this configuration is in force."
+    return plan(data).rpartition("\n")[0] + "\nApplied."
+
+
+def doctor(data: list[dict[str, Any]]) -> str:
+    """Render the findings of `doctor`: a line each, and the fix below where one is needed."""
+    lines = []
+    for finding in data:
+        lines.append(f"{finding['state']:5} {finding['name']}: {finding['message']}")
+        if finding.get("help"):
+            lines.append(f"      fix: {finding['help']}")
+    return "\n".join(lines)

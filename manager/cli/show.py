@@ -1,0 +1,155 @@
+"""The `vr show` commands: plain data, made from segments where they are enough."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from fastpath import interfaces as published
+from fastpath import routes as tables_routes
+from fastpath import stats
+from manager.cli.client import Manager
+from manager.cli.echo import parse_address
+from manager.cli.errors import CliError, Exit
+from manager.cli.segments import open_segments, recorded_routers
+from vrouter.api.messages import ManagerOp
+
+if TYPE_CHECKING:
+    from fastpath.segment import Segment
+    from manager.cli.main import Request
+
+ROUTER_KEYS: Final = ("name", "state", "id", "pids", "restarts", "netns")
+UNKNOWN_MAC: Final = "00:00:00:00:00:00"
+_PROTOCOLS: Final = {1: "icmp", 17: "udp", 58: "icmp"}
+
+
+def routers(request: Request) -> list[dict[str, Any]]:
+    """Show all routers; without a manager what it wrote last, with the pids that still live."""
+    try:
+        with Manager(request.run_dir) as manager:
+            found = manager.call(ManagerOp.ROUTERS)
+    except CliError as problem:
+        try:
+            recorded = recorded_routers(request.run_dir)
+        except CliError:
+            raise problem from None
+        found = [_checked(router) for router in recorded]
+    return [{key: router.get(key) for key in ROUTER_KEYS} for router in found]
+
+
+def _checked(router: dict[str, Any]) -> dict[str, Any]:
+    """Correct a recorded router by what lives."""
+    pids = {role: pid if pid and _is_ours(pid, router["name"]) else None for role, pid in (router.get("pids") or {}).items()}
+    state = router["state"] if pids.get("forwarder") else "down"
+    return router | {"pids": pids, "state": state}
+
+
+def _is_ours(pid: int, router: str) -> bool:
+    """Tell a process of that router from one that has got its pid since."""
+    with contextlib.suppress(OSError):
+        title = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return title.startswith(f"anabranch: {router} ".encode())
+    return False
+
+
+def _recorded_interfaces(request: Request) -> dict[str, dict[str, Any]]:
+    """Give what only the manager knows of the interfaces: their devices."""
+    with contextlib.suppress(CliError):
+        for router in recorded_routers(request.run_dir):
+            if router["name"] == request["router"]:
+                return dict(router.get("interfaces") or {})
+    return {}
+
+
+def interfaces(request: Request) -> list[dict[str, Any]]:
+    """Show interfaces with their counters."""
+    recorded = _recorded_interfaces(request)
+    with open_segments(request.run_dir, request["router"]) as (tables, state):
+        ports = {port["port"]: port for port in stats.ports(state)}
+        return [
+            _interface(entry, ports.get(entry.port), recorded.get(entry.name, {}), state)
+            for entry in published.published(tables)
+        ]
+
+
+def _interface(
+    entry: published.Published, port: dict[str, Any] | None, recorded: dict[str, Any], state: Segment
+) -> dict[str, Any]:
+    loopback = entry.kind == "loopback"
+    working = loopback or (port is not None and port["present"] and port["link_up"] and not port["failed"])
+    found: dict[str, Any] = {
+        "name": entry.name,
+        "device": recorded.get("device"),
+        "driver": "loopback" if loopback else port["driver"] if port else recorded.get("driver"),
+        "state": "up" if entry.admin_up and working else "down",
+        "mtu": entry.mtu,
+        "mac": entry.mac,
+        "addresses": list(entry.addresses),
+        "vlan": entry.vlan or None,
+        "index": entry.index,
+        "counters": stats.interface_counters(state, entry.index),
+    }
+    if recorded.get("problem"):
+        found["problem"] = recorded["problem"]
+    return found
+
+
+def neighbors(request: Request) -> list[dict[str, Any]]:
+    """Show ARP and ND entries."""
+    with open_segments(request.run_dir, request["router"]) as (tables, state):
+        names = published.names(tables)
+        return [_neighbor(entry, names) for entry in stats.neighbors(state)]
+
+
+def _neighbor(entry: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
+    mac = None if entry["mac"] == UNKNOWN_MAC else entry["mac"]
+    return entry | {"mac": mac, "interface": names.get(entry["interface"], f"#{entry['interface']}")}
+
+
+def drops(request: Request) -> list[dict[str, Any]]:
+    """Show drops, the most frequent first; `interface` is where the packet came in, null for our own."""
+    with open_segments(request.run_dir, request["router"]) as (tables, state):
+        found: list[dict[str, Any]] = [
+            {"reason": reason, "interface": None, "packets": count} for reason, count in stats.host_drops(state).items()
+        ]
+        for index, name in published.names(tables).items():
+            counted = stats.interface_counters(state, index)["drops"]
+            found += [{"reason": reason, "interface": name, "packets": count} for reason, count in counted.items()]
+    return sorted(found, key=lambda drop: -drop["packets"])
+
+
+def sockets(request: Request) -> list[dict[str, Any]]:
+    """Show the sockets of programs in a router."""
+    with open_segments(request.run_dir, request["router"]) as (tables, state):
+        names = published.names(tables)
+        return [_socket(entry, names) for entry in stats.sockets(state)]
+
+
+def _socket(entry: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
+    kind = "raw" if entry["type"] == "raw" else _PROTOCOLS.get(entry["protocol"], str(entry["protocol"]))
+    index = entry["interface"]
+    return {
+        "socket": entry["socket"],
+        "type": kind,
+        "family": entry["family"],
+        "protocol": entry["protocol"],
+        "local": _endpoint(entry["local"], entry["local_port"]),
+        "remote": _endpoint(entry["remote"], entry["remote_port"]) if entry["remote"] else None,
+        "interface": names.get(index, f"#{index}") if index else None,
+        "app": entry["app"],
+        "pid": entry["pid"],
+        "uid": entry["uid"],
+        "orphaned": entry["orphaned"],
+        "rx_packets": entry["rx_packets"],
+        "tx_packets": entry["tx_packets"],
+        "rx_drops": entry["rx_drops"],
+    }
+
+
+def _endpoint(address: str, port: int | None) -> str:
+    shown = "*" if address in ("0.0.0.0", "::") else f"[{address}]" if ":" in address else address
+    return f"{shown}:{port}" if port else f"{shown}:*"

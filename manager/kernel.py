@@ -1,0 +1,92 @@
+"""System calls that Python's standard library does not wrap.
+
+All act on the calling thread or process; the manager has one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from typing import Final
+
+CLONE_NEWNET: Final = 0x40000000
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_SHARED: Final = 1 << 20
+MNT_DETACH: Final = 2
+PR_SET_CHILD_SUBREAPER: Final = 36
+PR_SET_NO_NEW_PRIVS: Final = 38
+SYS_PIDFD_GETFD: Final = 438
+SYS_BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def setns(fd: int) -> None:
+    """Enter a network namespace."""
+    _check(_libc.setns(fd, CLONE_NEWNET), "setns")
+
+
+def unshare_network() -> None:
+    """Leave for a new, empty network namespace."""
+    _check(_libc.unshare(CLONE_NEWNET), "unshare")
+
+
+def mount(source: str, target: str, flags: int) -> None:
+    """Bind a file, or change how a mount propagates."""
+    _check(_libc.mount(source.encode(), target.encode(), b"none", ctypes.c_ulong(flags), None), target)
+
+
+def unmount(target: str) -> None:
+    """Detach a mount."""
+    _check(_libc.umount2(target.encode(), MNT_DETACH), target)
+
+
+def set_subreaper() -> None:
+    """Inherit the processes whose parent below us died."""
+    _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+
+
+def set_no_new_privileges() -> None:
+    """Let no later exec gain rights."""
+    _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """Duplicate an fd of another process; it shares the open file, locks included."""
+    return _check(_libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0), "pidfd_getfd")
+
+
+def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+    """Call bpf(2)."""
+    number = SYS_BPF.get(platform.machine())
+    if number is None:
+        raise OSError(38, f"the number of bpf(2) on {platform.machine()} is not known")
+    return _check(_libc.syscall(number, command, attributes, len(attributes)), "bpf")
+
+
+@contextlib.contextmanager
+def inside(netns_fd: int | None) -> Iterator[None]:
+    """Run the body in another network namespace; None: stay."""
+    if netns_fd is None:
+        yield
+        return
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(netns_fd)
+        try:
+            yield
+        finally:
+            setns(home)
+    finally:
+        os.close(home)

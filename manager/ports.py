@@ -1,0 +1,408 @@
+"""The couplings of a VR as the manager holds them: what it would tell a forwarder, and the fds.
+
+    WholeDevice   a device in the VR's namespace, its packet ring
+    SharedVlan    one VLAN of a NIC that others use too: a veth, its packet ring
+    PatchEnd      one end of a shared-memory link between two VRs
+
+A port looks at the kernel whenever refresh() is called and brings itself in line: a deleted device
+makes it absent, one of the same name that comes (again) is coupled.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from fastpath import segment
+from fastpath._layout import CONSTANTS, FIELDS, SIZES
+from manager import links, namespaces, resolve, rings
+from manager.journal import Entry, Journal
+from manager.links import GoneError, RefusedError
+from manager.netlink import Link, Netlink
+from manager.resolve import PortPlan
+
+NO_MAC: Final = "00:00:00:00:00:00"
+DEFAULT_MTU: Final = 1500
+_SPEC: Final = FIELDS["port_spec"]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the ports of one VR live."""
+
+    router: str
+    netns: str
+    netns_fd: int
+    run_dir: Path
+    journal: Journal
+    geometry: rings.Geometry
+
+
+@dataclass(frozen=True)
+class View:
+    """What others see of a port; a change of it is an event."""
+
+    present: bool
+    generation: int
+    link_up: bool
+    mtu: int
+    mac: str
+
+
+def pack_spec(values: dict[str, int], mac: str) -> bytes:
+    """Encode struct port_spec."""
+    spec = bytearray(SIZES["port_spec"])
+    for name, value in values.items():
+        offset, code, _count, _nested = _SPEC[name]
+        struct.pack_into(f"={code}", spec, offset, value)
+    offset = _SPEC["mac"][0]
+    spec[offset : offset + 6] = bytes.fromhex(mac.replace(":", ""))
+    return bytes(spec)
+
+
+def unpack_spec(spec: bytes) -> dict[str, int]:
+    """Decode the numbers of struct port_spec."""
+    if len(spec) < SIZES["port_spec"]:
+        raise ValueError("a port's spec is cut short")
+    fields = ((name, offset, code) for name, (offset, code, count, _nested) in _SPEC.items() if count == 1)
+    return {name: struct.unpack_from(f"={code}", spec, offset)[0] for name, offset, code in fields}
+
+
+class Port(ABC):
+    """One coupling."""
+
+    driver: Final[str]
+
+    def __init__(self, plan: PortPlan, port_id: int, place: Place) -> None:
+        self.plan = plan
+        self.id = port_id
+        self.place = place
+        self.present = False
+        self.link_up = False
+        self.mtu = plan.mtu or DEFAULT_MTU
+        self.mac = plan.mac or NO_MAC
+        self.generation = 0
+        self.problem = "not coupled yet"
+
+    @property
+    def view(self) -> View:
+        """Give what others see."""
+        return View(self.present, self.generation, self.link_up, self.mtu, self.mac)
+
+    @property
+    def facts(self) -> resolve.PortFacts:
+        """Give what a RouterConfig needs."""
+        return resolve.PortFacts(self.id, self.mac, self.mtu)
+
+    @property
+    @abstractmethod
+    def fds(self) -> list[int]:
+        """Give what goes with the spec; they stay ours."""
+
+    @abstractmethod
+    def spec(self) -> bytes:
+        """Give struct port_spec; while present."""
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Look at the kernel and bring this port in line."""
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Start over with fresh queues: the VR's state is fresh too."""
+
+    @abstractmethod
+    def adopt(self, spec: bytes, fds: list[int]) -> None:
+        """Take over what a forwarder has held; the fds become ours."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give everything back."""
+
+    def waiting(self, progress: int) -> bool:
+        """Tell whether a frame waits that the forwarder should have seen."""
+        del progress
+        return False
+
+
+class RingPort(Port):
+    """A port with a packet ring on a device in the VR's namespace."""
+
+    driver = "af-packet"
+
+    def __init__(self, plan: PortPlan, port_id: int, place: Place, *, forced: bool) -> None:
+        super().__init__(plan, port_id, place)
+        self._forced = forced
+        self._refused = False
+        self._ring: socket.socket | None = None
+        self._ring_view: rings.RingView | None = None
+        self._geometry = place.geometry
+        self._device = ""
+        self._ifindex = 0
+        self._path = namespaces.path_of(plan.netns)
+        self._entry: Entry | None = next((e for e in place.journal.entries() if e.key == self.journal_key), None)
+
+    @property
+    def journal_key(self) -> str:
+        """Name this coupling in the journal."""
+        return f"{self.place.router}:{self.plan.key}"
+
+    @property
+    def fds(self) -> list[int]:
+        """Give the packet socket."""
+        return [self._ring.fileno()] if self._ring else []
+
+    def spec(self) -> bytes:
+        """Describe the ring."""
+        geometry = self._geometry
+        return pack_spec(
+            {
+                "port": self.id, "driver": CONSTANTS["DRIVER_AF_PACKET"], "ifindex": self._ifindex, "mtu": self.mtu,
+                "link_up": int(self.link_up), "block_size": geometry.block_size, "block_count": geometry.block_count,
+                "frame_size": geometry.frame_size, "frame_count": geometry.frame_count,
+                "generation": self.generation,
+            },
+            self.mac,
+        )  # fmt: skip
+
+    def waiting(self, progress: int) -> bool:
+        """Look at the frame that is next."""
+        return self._ring_view is not None and self._ring_view.waiting(progress)
+
+    def refresh(self) -> None:
+        """Follow the device."""
+        if self.present:
+            link = self._look()
+            if link is None:
+                log.info("device gone", router=self.place.router, device=self.plan.device)
+                self._lose()
+            else:
+                self.link_up, self.mtu = link.running and self._lower_up(), link.mtu
+        if not self.present and not self._refused:
+            self._try()
+
+    def renew(self) -> None:
+        """Open another ring on the same device."""
+        if self.present:
+            self._close_ring()
+            self._open_ring(self._device, self._ifindex)
+
+    def adopt(self, spec: bytes, fds: list[int]) -> None:
+        """Go on with a forwarder's ring."""
+        values = unpack_spec(spec)
+        geometry = rings.Geometry(values["block_size"], values["frame_size"], values["frame_count"])
+        ring = socket.socket(fileno=fds[0])
+        for fd in fds[1:]:
+            os.close(fd)
+        ring.setblocking(False)
+        self._geometry, self._ring, self._ifindex = geometry, ring, values["ifindex"]
+        self._ring_view = rings.RingView(ring, geometry)
+        self.generation = values["generation"]
+        offset = _SPEC["mac"][0]
+        self.mac, self.mtu = spec[offset : offset + 6].hex(":"), values["mtu"]
+        self.link_up, self.present, self.problem = bool(values["link_up"]), True, ""
+
+    def release(self) -> None:
+        """Close the ring and give the device back."""
+        self._close_ring()
+        self.present = False
+        if self._entry is not None:
+            entry, self._entry = self._entry, None
+            for problem in links.give_back(self.place.journal, entry):
+                log.warning("not as before", router=self.place.router, problem=problem)
+
+    def _couple(self) -> Link:
+        """Bring the device into the VR's namespace; give it as it is there."""
+        raise NotImplementedError
+
+    def _lower_up(self) -> bool:
+        """Tell whether what lies below a device can carry frames too."""
+        return True
+
+    def _look(self) -> Link | None:
+        if self._ring is None or not rings.is_bound(self._ring):
+            return None
+        with Netlink(self.place.netns_fd) as netlink:
+            return netlink.link_at(self._ifindex)
+
+    def _try(self) -> None:
+        before = self.problem
+        try:
+            # A device that went without being given back leaves nothing to undo.
+            if self._entry is not None:
+                self.release()
+            if not self._forced and (reason := links.why_refused(self._path, self.plan.device)):
+                raise RefusedError(reason)
+            link = self._couple()
+            self._open_ring(link.name, link.index)
+            self.mac, self.mtu = link.mac, link.mtu
+            self.link_up, self.present, self.problem = link.running and self._lower_up(), True, ""
+        except GoneError as error:
+            self.problem = str(error)
+        except RefusedError as error:
+            self._refused = True
+            self.problem = f"refused: {error}"
+        except OSError as error:
+            self.problem = f"{self.plan.device}: {error.strerror or error}"
+            self.release()
+        if self.problem != before:
+            level = log.info if self.present else log.warning
+            level("coupled" if self.present else "not coupled", router=self.place.router, device=self.plan.device,
+                  **({"reason": self.problem} if self.problem else {}))  # fmt: skip
+
+    def _open_ring(self, device: str, ifindex: int) -> None:
+        promiscuous = self.plan.mac is not None or self.plan.tagged
+        self._geometry = self.place.geometry
+        self._ring = rings.open_ring(self.place.netns_fd, device, ifindex, self._geometry, promiscuous=promiscuous)
+        self._ring_view = rings.RingView(self._ring, self._geometry)
+        self._device, self._ifindex = device, ifindex
+        self.generation = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def _close_ring(self) -> None:
+        if self._ring_view is not None:
+            self._ring_view.close()
+            self._ring_view = None
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+
+    def _lose(self) -> None:
+        self._close_ring()
+        self.present, self.link_up, self.problem = False, False, f"no device {self.plan.device}"
+        if self._entry is not None:
+            self.place.journal.remove(self._entry.key)
+            self._entry = None
+
+
+class WholeDevice(RingPort):
+    """A device that is the VR's alone."""
+
+    def _couple(self) -> Link:
+        place = self.place
+        self._entry, link = links.take(
+            place.journal, self.journal_key, place.router, self._path, self.plan.device, place.netns
+        )
+        return links.prepare(place.netns_fd, link.index, mac=self.plan.mac, mtu=self.plan.mtu)
+
+
+class SharedVlan(RingPort):
+    """One VLAN of a NIC, behind a veth."""
+
+    driver = "af-packet"
+
+    def _couple(self) -> Link:
+        place, plan = self.place, self.plan
+        inner = f"v{plan.vlan}-{plan.device}"[:15]
+        veth = links.veth_name(place.run_dir, place.router, plan.device, plan.vlan)
+        self._entry, link = links.share(
+            place.journal, self.journal_key, place.router, self._path, plan.device, plan.vlan, veth, place.netns,
+            inner, plan.mac,
+        )  # fmt: skip
+        return links.prepare(place.netns_fd, link.index, mac=None, mtu=plan.mtu)
+
+    def _look(self) -> Link | None:
+        link = super()._look()
+        if link is not None and self._entry is not None:
+            nic = links.find(self._path, self.plan.device)
+            if nic is None or nic.index != self._entry.ifindex:
+                links.give_back(self.place.journal, self._entry)
+                return None
+        return link
+
+    def _lower_up(self) -> bool:
+        nic = links.find(self._path, self.plan.device)
+        return nic is not None and nic.running
+
+
+class Patch:
+    """A link between two VRs: a segment and an event for each end."""
+
+    def __init__(self, ends: tuple[str, str]) -> None:
+        self.ends = ends
+        self.generation = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self.segments = {end: segment.create(segment.KIND_LINK, segment.LINK_SIZE, 0, "link") for end in ends}
+        self.events = {end: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for end in ends}
+
+    def other(self, end: str) -> str:
+        """Give the far end."""
+        return self.ends[1] if end == self.ends[0] else self.ends[0]
+
+    def close(self) -> None:
+        """Close our fds; the VRs' stay theirs."""
+        for fd in (*self.segments.values(), *self.events.values()):
+            os.close(fd)
+
+
+class PatchEnd(Port):
+    """One end of a patch link.  The link is up while both VRs run."""
+
+    driver = "link"
+
+    def __init__(self, plan: PortPlan, port_id: int, place: Place, patch: Callable[[], Patch],
+                 peer_runs: Callable[[], bool]) -> None:  # fmt: skip
+        super().__init__(plan, port_id, place)
+        self.mac = plan.mac or resolve.patch_mac(plan.own)
+        self.mtu = plan.mtu or resolve.LINK_MTU
+        self._find_patch = patch
+        self._peer_runs = peer_runs
+        self._fds: list[int] = []
+
+    @property
+    def fds(self) -> list[int]:
+        """Give own segment, peer's segment, own event, peer's event."""
+        return self._fds
+
+    def spec(self) -> bytes:
+        """Describe the link."""
+        return pack_spec(
+            {
+                "port": self.id, "driver": CONSTANTS["DRIVER_LINK"], "mtu": self.mtu, "link_up": int(self.link_up),
+                "generation": self.generation,
+            },
+            self.mac,
+        )  # fmt: skip
+
+    def refresh(self) -> None:
+        """Join the link, and see whether the other VR runs."""
+        patch = self._find_patch()
+        if self.generation != patch.generation:
+            self._close()
+            other = patch.other(self.plan.own)
+            self._fds = [
+                os.dup(patch.segments[self.plan.own]),
+                segment.reopen_read_only(patch.segments[other]),
+                os.dup(patch.events[self.plan.own]),
+                os.dup(patch.events[other]),
+            ]
+            self.generation, self.present, self.problem = patch.generation, True, ""
+        self.link_up = self._peer_runs()
+
+    def renew(self) -> None:
+        """Nothing: the indices of the link live in its own segments, and the peer goes on."""
+
+    def adopt(self, spec: bytes, fds: list[int]) -> None:
+        """Go on with a forwarder's end."""
+        values = unpack_spec(spec)
+        self._fds, self.generation = fds, values["generation"]
+        self.link_up, self.present, self.problem = bool(values["link_up"]), True, ""
+
+    def release(self) -> None:
+        """Close our fds of this end."""
+        self._close()
+        self.present = False
+
+    def _close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []

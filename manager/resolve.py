@@ -1,0 +1,196 @@
+"""From the operator's configuration to what each VR is told: names become numbers.
+
+    Config -> Plan of each router: its couplings (PortPlan), and, once their MACs, MTUs and port ids are
+    known, its RouterConfig
+
+A device that one router alone uses is moved into it whole; VLANs are then sub-interfaces of one port.
+A device that several routers use stays, and each VLAN is a port of its own, untagged.
+"""
+
+from __future__ import annotations
+
+import grp
+import hashlib
+import pwd
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from rsock.wire import Right
+from vrouter.config import router as resolved
+from vrouter.config import schema
+
+RIGHTS: Final = {right.name.lower(): right for right in Right if right.name}
+LOOPBACK_MTU: Final = 65535
+LINK_MTU: Final = 9000  # of a patch link that says none: nothing but memory limits it
+
+
+class ResolveError(Exception):
+    """The configuration names something that this machine does not have."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class PortPlan:
+    """One coupling of a VR with the world.  Equal plans need no work."""
+
+    kind: Literal["device", "share", "patch"]
+    device: str = ""
+    netns: str | None = None
+    vlan: int = 0  # of a share
+    mtu: int | None = None
+    mac: str | None = None
+    tagged: bool = False  # VLAN sub-interfaces stand on it
+    own: str = ""  # of a patch: "red/to-blue"
+    peer: str = ""
+
+    @property
+    def key(self) -> str:
+        """What names this coupling within its VR, also across a restart of the manager."""
+        if self.kind == "patch":
+            return f"patch:{self.own}"
+        return f"{self.kind}:{self.netns or ''}:{self.device}:{self.vlan}"
+
+
+@dataclass(frozen=True)
+class InterfacePlan:
+    """An interface and the port that carries it; None: a loopback."""
+
+    name: str
+    kind: Literal["ethernet", "vlan", "loopback"]
+    port: str | None
+    vlan: int
+    mtu: int | None
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RouterPlan:
+    """All of one VR but for what only coupling can tell."""
+
+    name: str
+    ports: dict[str, PortPlan]
+    forced: frozenset[str]  # keys of ports that may be taken in any case
+    interfaces: tuple[InterfacePlan, ...]
+    static: tuple[resolved.StaticRoute, ...]
+    rules: tuple[resolved.Rule, ...]
+
+
+@dataclass(frozen=True)
+class PortFacts:
+    """What coupling has told: the id is the manager's choice."""
+
+    id: int
+    mac: str
+    mtu: int
+
+
+def resolve(config: schema.Config) -> dict[str, RouterPlan]:
+    """Plan every router.  Raises ResolveError with all problems."""
+    problems: list[str] = []
+    users: dict[tuple[str | None, str], set[str]] = {}
+    for name, router in config.routers.items():
+        for interface in router.interfaces.values():
+            if interface.device:
+                users.setdefault((interface.netns, interface.device), set()).add(name)
+    shared = {device for device, routers in users.items() if len(routers) > 1}
+    plans = {name: _plan(name, router, shared, problems) for name, router in config.routers.items()}
+    if problems:
+        raise ResolveError(problems)
+    return plans
+
+
+def router_config(plan: RouterPlan, router_id: int, facts: Callable[[str], PortFacts]) -> resolved.RouterConfig:
+    """Make what control is sent; `facts` tells of a port by its key."""
+    interfaces = []
+    for interface in plan.interfaces:
+        if interface.port is None:
+            mtu = interface.mtu or LOOPBACK_MTU
+            interfaces.append(
+                resolved.Interface(interface.name, "loopback", mtu=mtu, addresses=interface.addresses)
+            )
+            continue
+        port = facts(interface.port)
+        interfaces.append(
+            resolved.Interface(
+                interface.name, interface.kind, port=port.id, vlan=interface.vlan, mac=port.mac,
+                mtu=interface.mtu or port.mtu, addresses=interface.addresses,
+            )  # fmt: skip
+        )
+    return resolved.RouterConfig(plan.name, router_id, tuple(interfaces), plan.static, plan.rules)
+
+
+def patch_mac(end: str) -> str:
+    """Give the MAC of one end of a patch link: stable, locally administered (IEEE 802c), unicast."""
+    digest = bytearray(hashlib.sha256(end.encode()).digest()[:6])
+    digest[0] = 0x02
+    return digest.hex(":")
+
+
+def _plan(name: str, router: schema.Router, shared: set[tuple[str | None, str]], problems: list[str]) -> RouterPlan:
+    by_port: dict[str, list[schema.Interface]] = {}
+    drafts: dict[str, PortPlan] = {}
+    interfaces = []
+    for if_name, interface in router.interfaces.items():
+        port = _port_of(name, if_name, interface, shared)
+        vlan = interface.vlan or 0 if port and port.kind == "device" else 0
+        kind: Literal["ethernet", "vlan", "loopback"] = "loopback" if port is None else "vlan" if vlan else "ethernet"
+        key = port.key if port else None
+        interfaces.append(InterfacePlan(if_name, kind, key, vlan, interface.mtu, interface.addresses))
+        if port is not None:
+            drafts.setdefault(port.key, port)
+            by_port.setdefault(port.key, []).append(interface)
+    ports = {key: _merge(drafts[key], users) for key, users in by_port.items()}
+    forced = frozenset(key for key, users in by_port.items() if any(user.force for user in users))
+    rules = tuple(_rule(name, rule, problems) for rule in router.rsock.rules)
+    return RouterPlan(name, ports, forced, tuple(interfaces), tuple(_static(router)), rules)
+
+
+def _port_of(
+    router: str, name: str, interface: schema.Interface, shared: set[tuple[str | None, str]]
+) -> PortPlan | None:
+    if interface.patch:
+        return PortPlan("patch", own=f"{router}/{name}", peer=interface.patch)
+    if not interface.device:
+        return None
+    if (interface.netns, interface.device) in shared:
+        return PortPlan("share", interface.device, interface.netns, interface.vlan or 0)
+    return PortPlan("device", interface.device, interface.netns)
+
+
+def _merge(port: PortPlan, users: list[schema.Interface]) -> PortPlan:
+    """Ask of a device what all its interfaces need."""
+    mtus = [user.mtu for user in users if user.mtu]
+    macs = [user.mac for user in users if user.mac]
+    tagged = port.kind == "device" and any(user.vlan for user in users)
+    return PortPlan(
+        port.kind, port.device, port.netns, port.vlan, max(mtus, default=None), macs[0] if macs else None, tagged,
+        port.own, port.peer,
+    )  # fmt: skip
+
+
+def _static(router: schema.Router) -> Iterator[resolved.StaticRoute]:
+    for prefix, hops in router.static.items():
+        yield resolved.StaticRoute(
+            prefix, tuple(resolved.StaticHop(hop.via, hop.interface, hop.weight, hop.discard) for hop in hops)
+        )
+
+
+def _rule(router: str, rule: schema.Rule, problems: list[str]) -> resolved.Rule:
+    operations = sum(RIGHTS[word] for word in rule.allow)
+    kind, _colon, who = rule.app.partition(":")
+    if kind == "curve":
+        return resolved.Rule("curve", 0, who.encode(), operations, rule.ports, rule.prefixes)
+    number = 0
+    try:
+        if who.isascii() and who.isdigit():
+            number = int(who)
+        else:
+            number = pwd.getpwnam(who).pw_uid if kind == "uid" else grp.getgrnam(who).gr_gid
+    except KeyError:
+        what = "user" if kind == "uid" else "group"
+        problems.append(f"routers.{router}.rsock.rules: this machine knows no {what} {who!r}")
+    return resolved.Rule("uid" if kind == "uid" else "gid", number, b"", operations, rule.ports, rule.prefixes)

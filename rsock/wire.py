@@ -1,0 +1,203 @@
+"""The messages of the socket layer: the one place where they are defined.
+
+    app, CLI, manager  --(AF_UNIX SEQPACKET, vr/NAME.sock)-->  forwarder of VR NAME
+    app                --(ZeroMQ, rsock.sock)--------------->  broker
+
+Towards a forwarder every message is one SEQPACKET record: a fixed header (`HEADER`), then the
+fixed body of its operation (`BODIES`), then, where the operation says so, variable bytes.  File
+descriptors travel as SCM_RIGHTS.  The C side reads the same definitions from `rsock_wire.h`, which
+`fastpath/build.py` generates from this module; both sides are little-endian and unaligned.
+
+Towards the broker a message is two frames: the same header, then a msgpack map.  Unknown keys are
+ignored; a missing one is EPROTO.
+
+Not supported: stream sockets, the relayed tier, and the ring tier.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import Final, NamedTuple
+
+MAGIC: Final = 0x3152  # "R1"
+VERSION: Final = 1
+
+
+class Op(enum.IntEnum):
+    """What a message asks for.  1..15: broker; 16..63: apps; 64..: operators and the manager."""
+
+    HELLO = 1
+    LIST = 2
+    WATCH = 3
+    EVENT = 4
+    TICKET = 5
+    OPEN = 16
+    BIND = 17
+    CONNECT = 19
+    CLOSE = 22
+    SETOPT = 24
+    GETOPT = 25
+    NAME = 26
+    RESOLVE = 27
+    HOLD = 30  # control takes and gives back the forwarder's ends of the sockets' fds
+    SEGMENTS = 64
+    TRACE = 65
+    CAPTURE = 66
+    SOCKETS = 67
+    ADOPT = 80
+    PORT_ADD = 81
+    PORT_REMOVE = 82
+    PORT_LINK = 83
+    SHUTDOWN = 84
+    PING = 85
+
+
+class Flag(enum.IntFlag):
+    """Header flags."""
+
+    REPLY = 1
+    ERROR = 2  # `error` holds an errno
+    MORE = 4  # further replies to the same request follow
+    DATA = 8  # an unasked record of a stream (trace, capture, event)
+
+
+class Right(enum.IntFlag):
+    """Operations that a rule can allow; the same bits as `enum rule_operation`."""
+
+    CONNECT = 1
+    LISTEN = 2
+    UDP = 4
+    RAW = 8
+    MULTICAST = 16
+
+
+class DatagramFlag(enum.IntFlag):
+    """Flags of a datagram header, and of what an app wants to see (`socket_entry.options`)."""
+
+    LOCAL = 1  # `local` and `interface` are valid (packet info)
+    ERROR = 2  # an error-queue record: `error` is an errno, the payload is what we sent
+    ICMP = 4  # with ERROR: icmp_type, icmp_code and `local` (who reported it) are valid
+    TRUNCATED = 8
+    HEADER_INCLUDED = 16
+
+
+class Field(NamedTuple):
+    """A field of a fixed message: name, struct code, bytes or elements, meaning."""
+
+    name: str
+    code: str
+    help: str
+
+
+# Struct codes are those of the struct module; `16s` and the like are byte strings.
+STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
+    "rsock_header": (
+        Field("magic", "H", "MAGIC"),
+        Field("op", "B", "Op"),
+        Field("flags", "B", "Flag"),
+        Field("session", "I", "broker session; 0 towards a forwarder"),
+        Field("request", "Q", "chosen by the asker, echoed in replies"),
+        Field("socket", "I", "slot of the socket the message is about, else 0"),
+        Field("error", "I", "errno of a failed request"),
+        Field("cookie", "Q", "of that socket; proves the right to name it"),
+    ),
+    # The record on a datagram socket's fd, before the payload, both ways.
+    "rsock_datagram": (
+        Field("version", "B", "VERSION"),
+        Field("family", "B", "4 or 6"),
+        Field("flags", "H", "DatagramFlag"),
+        Field("ttl", "B", "received, or to send with; 0: the socket's"),
+        Field("tos", "B", "received; sending uses the socket's"),
+        Field("port", "H", "the peer's UDP port, host order"),
+        Field("interface", "I", "interface index it came on, or must leave by; 0: any"),
+        Field("error", "I", "errno of an error record"),
+        Field("icmp_type", "B", "of an error record"),
+        Field("icmp_code", "B", "of an error record"),
+        Field("local_port", "H", "our UDP port"),
+        Field("info", "I", "of an error record: the MTU where it tells one"),
+        Field("timestamp", "Q", "CLOCK_BOOTTIME, ns, when it was received"),
+        Field("address", "16s", "the peer, network order, IPv4 in the first 4 bytes"),
+        Field("local", "16s", "our address, or who reported the error"),
+    ),
+    "rsock_open": (
+        Field("family", "H", "AF_INET or AF_INET6"),
+        Field("type", "H", "SOCK_DGRAM or SOCK_RAW"),
+        Field("protocol", "H", "IP protocol"),
+        Field("reserved", "H", "0"),
+        Field("token", "16s", "random; repeating it yields the same socket"),
+    ),
+    "rsock_opened": (  # the reply carries one fd
+        Field("socket", "I", "slot"),
+        Field("rights", "I", "Right"),
+        Field("cookie", "Q", ""),
+    ),
+    "rsock_name": (  # BIND, CONNECT, and in replies of BIND, CONNECT, NAME
+        Field("family", "H", "AF_INET, AF_INET6, or AF_UNSPEC to disconnect"),
+        Field("port", "H", "host order; for ICMP echo the identifier"),
+        Field("interface", "I", "scope or pinned interface; 0: none"),
+        Field("address", "16s", ""),
+        Field("remote_family", "H", "replies: 0 when not connected"),
+        Field("remote_port", "H", "replies"),
+        Field("remote_interface", "I", "replies"),
+        Field("remote_address", "16s", "replies"),
+    ),
+    "rsock_option": (  # then `length` bytes of value, as for setsockopt(2)
+        Field("level", "I", ""),
+        Field("name", "I", ""),
+        Field("length", "I", "GETOPT request: room"),
+    ),
+    "rsock_hold": (  # carries one fd: the forwarder's end of that socket
+        Field("socket", "I", "slot; 0xffffffff: all that were held have been given back"),
+        Field("gone", "I", "1: the socket was closed, drop the fd (carries none)"),
+        Field("cookie", "Q", ""),
+    ),
+    "rsock_trace": (  # TRACE request; records follow with Flag.DATA
+        Field("interface", "I", "ingress interface index; 0: all"),
+        Field("drops_only", "I", "1: only packets that end in a drop"),
+    ),
+    "rsock_trace_record": (  # then `detail_length` bytes of text
+        Field("packet", "I", "trace id: one for each packet"),
+        Field("interface", "I", "ingress interface index; 0: our own packet"),
+        Field("timestamp", "Q", "ns"),
+        Field("stage", "24s", "name of the stage, NUL-padded"),
+        Field("detail_length", "I", ""),
+        Field("drop", "I", "enum drop_reason when the stage ended it, else 0"),
+    ),
+    "rsock_capture": (  # CAPTURE request; records follow with Flag.DATA
+        Field("interface", "I", "interface index; 0: all"),
+        Field("snap", "I", "bytes of each frame at most; 0: all"),
+    ),
+    "rsock_capture_record": (  # then `captured` bytes
+        Field("interface", "I", ""),
+        Field("outgoing", "I", "1: leaves the VR"),
+        Field("timestamp", "Q", "ns of CLOCK_BOOTTIME"),
+        Field("captured", "I", ""),
+        Field("length", "I", "of the whole frame"),
+        Field("lost", "I", "records that did not fit since the last one"),
+    ),
+    "rsock_port": (  # PORT_REMOVE, PORT_LINK
+        Field("port", "I", ""),
+        Field("link_up", "I", ""),
+        Field("mtu", "I", ""),
+    ),
+}
+# PORT_ADD carries struct port_spec (abi/core.h) as its body, and the port's fds.
+# ADOPT is answered by one record for each port (struct port_spec and its fds, Flag.MORE), then
+# one empty record without MORE.  SEGMENTS is answered with two fds: tables and state, read-only.
+
+_CODE_SIZES: Final = {"B": 1, "H": 2, "I": 4, "Q": 8}
+
+
+def layout(name: str) -> struct.Struct:
+    """Give the packer of a fixed struct."""
+    return struct.Struct("<" + "".join(field.code for field in STRUCTS[name]))
+
+
+HEADER: Final = layout("rsock_header")
+DATAGRAM: Final = layout("rsock_datagram")
+
+
+def field_size(field: Field) -> int:
+    """Give the bytes of a field."""
+    return int(field.code[:-1]) if field.code.endswith("s") else _CODE_SIZES[field.code]

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Sees to the system packages that a set of make targets needs: system_packages.sh run|test.
+#
+# Probes for the thing itself and not for the package, so that any distribution will do.  What
+# is missing is installed where we are root and apt is there; else it is named, and we fail.
+set -u
+
+have_command() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
+have_venv() { "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; }
+have_python_headers() {
+	local include
+	include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null) && [ -e "$include/Python.h" ]
+}
+have_libc_headers() { [ -e /usr/include/stdio.h ] && [ -e /usr/include/linux/if_packet.h ]; }
+have_fuzzer_runtime() { clang -print-file-name= >/dev/null 2>&1 && ls "$(clang -print-resource-dir)"/lib/*/libclang_rt.fuzzer* >/dev/null 2>&1; }
+
+# probe, then the Debian 12 package that satisfies it
+run_needs='
+have_command:python3 python3
+have_venv python3-venv
+have_python_headers python3-dev
+have_command:gcc gcc
+have_libc_headers libc6-dev
+have_command:ip iproute2
+have_command:ps procps
+'
+test_needs='
+have_command:clang clang
+have_fuzzer_runtime libclang-rt-14-dev
+have_command:clang-format clang-format
+have_command:tshark tshark
+have_command:ping iputils-ping
+have_command:traceroute traceroute
+have_command:ethtool ethtool
+have_command:iperf3 iperf3
+have_command:tcpdump tcpdump
+have_command:nft nftables
+'
+
+missing() {
+	local probe package
+	while read -r probe package; do
+		[ -n "$probe" ] || continue
+		case $probe in
+		have_command:*) have_command "${probe#have_command:}" || echo "$package" ;;
+		*) $probe || echo "$package" ;;
+		esac
+	done
+}
+
+python=${PYTHON:-python3}
+case ${1:-run} in
+run) needs=$run_needs ;;
+test) needs=$run_needs$test_needs ;;
+*) echo "usage: $0 run|test" >&2; exit 2 ;;
+esac
+
+wanted=$(missing <<<"$needs")
+[ -n "$wanted" ] || exit 0
+if [ "$(id -u)" = 0 ] && have_command apt-get; then
+	echo "==> system packages:" $wanted
+	export DEBIAN_FRONTEND=noninteractive
+	log=$(mktemp)
+	# shellcheck disable=SC2086 -- a list of packages
+	if { apt-get update -qq && apt-get install -y -qq --no-install-recommends $wanted; } >"$log" 2>&1; then
+		rm -f "$log"
+	else
+		tail -20 "$log" >&2
+		rm -f "$log"
+	fi
+	wanted=$(missing <<<"$needs")
+	[ -n "$wanted" ] || exit 0
+fi
+{
+	echo "These packages (Debian's names) are missing:" $wanted
+	echo "Install them, for example:  sudo apt-get install" $wanted
+} >&2
+exit 1

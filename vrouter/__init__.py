@@ -1,0 +1,1 @@
+"""The control process of one virtual router."""

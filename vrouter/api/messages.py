@@ -1,0 +1,77 @@
+"""Messages between manager, control processes and CLI, and their framing.
+
+    CLI     --(manager.sock)----------> manager      ops: ManagerOp
+    manager --(control/NAME.sock)-----> control      ops: ControlOp
+
+AF_UNIX stream sockets; a message is a 32-bit big-endian length and a msgpack map.  A request has
+`op` and `id`; its reply has the same `id` and either `result` or `error` = {message, kind,
+details}.  A control sends no unasked messages but `{"op": "event", ...}`.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import Any, Final
+
+import msgpack
+
+MAX_MESSAGE: Final = 64 * 1024 * 1024
+_LENGTH: Final = struct.Struct(">I")
+
+
+class ManagerOp(enum.StrEnum):
+    """What a CLI may ask of the manager."""
+
+    ROUTERS = "routers"  # -> list as in `vr -j show routers`
+    PLAN = "plan"  # {} re-reads the manager's own conf dir -> Plan as plain data
+    APPLY = "apply"  # -> Plan as plain data, once carried out
+    ROUTER = "router"  # {action: stop|start|restart, name}
+    SEGMENTS = "segments"  # {name} -> {}, with two read-only fds: tables, state
+
+
+class ControlOp(enum.StrEnum):
+    """What the manager asks of a control."""
+
+    CONFIGURE = "configure"  # {router: RouterConfig as plain data} -> {changed: bool}
+    LINK = "link"  # {port, up, mtu}
+    PING = "ping"  # -> {}: the liveness probe
+    SHUTDOWN = "shutdown"
+
+
+class FrameError(ValueError):
+    """The peer sent something that is no message."""
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """Frame one message."""
+    body: bytes = msgpack.packb(message, use_bin_type=True)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Decoder:
+    """Cuts a byte stream into messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """Take bytes; give the messages that are complete.  Raises FrameError."""
+        self._buffer += data
+        messages = []
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_MESSAGE:
+                raise FrameError(f"message of {length} bytes")
+            if len(self._buffer) < _LENGTH.size + length:
+                break
+            body = bytes(self._buffer[_LENGTH.size : _LENGTH.size + length])
+            del self._buffer[: _LENGTH.size + length]
+            try:
+                message = msgpack.unpackb(body, raw=False, strict_map_key=True)
+            except Exception as error:
+                raise FrameError(f"not msgpack: {error}") from error
+            if not isinstance(message, dict):
+                raise FrameError("not a map")
+            messages.append(message)
+        return messages

@@ -1,0 +1,1 @@
+"""What operators write (schema), and what a control receives (router)."""

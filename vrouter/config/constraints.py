@@ -1,0 +1,351 @@
+"""Constraints on configuration values, as markers for `typing.Annotated`.
+
+Each marker reads the text of one YAML scalar and gives the typed value in its canonical form, or
+raises `Invalid` with words for the operator; and it describes itself as JSON Schema.  The text is
+what stands in the file: YAML's own idea of types (10:20:30:40:50:10 as a base-60 number, `no` as
+False, 010 as 8) never touches it.
+
+Not supported: scoped addresses ("fe80::1%eth0"), IPv4 net masks in dotted form.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+# What fastpath/include/abi/limits.h has room for; a unit test compares.
+MAX_NAME: Final = 31
+MAX_ROUTER_INTERFACES: Final = 255
+MAX_ROUTER_ADDRESSES: Final = 4096
+MAX_ROUTER_PORTS: Final = 127
+MAX_HOPS: Final = 64
+MAX_RULES: Final = 1024
+MAX_RULE_PORTS: Final = 16
+MAX_RULE_PREFIXES: Final = 16
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]*")
+_INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
+_DEVICE_SIZE: Final = 15  # IFNAMSIZ without the NUL
+_Z85: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+
+
+class Invalid(ValueError):
+    """A value that a constraint refuses; `help` says how to put it right."""
+
+    def __init__(self, message: str, help_text: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.help = help_text
+
+
+class Constraint(Protocol):
+    """What every marker offers."""
+
+    def parse(self, text: str) -> Any:
+        """Give the typed value.  Raises Invalid."""
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe the text as JSON Schema."""
+
+
+@dataclass(frozen=True)
+class Boolean:
+    """`true` or `false`, no other spelling."""
+
+    def parse(self, text: str) -> bool:
+        """Give the truth value."""
+        if text in {"true", "false"}:
+            return text == "true"
+        meant = {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"}
+        word = meant.get(text.lower(), text.lower())
+        hint = f"write '{word}'" if word in {"true", "false"} else ""
+        raise Invalid(f"'{clip(text)}' is neither true nor false", hint)
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A decimal number within bounds."""
+
+    low: int
+    high: int
+
+    def parse(self, text: str) -> int:
+        """Give the number."""
+        if not _INTEGER.fullmatch(text):
+            raise Invalid(f"'{clip(text)}' is not a number", f"write a decimal number from {self.low} to {self.high}")
+        value = int(text)
+        if not self.low <= value <= self.high:
+            bounds = f"within {self.low} to {self.high}" if self.low < self.high else f"{self.low}, the only one allowed"
+            raise Invalid(f"{value} is not {bounds}")
+        return value
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+
+
+@dataclass(frozen=True)
+class Span:
+    """One number or a range of them, "179" or "1024-65535", as (first, last)."""
+
+    low: int
+    high: int
+
+    def parse(self, text: str) -> tuple[int, int]:
+        """Give the first and the last number."""
+        first, dash, last = text.partition("-")
+        number = Integer(self.low, self.high)
+        span = (number.parse(first.strip()), number.parse((last if dash else first).strip()))
+        if span[0] > span[1]:
+            raise Invalid(f"the range {text} ends before it begins", f"write {span[1]}-{span[0]}")
+        return span
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        number = {"type": "integer", "minimum": self.low, "maximum": self.high}
+        return {"anyOf": [number, {"type": "string", "pattern": "^[0-9]+( *- *[0-9]+)?$"}]}
+
+
+@dataclass(frozen=True)
+class Name:
+    """The name of a router or an interface."""
+
+    what: str = "name"
+
+    def parse(self, text: str) -> str:
+        """Give the name."""
+        if len(text) > MAX_NAME:
+            raise Invalid(f"the {self.what} '{clip(text)}' has {len(text)} characters", f"at most {MAX_NAME} are allowed")
+        if not _NAME.fullmatch(text):
+            likely = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+            hint = "a to z, 0 to 9 and '-' are allowed, '-' not first"
+            raise Invalid(f"'{clip(text)}' is no {self.what}", hint + (f"; write '{likely}'" if likely else ""))
+        return text
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": f"^{_NAME.pattern}$", "maxLength": MAX_NAME}
+
+
+@dataclass(frozen=True)
+class Device:
+    """The name of a network device of the kernel."""
+
+    def parse(self, text: str) -> str:
+        """Give the name, if the kernel's dev_valid_name() would take it."""
+        if len(text.encode()) > _DEVICE_SIZE:
+            raise Invalid(f"the device name '{clip(text)}' is too long", f"the kernel allows {_DEVICE_SIZE} bytes")
+        if not text.isprintable() or text in {"", ".", ".."} or set(text) & set("/: \t%"):
+            raise Invalid(f"'{clip(text)}' is no device name", "as `ip link` prints it, without '/', ':', '%' and blanks")
+        return text
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": "^[^/:% ]+$", "maxLength": _DEVICE_SIZE}
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """The name of a network namespace, as `ip netns` knows it."""
+
+    def parse(self, text: str) -> str:
+        """Give the name."""
+        if not text.isprintable() or text in {"", ".", ".."} or "/" in text or len(text.encode()) > 255:
+            raise Invalid(f"'{clip(text)}' is no namespace name", "as `ip netns` prints it")
+        return text
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": "^[^/]+$", "maxLength": 255}
+
+
+@dataclass(frozen=True)
+class InterfaceAddress:
+    """An address of an interface with the length of its prefix, "10.0.0.1/24"."""
+
+    def parse(self, text: str) -> str:
+        """Give the canonical text."""
+        address, slash, length = text.partition("/")
+        ip = _parse_ip(address)
+        if not slash:
+            likely = 24 if ip.version == 4 else 64
+            raise Invalid(f"'{text}' has no prefix length", f"write {ip}/{likely}, or {ip}/{ip.max_prefixlen} for a host alone")
+        bits = _parse_length(length, ip.max_prefixlen)
+        _refuse_special(ip)
+        network = _network(ip, bits)
+        if ip.version == 4 and bits < 31 and ip in {network.network_address, network.broadcast_address}:
+            what = "network" if ip == network.network_address else "broadcast"
+            first = network.network_address + 1
+            raise Invalid(f"{ip}/{bits} is the {what} address of {network}", f"hosts are {first} to {network.broadcast_address - 1}")
+        return f"{ip}/{bits}"
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": "^[0-9A-Fa-f:.]+/[0-9]+$"}
+
+
+@dataclass(frozen=True)
+class IpAddress:
+    """An address that packets can be sent to."""
+
+    def parse(self, text: str) -> str:
+        """Give the canonical text."""
+        if "/" in text:
+            raise Invalid(f"'{clip(text)}' is not an address", f"write {clip(text.partition('/')[0])}, without a length")
+        ip = _parse_ip(text)
+        _refuse_special(ip)
+        return str(ip)
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": "^[0-9A-Fa-f:.]+$"}
+
+
+@dataclass(frozen=True)
+class IpPrefix:
+    """A prefix, "10.0.0.0/8"; an address alone is not one."""
+
+    def parse(self, text: str) -> str:
+        """Give the canonical text."""
+        address, slash, length = text.partition("/")
+        ip = _parse_ip(address)
+        if not slash:
+            raise Invalid(f"'{text}' has no prefix length", f"write {ip}/{ip.max_prefixlen} for one address")
+        bits = _parse_length(length, ip.max_prefixlen)
+        network = _network(ip, bits)
+        if network.network_address != ip:
+            raise Invalid(f"the prefix {text} has host bits set", f"write {network}")
+        return str(network)
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": "^[0-9A-Fa-f:.]+/[0-9]+$"}
+
+
+@dataclass(frozen=True)
+class Mac:
+    """A unicast MAC address."""
+
+    def parse(self, text: str) -> str:
+        """Give the canonical text: lower case, colons."""
+        if not re.fullmatch(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}", text):
+            raise Invalid(f"'{clip(text)}' is not a MAC address", "six pairs of hexadecimal digits, as 02:00:00:00:00:01")
+        mac = bytes.fromhex(text.replace(":", "").replace("-", ""))
+        if mac[0] & 1:
+            raise Invalid(f"{text} is a group address", "an interface needs a unicast MAC: the first byte must be even")
+        if not any(mac):
+            raise Invalid(f"{text} is no address of an interface")
+        return mac.hex(":")
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": "^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$"}
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The other end of a patch link, "ROUTER/INTERFACE"."""
+
+    def parse(self, text: str) -> str:
+        """Give the text."""
+        router, slash, interface = text.partition("/")
+        if not slash or not _NAME.fullmatch(router) or not _NAME.fullmatch(interface) or len(text) > 2 * MAX_NAME + 1:
+            raise Invalid(f"'{clip(text)}' names no interface of a router", "write ROUTER/INTERFACE, as blue/to-red")
+        return text
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": f"^{_NAME.pattern}/{_NAME.pattern}$"}
+
+
+@dataclass(frozen=True)
+class App:
+    """Who an app is: "uid:NAME-OR-NUMBER", "gid:..." or "curve:KEY" (Z85, 40 characters)."""
+
+    def parse(self, text: str) -> str:
+        """Give the text; names are looked up later, on the machine that applies the file."""
+        kind, colon, who = text.partition(":")
+        if not colon or kind not in {"uid", "gid", "curve"} or not who:
+            raise Invalid(f"'{clip(text)}' names no app", "write uid:NAME, gid:NAME or curve:KEY")
+        if kind == "curve":
+            if not _Z85.fullmatch(who):
+                raise Invalid("this is no CURVE public key", "a key is 40 characters of Z85")
+        elif who.isdecimal():
+            Integer(0, 2**32 - 2).parse(who)
+        elif not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,31}\$?", who):
+            raise Invalid(f"'{clip(who)}' is no name of a {'user' if kind == 'uid' else 'group'}")
+        return text
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": "^(uid|gid|curve):.+$"}
+
+
+@dataclass(frozen=True)
+class OneOrMany:
+    """On a tuple of maps: a map alone stands for a list of one."""
+
+
+@dataclass(frozen=True)
+class OrAll:
+    """On a tuple of words: `all` stands for every word."""
+
+
+@dataclass(frozen=True)
+class MaxLength:
+    """On a tuple: so many items at most."""
+
+    limit: int
+
+
+def clip(text: str, limit: int = 60) -> str:
+    """Make text that somebody else wrote fit to be printed within a message."""
+    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text[:limit])
+    return shown + ("..." if len(text) > limit else "")
+
+
+def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    if "%" in text:
+        raise Invalid(f"'{clip(text)}' has a scope", "write the address without '%', and name the interface beside it")
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        reason = "a byte ends at 255" if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", text) else ""
+        if re.fullmatch(r"[0-9.]*\b0[0-9]+\b[0-9.]*", text):
+            reason = "write numbers without leading zeros"
+        raise Invalid(f"'{clip(text)}' is not an IP address", reason) from None
+
+
+def _network(
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address, length: int
+) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    if ip.version == 4:
+        return ipaddress.IPv4Network((int(ip), length), strict=False)
+    return ipaddress.IPv6Network((int(ip), length), strict=False)
+
+
+def _parse_length(text: str, limit: int) -> int:
+    if not _INTEGER.fullmatch(text) or int(text) > limit:
+        raise Invalid(f"'/{clip(text)}' is not a prefix length", f"a number from 0 to {limit}")
+    return int(text)
+
+
+def _refuse_special(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    """Refuse what cannot be the address of one interface (RFC 1812 section 5.3.7, RFC 4291)."""
+    mapped = ip.version == 6 and ip.ipv4_mapped is not None
+    this_net = ip.version == 4 and (int(ip) >> 24 == 0 or int(ip) >> 28 == 15)
+    for wrong, what in (
+        (ip.is_multicast, "a multicast address"),
+        (ip.is_unspecified, "the unspecified address"),
+        (ip.is_loopback, "a loopback address of hosts"),
+        (mapped, "an IPv4-mapped address"),
+        (this_net, "in a reserved block"),
+    ):
+        if wrong:
+            raise Invalid(f"{ip} is {what}", "an interface needs a unicast address")

@@ -1,0 +1,65 @@
+"""The resolved configuration of one VR, as its control receives it.
+
+Plain frozen dataclasses without any dependence.  The manager makes them from the operator's YAML
+(`vrouter/config/schema.py` is that schema), with names turned into numbers: uids, port ids, MACs.
+Addresses and prefixes are strings as `ipaddress` prints them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Interface:
+    """One interface of a VR."""
+
+    name: str
+    kind: Literal["ethernet", "vlan", "loopback"]
+    port: int = 0  # port id; 0 for a loopback
+    vlan: int = 0  # tag on that port; 0: untagged
+    mtu: int = 1500
+    mac: str = "00:00:00:00:00:00"
+    addresses: tuple[str, ...] = ()  # "10.0.0.1/24"
+
+
+@dataclass(frozen=True)
+class StaticHop:
+    """One next hop of a static route: via, or interface, or both; or discard."""
+
+    via: str | None = None
+    interface: str | None = None
+    weight: int = 1
+    discard: bool = False
+
+
+@dataclass(frozen=True)
+class StaticRoute:
+    """A static route; several hops are an ECMP group."""
+
+    prefix: str
+    hops: tuple[StaticHop, ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of the socket layer; `identity` is uid, gid, curve or any."""
+
+    identity: Literal["uid", "gid", "curve", "any"]
+    id: int = 0
+    curve_key: bytes = b""
+    operations: int = 0  # rsock.wire.Right bits
+    ports: tuple[tuple[int, int], ...] = ()  # local ports; empty: all
+    prefixes: tuple[str, ...] = ()  # remote addresses; empty: all
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """All that a control needs to know."""
+
+    name: str
+    id: int
+    interfaces: tuple[Interface, ...] = ()
+    static: tuple[StaticRoute, ...] = ()
+    rules: tuple[Rule, ...] = field(default=())

@@ -1,0 +1,174 @@
+"""What operators write: the one schema of the configuration.
+
+Plain frozen dataclasses.  A key in YAML is the field's name with '-' for '_'.  Bounds stand in the
+`Annotated` markers of `constraints`, and help and impact in each field's metadata; validation, JSON
+Schema for editors, the reference page, completion and the plan all come from here.
+
+Values are held in canonical form: addresses and prefixes as `ipaddress` prints them, MACs in lower
+case, ranges as (first, last).  Names of users and groups stay names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from vrouter.config.constraints import (
+    MAX_HOPS,
+    MAX_RULE_PORTS,
+    MAX_RULE_PREFIXES,
+    MAX_RULES,
+    App,
+    Boolean,
+    Device,
+    Integer,
+    InterfaceAddress,
+    IpAddress,
+    IpPrefix,
+    Mac,
+    MaxLength,
+    Name,
+    Namespace,
+    OneOrMany,
+    OrAll,
+    Patch,
+    Span,
+)
+
+Operation = Literal["connect", "listen", "udp", "raw", "multicast"]
+
+
+class Impact(enum.StrEnum):
+    """What a change of a value disturbs, from nothing to all; each includes those before it."""
+
+    NONE = "none"  # nothing at run time
+    LIVE = "live"  # takes effect in place
+    SOFT = "soft"  # routes are asked for or announced again
+    SESSION = "session"  # a protocol session is reset
+    LINK = "link"  # the interface goes down and comes back
+    VR_RESTART = "vr-restart"
+    BOX = "box"  # all routers
+
+
+def option(help_text: str, impact: Impact, default: Any = dataclasses.MISSING, example: str = "") -> Any:
+    """Declare a field with its help, its impact and an example; without default it is required."""
+    metadata = {"help": help_text, "impact": impact, "example": example}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """An interface of a router: a device, one VLAN of a device, a patch link, or a loopback."""
+
+    device: Annotated[str, Device()] | None = option(
+        "Device of the kernel that the router takes over; without `device` and `patch` it is a loopback.",
+        Impact.LINK,
+        None,
+        "eth1",
+    )
+    netns: Annotated[str, Namespace()] | None = option(
+        "Network namespace to take the device from; by default the daemon's own.", Impact.LINK, None, "lab"
+    )
+    vlan: Annotated[int, Integer(1, 4094)] | None = option(
+        "802.1Q VLAN of the device that is ours.  Routers that each name a VLAN of one device share it.",
+        Impact.LINK,
+        None,
+        "100",
+    )
+    addresses: tuple[Annotated[str, InterfaceAddress()], ...] = option(
+        "Addresses with the lengths of their prefixes.", Impact.LIVE, (), "[10.0.0.1/24, '2001:db8::1/64']"
+    )
+    mtu: Annotated[int, Integer(68, 65535)] | None = option(
+        "Largest IP packet in bytes; by default `defaults.mtu`, else what the device has.", Impact.LINK, None, "1500"
+    )
+    mac: Annotated[str, Mac()] | None = option(
+        "MAC address; by default the device's own.", Impact.LINK, None, "02:00:00:00:00:01"
+    )
+    driver: Literal["auto", "af-packet"] = option("How frames are exchanged with the device.", Impact.LINK, "auto")
+    force: Annotated[bool, Boolean()] = option(
+        "Take the device even if the default route or your own session runs over it.", Impact.NONE, default=False
+    )
+    patch: Annotated[str, Patch()] | None = option(
+        "The other end of a shared-memory link between two routers; it names this end in turn.",
+        Impact.LINK,
+        None,
+        "blue/to-red",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hop:
+    """A next hop of a static route."""
+
+    via: Annotated[str, IpAddress()] | None = option("Address of the next router.", Impact.LIVE, None, "10.0.0.254")
+    interface: Annotated[str, Name("interface name")] | None = option(
+        "Interface to leave by; without `via`, destinations are neighbors there.", Impact.LIVE, None, "lan"
+    )
+    weight: Annotated[int, Integer(1, 65535)] = option("Share of the flows among several hops.", Impact.LIVE, 1)
+    discard: Annotated[bool, Boolean()] = option("Drop the packets in silence.", Impact.LIVE, default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A rule of the socket layer: the first whose app matches and that covers the call decides."""
+
+    app: Annotated[str, App()] = option(
+        "Who: uid:NAME, gid:NAME (or numbers), or curve:KEY.", Impact.LIVE, example="uid:dns"
+    )
+    allow: Annotated[tuple[Operation, ...], OrAll()] = option("What it may do, or `all`.", Impact.LIVE, example="[udp]")
+    ports: Annotated[tuple[Annotated[tuple[int, int], Span(0, 65535)], ...], MaxLength(MAX_RULE_PORTS)] = option(
+        "Local ports or ranges that it may bind; all without it.", Impact.LIVE, (), "[53, 1024-65535]"
+    )
+    prefixes: Annotated[tuple[Annotated[str, IpPrefix()], ...], MaxLength(MAX_RULE_PREFIXES)] = option(
+        "Remote addresses that it may reach; all without it.", Impact.LIVE, (), "[10.0.0.0/8]"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rsock:
+    """The socket layer of a router: who may use it.  Without a rule only root may."""
+
+    rules: Annotated[tuple[Rule, ...], MaxLength(MAX_RULES)] = option(
+        "First match decides; no match denies.", Impact.LIVE, ()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Router:
+    """A virtual router."""
+
+    interfaces: dict[Annotated[str, Name("interface name")], Interface] = option(
+        "Interfaces by name.", Impact.LIVE, {}
+    )
+    static: dict[
+        Annotated[str, IpPrefix()], Annotated[tuple[Hop, ...], OneOrMany(), MaxLength(MAX_HOPS)]
+    ] = option("Static routes by prefix: one next hop, or a list that shares the flows.", Impact.LIVE, {})
+    rsock: Rsock = option("The socket layer.", Impact.LIVE, Rsock())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """Values for all routers."""
+
+    mtu: Annotated[int, Integer(68, 65535)] | None = option(
+        "MTU of interfaces with a device or a patch that say none.", Impact.LINK, None, "1500"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole configuration of a machine."""
+
+    version: Annotated[int, Integer(1, 1)] = option("Version of this format.", Impact.NONE, 1)
+    demo: Annotated[bool, Boolean()] = option(
+        "Run the demonstration: hosts and an app in namespaces of its own.", Impact.BOX, default=False
+    )
+    uid_range: Annotated[tuple[int, int], Span(1000, 2**32 - 2)] = option(
+        "User ids that routers run under, one each.", Impact.VR_RESTART, (1900000000, 1900065535), "1900000000-1900065535"
+    )
+    defaults: Defaults = option("Values for all routers.", Impact.LIVE, Defaults())
+    routers: dict[Annotated[str, Name("router name")], Router] = option("Virtual routers by name.", Impact.LIVE, {})

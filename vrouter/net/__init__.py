@@ -1,0 +1,1 @@
+"""Addresses and prefixes as plain values."""

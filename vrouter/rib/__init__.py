@@ -1,0 +1,1 @@
+"""The routing table, without I/O."""

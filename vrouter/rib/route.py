@@ -1,0 +1,73 @@
+"""Routes as values: what protocols offer, and what the FIB gets.
+
+The numbers of `HopKind` and `Protocol` are those of `fastpath/include/abi/tables.h`; a unit test
+compares them.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from vrouter.net.address import Address, Prefix
+
+
+class HopKind(enum.IntEnum):
+    """What happens to a packet; enum nexthop_kind."""
+
+    FORWARD = 1
+    CONNECTED = 2
+    LOCAL = 3
+    BROADCAST = 4
+    BLACKHOLE = 5
+    UNREACHABLE = 6
+
+
+class Protocol(enum.IntEnum):
+    """Where a route comes from; enum route_protocol."""
+
+    LOCAL = 1
+    CONNECTED = 2
+    STATIC = 3
+    BGP = 4
+    OSPF = 5
+    RIP = 6
+    ISIS = 7
+
+
+# Smaller wins.
+PREFERENCE: Final = {Protocol.LOCAL: 0, Protocol.CONNECTED: 0, Protocol.STATIC: 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A next hop.  FORWARD without an interface is recursive: the RIB finds the way to `via`."""
+
+    kind: HopKind
+    interface: str = ""
+    via: Address | None = None
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a protocol offers for a prefix; several hops share the flows.
+
+    A protocol has one route to a prefix for each `source`, which for connected routes is the interface.
+    """
+
+    prefix: Prefix
+    protocol: Protocol
+    hops: tuple[Hop, ...]
+    preference: int = 0
+    metric: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FibChange:
+    """What the FIB must hold for a prefix from now on; None: nothing."""
+
+    prefix: Prefix
+    route: Route | None  # every hop resolved to an interface that is up

@@ -1,0 +1,1 @@
+"""The only floor of a control with clock, sockets and segments."""

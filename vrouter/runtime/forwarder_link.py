@@ -1,0 +1,146 @@
+"""Keeps the forwarder's ends of all sockets' fds, so that the sockets outlive the forwarder.
+
+    forwarder --HOLD {slot, cookie} + fd--> here         a socket was opened
+    forwarder --HOLD {slot, gone}---------> here         it was closed
+    (a new)   <--HOLD {slot, cookie} + fd-- here         after a forwarder's death: all of them,
+    forwarder <--HOLD {0xffffffff}--------- here         then this; then as above
+
+vr/NAME.sock outlives the forwarder too: a connection made while none runs waits for the next one.
+Messages: rsock/wire.py.
+"""
+
+from __future__ import annotations
+
+import array
+import logging
+import os
+import socket
+from collections import deque
+from typing import Final
+
+from rsock.wire import HEADER, MAGIC, Flag, Op, layout
+from vrouter.runtime.loop import READ, WRITE, Loop
+
+ALL: Final = 0xFFFFFFFF
+MAX_HELD: Final = 4096  # MAX_SOCKETS
+_HOLD: Final = layout("rsock_hold")
+_FIRST_RETRY: Final = 0.002
+_LAST_RETRY: Final = 0.1
+_MAX_RECORD: Final = 512
+log = logging.getLogger(__name__)
+
+
+class ForwarderLink:
+    """One connection to vr/NAME.sock, made anew for ever."""
+
+    def __init__(self, loop: Loop, path: str) -> None:
+        self._loop = loop
+        self._path = path
+        self._peer: socket.socket | None = None
+        self._held: dict[int, tuple[int, int]] = {}  # slot -> cookie, fd
+        self._unsent: deque[int] = deque()
+        self._retry = _FIRST_RETRY
+
+    @property
+    def held(self) -> dict[int, int]:
+        """Give slots and cookies of what is kept."""
+        return {slot: cookie for slot, (cookie, _) in self._held.items()}
+
+    def connect(self) -> None:
+        """Connect, and give back what a predecessor had; try again until it works."""
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            peer.connect(self._path)
+        except OSError as error:
+            peer.close()
+            log.debug("forwarder: %s", error)
+            self._again()
+            return
+        self._peer = peer
+        self._unsent = deque([*self._held, ALL])
+        self._loop.watch(peer.fileno(), READ | WRITE, self._ready)
+
+    def close(self) -> None:
+        """Close the connection and all that is kept."""
+        self._disconnect()
+        for _, fd in self._held.values():
+            os.close(fd)
+        self._held.clear()
+
+    def _again(self) -> None:
+        self._loop.call_later(self._retry, self.connect)
+        self._retry = min(2 * self._retry, _LAST_RETRY)
+
+    def _disconnect(self) -> None:
+        if self._peer is not None:
+            self._loop.forget(self._peer.fileno())
+            self._peer.close()
+            self._peer = None
+
+    def _ready(self, events: int) -> None:
+        try:
+            if events & WRITE:
+                self._send()
+            if events & READ:
+                self._receive()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            log.info("the forwarder went away: %s", error)
+            self._disconnect()
+            self._again()
+
+    def _send(self) -> None:
+        """Give back as many fds as the forwarder takes now."""
+        assert self._peer is not None
+        while self._unsent:
+            slot = self._unsent[0]
+            cookie, fd = self._held.get(slot, (0, -1))
+            if fd < 0 and slot != ALL:
+                self._unsent.popleft()  # the socket was closed meanwhile
+                continue
+            record = HEADER.pack(MAGIC, Op.HOLD, 0, 0, 0, slot, 0, cookie) + _HOLD.pack(slot, 0, cookie)
+            socket.send_fds(self._peer, [record], [] if slot == ALL else [fd])
+            self._unsent.popleft()
+        self._loop.watch(self._peer.fileno(), READ, self._ready)
+
+    def _receive(self) -> None:
+        assert self._peer is not None
+        while True:
+            data, ancillary, _flags, _ = self._peer.recvmsg(
+                _MAX_RECORD, socket.CMSG_SPACE(4 * array.array("i").itemsize), socket.MSG_CMSG_CLOEXEC
+            )
+            if not data:
+                raise ConnectionResetError("end of file")
+            self._retry = _FIRST_RETRY
+            self._take(data, _descriptors(ancillary))
+
+    def _take(self, data: bytes, fds: list[int]) -> None:
+        """Keep or let go of one fd; whatever else came is closed."""
+        try:
+            if len(data) < HEADER.size + _HOLD.size:
+                return
+            magic, op, flags, *_rest = HEADER.unpack_from(data)
+            if magic != MAGIC or op != Op.HOLD or flags & Flag.ERROR:
+                return
+            slot, gone, cookie = _HOLD.unpack_from(data, HEADER.size)
+            if gone or slot in self._held:
+                self._drop(slot)
+            if not gone and slot != ALL and fds and len(self._held) < MAX_HELD:
+                self._held[slot] = (cookie, fds.pop(0))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _drop(self, slot: int) -> None:
+        held = self._held.pop(slot, None)
+        if held is not None:
+            os.close(held[1])
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)

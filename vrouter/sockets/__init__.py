@@ -1,0 +1,1 @@
+"""Policy of the socket layer, without I/O."""
