@@ -26,7 +26,7 @@ INCLUDES := -Ifastpath/include -Ifastpath/src -Ibuild/include
 # ASan of gcc 12 and clang 14 cannot live with today's address randomisation.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 SANITIZERS := address,undefined
-ASAN_ENV = ASAN_OPTIONS=detect_leaks=0:log_path=$(CURDIR)/build/asan/report \
+ASAN_ENV = ANABRANCH_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0:log_path=$(CURDIR)/build/asan/report \
 	UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:log_path=$(CURDIR)/build/asan/report \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)"
 PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest -q
@@ -79,7 +79,7 @@ format: $(STAMPS)/development ## let ruff format all Python
 asan: build $(STAMPS)/development build/asan/built ## unit and property tests with ASan and UBSan in the core
 	$(SAY) 'unit and property tests under ASan and UBSan'
 	@rm -f build/asan/report.*
-	@$(ASAN_ENV) $(FIXED_ADDRESSES) $(PYTEST) -o pythonpath="build/asan/lib ." -p no:cacheprovider \
+	@$(ASAN_ENV) $(FIXED_ADDRESSES) $(PYTEST) -o pythonpath="build/asan/lib . tests/netns" -p no:cacheprovider \
 		$(or $(ASAN_TESTS),tests/unit tests/property); status=$$?; \
 		if compgen -G 'build/asan/report.*' >/dev/null; then cat build/asan/report.*; exit 1; fi; exit $$status
 

@@ -181,8 +181,9 @@ def build() -> FFI:
     flags += ["-fstack-protector-strong", "-Wno-unused-parameter"] if not sanitize else [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
     built.set_source(
         "fastpath._core",
-        # What cffi generates converts freely; our own files may not.
-        '#pragma GCC diagnostic ignored "-Wconversion"\n' + "\n".join(f'#include "abi/{name}.h"' for name in ABI),
+        # What cffi generates is not held to the rules of our own files.
+        "".join(f'#pragma GCC diagnostic ignored "{warning}"\n' for warning in ("-Wconversion", "-Wmissing-prototypes"))
+        + "".join(f'#include "abi/{name}.h"\n' for name in ABI),
         sources=sources(),
         include_dirs=[str((ROOT / "include").relative_to(ROOT.parent)), str((ROOT / "src").relative_to(ROOT.parent)), "build/include"],
         depends=[str(path.relative_to(ROOT.parent)) for path in ROOT.rglob("*.h")],

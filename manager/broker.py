@@ -73,8 +73,8 @@ class Broker:
         )  # fmt: skip
 
     def _greet(self) -> None:
-        assert self._socket is not None  # noqa: S101 - made when it was spawned
-        assert self._theirs is not None  # noqa: S101
+        assert self._socket is not None
+        assert self._theirs is not None
         self._theirs.close()
         self._theirs = None
         self._reactor.add(self._socket.fileno(), READ, self._on_ready)

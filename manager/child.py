@@ -32,7 +32,7 @@ class Child:
     """A process, by its pidfd: the number cannot come to mean another one."""
 
     def __init__(self, reactor: Reactor, pid: int, pidfd: int) -> None:
-        """The pidfd becomes ours."""
+        """Take over the pidfd."""
         self.pid = pid
         self.pidfd = pidfd
         self._reactor = reactor
@@ -82,7 +82,7 @@ class Zygote:
     """Starts the zygote, and starts it again when it dies."""
 
     def __init__(self, reactor: Reactor, stopped: Callable[[int], None], broken: Callable[[str], None]) -> None:
-        """`stopped` hears of a process that was stopped; `broken` why no zygote can be had."""
+        """Prepare; `stopped` hears of a process that was stopped, `broken` why no zygote can be had."""
         self._reactor = reactor
         self._stopped = stopped
         self._broken = broken
@@ -147,7 +147,7 @@ class Zygote:
         self._socket.setblocking(False)
 
     def _on_message(self) -> None:
-        assert self._socket is not None  # noqa: S101 - the callback goes with it
+        assert self._socket is not None
         while True:
             try:
                 data, fds, _flags, _address = socket.recv_fds(self._socket, MAX_MESSAGE, MAX_FDS)
@@ -159,8 +159,6 @@ class Zygote:
                 self._on_death()
                 return
             self._take(msgpack.unpackb(data), fds)
-            if self._socket is None:
-                return
 
     def _take(self, message: dict[str, Any], fds: list[int]) -> None:
         kind = message["op"]

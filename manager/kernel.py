@@ -68,7 +68,7 @@ def pidfd_getfd(pidfd: int, number: int) -> int:
 
 
 def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
-    """Call bpf(2)."""
+    """Load programs and the like, as the bpf system call."""
     number = SYS_BPF.get(platform.machine())
     if number is None:
         raise OSError(38, f"the number of bpf(2) on {platform.machine()} is not known")

@@ -104,6 +104,12 @@ def why_refused(path: Path, device: str) -> str | None:
     return None
 
 
+def refuse(path: Path, device: str) -> None:
+    """Raise RefusedError where taking a device would cut somebody off."""
+    if reason := why_refused(path, device):
+        raise RefusedError(reason)
+
+
 def take(journal: Journal, key: str, router: str, path: Path, device: str, target: str) -> tuple[Entry, Link]:
     """Move a device into the VR's namespace, bare; give its entry and what it is there."""
     with netlink_in(path) as (source, source_fd), netlink_in(namespaces.path_of(target)) as (there, there_fd):
@@ -160,7 +166,8 @@ def share(journal: Journal, key: str, router: str, path: Path, device: str, vlan
         if nic is None:
             raise GoneError(f"no device {device}")
         # What was there before the first of several VLANs, not before this one.
-        others = [e for e in journal.entries() if e.kind == "share" and e.ifindex == nic.index and e.source == _source(path)]
+        mine = ("share", nic.index, _source(path))
+        others = [other for other in journal.entries() if (other.kind, other.ifindex, other.source) == mine]
         entry = replace(
             _describe(source, source_fd, nic, key, router, path),
             kind="share", target=target, target_name=inner, veth=veth, vlan=vlan, addresses=(), routes=(),
@@ -281,7 +288,7 @@ def _dress(home: Netlink, link: Link, entry: Entry) -> list[str]:
 
 def _describe(netlink: Netlink, netns_fd: int, link: Link, key: str, router: str, path: Path) -> Entry:
     addresses = netlink.addresses(link.index)
-    own = {attributes(body[ADDRESS_SIZE:]).get(IFA_LOCAL, attributes(body[ADDRESS_SIZE:]).get(IFA_ADDRESS, b"")) for body in addresses}
+    own = {_local(body) for body in addresses}
     master = netlink.link_at(link.master) if link.master else None
     return Entry(
         key=key, kind="device", router=router, device=link.name, ifindex=link.index, source=_source(path),
@@ -290,6 +297,12 @@ def _describe(netlink: Netlink, netns_fd: int, link: Link, key: str, router: str
         addresses=tuple(body.hex() for body in addresses if not _is_temporary(body)),
         routes=tuple(body.hex() for body in netlink.routes() if _goes_with(body, link.index, own)),
     )  # fmt: skip
+
+
+def _local(body: bytes) -> bytes:
+    """Give the address itself: for a point-to-point one IFA_ADDRESS is the peer's."""
+    found = attributes(body[ADDRESS_SIZE:])
+    return found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b""))
 
 
 def _source(path: Path) -> str:
@@ -317,7 +330,7 @@ def _hops(multipath: bytes) -> Iterator[tuple[int, bytes]]:
     """Walk a multipath attribute: (ifindex, struct rtnexthop with its attributes)."""
     offset = 0
     while offset + 8 <= len(multipath):
-        length, _flags, _hops_, index = struct.unpack_from("=HBBi", multipath, offset)
+        length, _flags, _weight, index = struct.unpack_from("=HBBi", multipath, offset)
         if length < 8:
             return
         yield index, multipath[offset : offset + length]
@@ -369,8 +382,8 @@ def _above(link: Link, links: list[Link]) -> set[int]:
     """Give a device and all that stand upon it: its master, and VLANs and the like over it."""
     found = {link.index}
     while True:
-        more = {l.index for l in links if l.lower in found and l.kind and l.kind not in PAIRED}
-        more |= {l.master for l in links if l.index in found and l.master}
+        more = {other.index for other in links if other.lower in found and other.kind and other.kind not in PAIRED}
+        more |= {other.master for other in links if other.index in found and other.master}
         if more <= found:
             return found
         found |= more
@@ -378,8 +391,7 @@ def _above(link: Link, links: list[Link]) -> set[int]:
 
 def _all_addresses(netlink: Netlink) -> Iterator[tuple[int, str]]:
     for body in netlink.all_addresses():
-        found = attributes(body[ADDRESS_SIZE:])
-        raw = found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b""))
+        raw = _local(body)
         if len(raw) in {4, 16}:
             family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
             yield struct.unpack_from("=I", body, 4)[0], socket.inet_ntop(family, raw)

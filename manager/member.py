@@ -121,7 +121,7 @@ class Member:
             self._on_spawned(child)
 
     def answered(self) -> None:
-        """It serves."""
+        """Take note that it serves."""
         if self._enter(Happening.ANSWERED):
             self._cancel()
             self._log.debug("ready", pid=self.pid, milliseconds=round((time.monotonic() - self._born) * 1000, 1))

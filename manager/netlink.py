@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from manager.kernel import inside
 
@@ -160,7 +160,7 @@ class Netlink:
     """An rtnetlink socket in one network namespace."""
 
     def __init__(self, netns_fd: int | None = None, groups: int = 0) -> None:
-        """`groups` makes it a listener: events() then, and no requests."""
+        """Open it; with `groups` it listens, for events() and no requests."""
         with inside(netns_fd):
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         self._sequence = itertools.count(1)
@@ -181,7 +181,7 @@ class Netlink:
         """Close the socket."""
         self._socket.close()
 
-    def __enter__(self) -> Netlink:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -207,7 +207,7 @@ class Netlink:
         dump = flags & NLM_F_DUMP == NLM_F_DUMP
         flags |= NLM_F_REQUEST | (0 if dump else NLM_F_ACK)
         self._socket.sendto(_HEADER.pack(16 + len(body), kind, flags, sequence, 0) + body, (0, 0))
-        found = []
+        found: list[Message] = []
         while True:
             for answer, _flags, number, content in _split(self._socket.recv(1 << 18)):
                 if number != sequence:

@@ -195,7 +195,8 @@ class ControlPeer(_Peer):
             self._fail()
             return
         for reply in replies:
-            result = self._results.pop(reply.get("id"), None) if isinstance(reply.get("id"), int) else None
+            number = reply.get("id")
+            result = self._results.pop(number, None) if isinstance(number, int) else None
             if result is not None:
                 error = reply.get("error")
                 text = str(error.get("message", error)) if isinstance(error, dict) else str(error) if error else None

@@ -82,7 +82,7 @@ def unpack_spec(spec: bytes) -> dict[str, int]:
 class Port(ABC):
     """One coupling."""
 
-    driver: Final[str]
+    driver = ""
 
     def __init__(self, plan: PortPlan, port_id: int, place: Place) -> None:
         self.plan = plan
@@ -242,8 +242,8 @@ class RingPort(Port):
             # A device that went without being given back leaves nothing to undo.
             if self._entry is not None:
                 self.release()
-            if not self._forced and (reason := links.why_refused(self._path, self.plan.device)):
-                raise RefusedError(reason)
+            if not self._forced and self.plan.vlan == 0:
+                links.refuse(self._path, self.plan.device)
             link = self._couple()
             self._open_ring(link.name, link.index)
             self.mac, self.mtu = link.mac, link.mtu
@@ -333,6 +333,17 @@ class Patch:
         self.generation = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self.segments = {end: segment.create(segment.KIND_LINK, segment.LINK_SIZE, 0, "link") for end in ends}
         self.events = {end: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for end in ends}
+
+    @classmethod
+    def adopted(cls, own: str, peer: str, fds: list[int], generation: int) -> Patch:
+        """Make the link again from what one end's forwarder has held; the fds stay the caller's."""
+        first, second = sorted((own, peer))
+        patch = cls.__new__(cls)
+        patch.ends, patch.generation = (first, second), generation
+        # The peer's segment came for reading; we made it, and may open it for writing.
+        patch.segments = {own: os.dup(fds[0]), peer: os.open(f"/proc/self/fd/{fds[1]}", os.O_RDWR | os.O_CLOEXEC)}
+        patch.events = {own: os.dup(fds[2]), peer: os.dup(fds[3])}
+        return patch
 
     def other(self, end: str) -> str:
         """Give the far end."""

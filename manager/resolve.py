@@ -118,7 +118,7 @@ def router_config(plan: RouterPlan, router_id: int, facts: Callable[[str], PortF
             resolved.Interface(
                 interface.name, interface.kind, port=port.id, vlan=interface.vlan, mac=port.mac,
                 mtu=interface.mtu or port.mtu, addresses=interface.addresses,
-            )  # fmt: skip
+            )
         )
     return resolved.RouterConfig(plan.name, router_id, tuple(interfaces), plan.static, plan.rules)
 

@@ -87,7 +87,7 @@ class Supervisor:
 
 def _pending(unit: Unit) -> tuple[int, ...]:
     """Give what must change soon as work is pending; empty: none is."""
-    assert unit.resources is not None  # noqa: S101 - the caller has looked
+    assert unit.resources is not None
     view = unit.resources.view
     seen: list[int] = []
     for number in range(WORKERS):

@@ -64,6 +64,7 @@ class Box:
     geometry: rings.Geometry
     changed: Callable[[Unit, str], None]  # the state of a unit, and why
     find_patch: Callable[[str, str], Patch]  # own end, peer's end
+    adopt_patch: Callable[[str, str, list[int], int], None]  # the same, fds, generation
     runs: Callable[[str], bool]  # whether a router, by name, forwards
 
 
@@ -239,7 +240,7 @@ class Unit:
         self._box.changed(self, "")
 
     def hung_forwarder(self, reason: str) -> None:
-        """The supervisor has found it stalled."""
+        """Hear from the supervisor that the forwarder is stalled."""
         self.forwarder.fence(reason)
 
     def stopped_process(self, pid: int) -> None:
@@ -305,7 +306,7 @@ class Unit:
     def _renew(self) -> None:
         """Start the processes of a restart."""
         resources = self.resources
-        assert resources is not None  # noqa: S101 - a restarting VR has them
+        assert resources is not None
         resources.close_segments()
         resources.tables, resources.state, resources.tables_ro, resources.state_ro = make_segments(self.id, self.name)
         resources.view = segment.Segment(resources.state_ro, segment.KIND_STATE)
@@ -341,7 +342,7 @@ class Unit:
 
     def _spawn_forwarder(self, done: Callable[[Child], None]) -> None:
         resources = self.resources
-        assert resources is not None  # noqa: S101 - a VR that starts has them
+        assert resources is not None
         self._spawn(
             "forwarder",
             {
@@ -353,7 +354,7 @@ class Unit:
         )  # fmt: skip
 
     def _spawn(self, role: str, fds: dict[str, int], done: Callable[[Child], None]) -> None:
-        assert self.resources is not None  # noqa: S101
+        assert self.resources is not None
         uid = self.resources.uid
         self._box.zygote.spawn(
             role, self.name, uid=uid, gid=uid, run_dir=str(self._box.run_dir), fds=fds, done=done
@@ -390,7 +391,7 @@ class Unit:
 
     def _spawn_control(self, done: Callable[[Child], None]) -> None:
         resources = self.resources
-        assert resources is not None  # noqa: S101
+        assert resources is not None
         self._spawn(
             "control",
             {
@@ -485,7 +486,7 @@ class Unit:
 
     def _make_port(self, plan: resolve.PortPlan, port_id: int, resources: Resources | None = None) -> Port:
         resources = resources or self.resources
-        assert resources is not None  # noqa: S101
+        assert resources is not None
         box = self._box
         place = Place(self.name, resources.netns, resources.netns_fd, box.run_dir, box.journal, box.geometry)
         if plan.kind == "patch":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -50,7 +51,7 @@ class Watch:
             netlink = Netlink(fd, GROUP_LINK)
             os.close(fd)
             self._sockets[inode] = netlink
-            self._reactor.add(netlink.fileno(), READ, lambda netlink=netlink: self._on_events(netlink))
+            self._reactor.add(netlink.fileno(), READ, partial(self._on_events, netlink))
 
     def close(self) -> None:
         """Watch nothing more."""

@@ -35,6 +35,7 @@ have_command:ethtool ethtool
 have_command:iperf3 iperf3
 have_command:tcpdump tcpdump
 have_command:nft nftables
+have_command:groff groff-base
 '
 
 missing() {

@@ -14,12 +14,13 @@ import sys
 from typing import Any, NoReturn
 
 from fastpath.tables import TableWriter
+
 from vrouter.api.messages import ControlOp
 from vrouter.runtime.control import Control
 from vrouter.runtime.fib_sync import FibSync
 from vrouter.runtime.forwarder_link import ForwarderLink
 from vrouter.runtime.loop import Loop
-from vrouter.runtime.manager_link import ManagerLink
+from vrouter.runtime.manager_link import Handler, ManagerLink
 from vrouter.runtime.privileges import confine
 
 
@@ -29,13 +30,14 @@ def main(name: str, *, uid: int, gid: int, fds: dict[str, int], run_dir: str) ->
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(levelname)s {name} control: %(message)s")
     confine(uid, gid)
     loop = Loop()
-    control = Control(name, FibSync(TableWriter(fds["tables"], fds["state_ro"]), fds["tables"]))
+    fib = FibSync(TableWriter(fds["tables"], fds["state_ro"]), fds["tables"])
+    control = Control(name, fib, loop.call_later)
 
     def shutdown(_message: dict[str, Any]) -> dict[str, Any]:
         loop.call_later(0, loop.stop)  # after the answer has left
         return {}
 
-    handlers = {
+    handlers: dict[str, Handler] = {
         ControlOp.CONFIGURE: lambda message: control.configure(message, loop.now()),
         ControlOp.LINK: control.link,
         ControlOp.PING: lambda _message: {},

@@ -36,6 +36,7 @@ struct core {
 	uint64_t polled_ns;            // when epoll was last asked while there was work
 	uint64_t spin_ns;              // how long to look for frames before sleeping
 	uint32_t trace_id;             // last one given
+	bool begun;                    // an iteration has run
 	bool observed;                 // the ports are wrapped for an observer
 	bool observe;                  // they should be
 	bool traced;                   // packets get trace ids
@@ -48,7 +49,6 @@ void core_reconcile(struct state_segment *state);
 
 // --- core_port.c ---
 void core_flush(void *user, uint16_t port);
-void core_flush_all(struct core *core);
 // Put the observer round the ports, or take it off, as last asked for.
 void core_observe_apply(struct core *core);
 void core_observe(void *user, bool trace, bool capture);

@@ -62,12 +62,6 @@ void core_flush(void *user, uint16_t id)
 	queue->count = 0;
 }
 
-void core_flush_all(struct core *core)
-{
-	for (int i = 0; i < core->port_count; i++)
-		core_flush(core, core->port_ids[i]);
-}
-
 // --- observers: captures and packet traces ---
 
 static uint16_t frame_vlan(const struct packet *packet)

@@ -63,7 +63,7 @@ static int iterate_port(struct core *core, struct port *port)
 	}
 	if (count > 0)
 		forward_receive(f, port->spec.port, packets, count);
-	core_flush_all(core);
+	forward_flush(f);
 	port->ops->release(port);
 	core->worker->batches++;
 	return handled;
@@ -102,15 +102,17 @@ static void iterate_begin(struct core *core, uint64_t now)
 	f->now = now;
 	core_observe_apply(core);
 	view_enter(&f->tables, core->worker);
-	if (view_refresh(&f->tables)) {
-		__atomic_store_n(&core->state->tables_epoch, f->tables.epoch, __ATOMIC_RELEASE);
+	// What was published before we came has been read already, but nobody has acted on it.
+	if (view_refresh(&f->tables) || !core->begun)
 		forward_tables_changed(f);
-	}
+	core->begun = true;
 }
 
 static void iterate_end(struct core *core)
 {
-	core_flush_all(core);
+	forward_flush(&core->forward);
+	if (core->state->tables_epoch != core->forward.tables.epoch)
+		__atomic_store_n(&core->state->tables_epoch, core->forward.tables.epoch, __ATOMIC_RELEASE);
 	view_leave(core->worker);
 	__atomic_store_n(&core->worker->batches, core->worker->batches + 1, __ATOMIC_RELAXED);
 }

@@ -16,8 +16,8 @@ from manager.cli.errors import CliError, Exit, usage
 
 _HEADER: Final = struct.Struct(">BBHHH")  # type, code, checksum, identifier, sequence
 _EXTENDED_ERROR: Final = struct.Struct("=IBBBBII")  # struct sock_extended_err
-ECHO_REQUEST: Final = {socket.AF_INET: 8, socket.AF_INET6: 128}
-ECHO_REPLY: Final = {socket.AF_INET: 0, socket.AF_INET6: 129}
+ECHO_REQUEST: Final[dict[int, int]] = {socket.AF_INET: 8, socket.AF_INET6: 128}
+ECHO_REPLY: Final[dict[int, int]] = {socket.AF_INET: 0, socket.AF_INET6: 129}
 # Linux' numbers, which the socket module does not have in 3.11.
 IP_RECVERR: Final = 11
 IP_RECVTTL: Final = 12
@@ -152,7 +152,6 @@ def _parse_error(data: bytes, payload: bytes) -> IcmpError:
 def open_socket(request_: Any, family: int, kind: int, protocol: int) -> socket.socket:
     """Open a socket in the router that the command names; what fails becomes the operator's sentence."""
     import rsock  # ZeroMQ takes 45 ms to import: only commands that need it pay
-
     from manager.cli.segments import check_router
 
     router = request_["router"]

@@ -159,7 +159,8 @@ def _line(entry: dict[str, Any]) -> str:
         return f"{source}icmp_seq={entry['sequence']} {entry['error']}"
     ttl = f" ttl={entry['ttl']}" if entry["ttl"] is not None else ""
     mark = " (duplicate)" if entry.get("duplicate") else ""
-    return f"{entry['bytes']} bytes from {entry['source']}: icmp_seq={entry['sequence']}{ttl} time={entry['time_ms']:.3f} ms{mark}"
+    start = f"{entry['bytes']} bytes from {entry['source']}: icmp_seq={entry['sequence']}"
+    return f"{start}{ttl} time={entry['time_ms']:.3f} ms{mark}"
 
 
 def _print_summary(run: _Run) -> None:

@@ -103,9 +103,8 @@ def neighbors(data: list[dict[str, Any]]) -> str:
 
 
 def _hop(hop: dict[str, Any]) -> str:
-    if hop.get("via") is None and hop.get("interface") is None:
-        return str(hop.get("kind", "discard"))
-    parts = [f"via {hop['via']}"] if hop.get("via") else ["direct"]
+    """Write a next hop: via 192.0.2.2 dev wan mac ..., direct dev lan, local dev lo, blackhole."""
+    parts = [f"via {hop['via']}" if hop.get("via") else str(hop.get("kind", "direct"))]
     if hop.get("interface"):
         parts.append(f"dev {hop['interface']}")
     if hop.get("weight", 1) != 1:
@@ -120,9 +119,9 @@ def routes(data: list[dict[str, Any]]) -> str:
     rows: list[tuple[object, ...]] = []
     for entry in data:
         first = (entry["prefix"], entry["protocol"], f"{entry['preference']}/{entry['metric']}")
-        hops = entry["nexthops"] or [{}]
-        rows.append((*first, _hop(hops[0])))
-        rows += [(" ", " ", " ", _hop(hop)) for hop in hops[1:]]
+        hops = [_hop(hop) for hop in entry["nexthops"]] or ["-"]
+        rows.append((*first, hops[0]))
+        rows += [(" ", " ", " ", hop) for hop in hops[1:]]
     return table(("PREFIX", "PROTOCOL", "PREF/METRIC", "NEXT HOP"), rows) if rows else "no routes"
 
 

@@ -22,6 +22,7 @@ from manager.cli.words import unknown
 from rsock import wire
 from vrouter.api.messages import ManagerOp
 
+
 def recorded_routers(run_dir: Path) -> list[dict[str, Any]]:
     """Read routers.json, which the manager rewrites at each change; it outlives the manager."""
     try:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fastpath import interfaces as published
-from fastpath import routes as tables_routes
+from fastpath import routes as installed
 from fastpath import stats
 from manager.cli.client import Manager
 from manager.cli.echo import parse_address
@@ -43,7 +41,9 @@ def routers(request: Request) -> list[dict[str, Any]]:
 
 def _checked(router: dict[str, Any]) -> dict[str, Any]:
     """Correct a recorded router by what lives."""
-    pids = {role: pid if pid and _is_ours(pid, router["name"]) else None for role, pid in (router.get("pids") or {}).items()}
+    pids = {
+        role: pid if pid and _is_ours(pid, router["name"]) else None for role, pid in (router.get("pids") or {}).items()
+    }
     state = router["state"] if pids.get("forwarder") else "down"
     return router | {"pids": pids, "state": state}
 
@@ -108,6 +108,57 @@ def neighbors(request: Request) -> list[dict[str, Any]]:
 def _neighbor(entry: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
     mac = None if entry["mac"] == UNKNOWN_MAC else entry["mac"]
     return entry | {"mac": mac, "interface": names.get(entry["interface"], f"#{entry['interface']}")}
+
+
+def routes(request: Request) -> list[dict[str, Any]]:
+    """Show the routes that control has installed."""
+    with open_segments(request.run_dir, request["router"]) as (tables, state):
+        return _with_macs(installed.routes(tables), tables, state)
+
+
+def fib(request: Request) -> list[dict[str, Any]]:
+    """Show the entries that the forwarder's look-up really leads to."""
+    with open_segments(request.run_dir, request["router"]) as (tables, state):
+        found = [entry for entry in installed.routes(tables) if _is_used(tables, entry["prefix"])]
+        return _with_macs(found, tables, state)
+
+
+def _is_used(tables: Segment, prefix: str) -> bool:
+    """Tell whether a look-up inside the prefix comes to it, or to a longer one."""
+    network = ipaddress.ip_network(prefix)
+    for address in (network.network_address, network.broadcast_address):
+        entry = installed.lookup(tables, str(address))
+        if entry is None or ipaddress.ip_network(entry["prefix"]).prefixlen < network.prefixlen:
+            return False
+    return True
+
+
+def route(request: Request) -> dict[str, Any]:
+    """Show the entry that would be used for an address."""
+    address = parse_address(request["address"])[1]
+    with open_segments(request.run_dir, request["router"]) as (tables, state):
+        entry = installed.lookup(tables, address)
+        if entry is None:
+            raise CliError(f"{request['router']} has no route to {address}", "no-route", Exit.NEGATIVE)
+        return {"address": address, **_with_macs([entry], tables, state, address)[0]}
+
+
+def _with_macs(
+    entries: list[dict[str, Any]], tables: Segment, state: Segment, destination: str | None = None
+) -> list[dict[str, Any]]:
+    """Add to each next hop the MAC of its neighbor where it is known; on a connected network the destination's."""
+    names = published.names(tables)
+    known = {
+        (entry["address"], names.get(entry["interface"])): entry["mac"]
+        for entry in stats.neighbors(state)
+        if entry["mac"] != UNKNOWN_MAC
+    }
+
+    def complete(hop: dict[str, Any]) -> dict[str, Any]:
+        mac = None if hop.get("kind") else known.get((hop["via"] or destination, hop["interface"]))
+        return hop | {"mac": mac} if mac else hop
+
+    return [entry | {"nexthops": [complete(hop) for hop in entry["nexthops"]]} for entry in entries]
 
 
 def drops(request: Request) -> list[dict[str, Any]]:

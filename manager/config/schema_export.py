@@ -146,8 +146,8 @@ def _value_text(field: Field) -> str:
         case Sequence() if field.model.one_or_many:
             return "map, or list of maps"
         case Sequence() if isinstance(field.model.item, Words):
-            words = ", ".join(f"`{word}`" for word in field.model.item.words)
-            return f"list of {words}" + ("; or `all`" if field.model.all_words else "")
+            listed = ", ".join(f"`{word}`" for word in field.model.item.words)
+            return f"list of {listed}" + ("; or `all`" if field.model.all_words else "")
         case Sequence():
             return f"list, as `{field.example}`" if field.example else "list"
         case _:

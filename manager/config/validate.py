@@ -105,7 +105,7 @@ def _dataclass_schema(described: Struct) -> core_schema.CoreSchema:
 
 def _refuse(kind: str, message: str, hint: str = "", **context: Any) -> PydanticCustomError:
     # The text travels in the context: pydantic would take braces in the message for fields.
-    return PydanticCustomError(kind, "refused", {"message": message, "help": hint, **context})  # type: ignore[arg-type]
+    return PydanticCustomError(kind, "refused", {"message": message, "help": hint, **context})
 
 
 def _scalar(parse: Callable[[str], Any]) -> Callable[[Any], Any]:

@@ -49,7 +49,7 @@ class SceneError(RuntimeError):
 
 def name(run_dir: Path) -> str:
     """Give the name of the demo's own namespace."""
-    return name_for(run_dir, "demo")
+    return name_for(run_dir, "demo-kernel")
 
 
 def host_name(run_dir: Path, host: Host) -> str:

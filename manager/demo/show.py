@@ -86,13 +86,11 @@ def _listen(run_dir: Path, host: scene.Host) -> socket.socket:
 def _answer(hosts: list[tuple[scene.Host, socket.socket]]) -> None:
     """Be all hosts: tell who asks who we are."""
     with selectors.DefaultSelector() as selector:
-        for host, listener in hosts:
-            selector.register(listener, selectors.EVENT_READ, host)
+        for pair in hosts:
+            selector.register(pair[1], selectors.EVENT_READ, pair)
         while True:
             for key, _events in selector.select():
-                listener = key.fileobj
-                assert isinstance(listener, socket.socket)
-                host = key.data
+                host, listener = key.data
                 with contextlib.suppress(OSError):  # an error of an earlier answer
                     _question, asker = listener.recvfrom(2048)
                     listener.sendto(f"{host.who}, {host.where}".encode(), asker)

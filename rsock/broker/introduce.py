@@ -26,11 +26,11 @@ class Directory:
     def visible(self, identity: Identity) -> list[dict[str, Any]]:
         """List the VRs where an app has any right: the others' names are none of its business."""
         groups = groups_of(identity)
-        found = []
-        for router in self._routers.values():
-            if rights := rights_in(router["rules"], identity, groups):
-                found.append({key: router[key] for key in ("name", "id", "state")} | {"rights": rights})
-        return found
+        return [
+            {"name": router["name"], "id": router["id"], "state": router["state"], "rights": rights}
+            for router in self._routers.values()
+            if (rights := rights_in(router["rules"], identity, groups))
+        ]
 
     def may_hear_of(self, name: str, identity: Identity) -> bool:
         """Tell whether an event of a VR concerns an app."""

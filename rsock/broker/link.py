@@ -1,9 +1,9 @@
 """The framing on the socket between manager and broker: a 32-bit big-endian length, a msgpack map.
 
-    manager --> broker   {op: routers, routers: [{name, id, state, path, rules: [...]}]}   all of them, on each change
-                         {op: event, event, vr, reason}                                   after the list it belongs to
-                         {op: ping}
-    broker --> manager   {op: pong}
+manager --> broker   {op: routers, routers: [{name, id, state, path, rules: [...]}]}   all of them, on each change
+{op: event, event, vr, reason}                                   after the list it belongs to
+{op: ping}
+broker --> manager   {op: pong}
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Broker:
         self._orphaned = False
         self._framing = Framing()
         self._directory = Directory()
-        self._watchers = Watchers(lambda frames: self._router.send_multipart(frames, zmq.DONTWAIT))
+        self._watchers = Watchers(self._send)
         self._epoch = secrets.randbits(63)
         self._sessions = secrets.randbits(24)
         self._known = False  # the manager has told of the VRs
@@ -72,6 +72,9 @@ class Broker:
                 self._hear_apps()
             if self._watchers.behind:
                 self._watchers.flush()
+
+    def _send(self, frames: list[bytes]) -> None:
+        self._router.send_multipart(frames, zmq.DONTWAIT)
 
     def _patience(self) -> int | None:
         if self._watchers.behind:

@@ -52,7 +52,6 @@ class Pair:
         return length, bytes(ffi.buffer(frame, max(length, 0))), bytes(ffi.buffer(vnet))
 
     def set_word(self, field: str, value: int) -> None:
-        self.hostile[FIELDS["link_segment"][field][0] :][:0]  # the field exists
         struct.pack_into("<Q", self.hostile, FIELDS["link_segment"][field][0], value)
 
     def set_slot(self, index: int, length: int, flags: int) -> None:
@@ -150,7 +149,7 @@ def test_an_impossible_producer_yields_nothing_and_heals(pair: Pair, producer: i
     assert pair.receive(0)[0] == 60
 
 
-@pytest.mark.parametrize("consumer", [1, SLOTS, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("consumer", [1, SLOTS, 1 << 63])
 def test_an_impossible_consumer_gives_no_room(pair: Pair, consumer: int) -> None:
     pair.set_word("consumer", consumer)
     assert pair.send(0, b"x" * 60) == -errno.EAGAIN

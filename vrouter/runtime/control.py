@@ -11,31 +11,35 @@ the first CONFIGURE; it is then applied over what the predecessor left.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from vrouter.config.codec import from_plain
 from vrouter.config.router import Interface, RouterConfig
+from vrouter.net.address import Prefix
 from vrouter.proto.base import Output, RouteAdd, RouteDel
 from vrouter.proto.static import Static
 from vrouter.rib import connected
 from vrouter.rib.connected import InterfaceAddress
 from vrouter.rib.rib import Rib
 from vrouter.rib.route import Protocol, Route
-from vrouter.net.address import Prefix
 from vrouter.runtime.fib_sync import FibSync, Root
 from vrouter.runtime.manager_link import RequestError
 from vrouter.sockets.rules import RuleEntry, entries
 
 log = logging.getLogger(__name__)
+_TIDY_AFTER: Final = 0.5  # readers have gone on by then
 _RouteKey = tuple[Prefix, Protocol, str]
 
 
 class Control:
     """The state of a VR's control."""
 
-    def __init__(self, name: str, fib: FibSync) -> None:
+    def __init__(self, name: str, fib: FibSync, call_later: Callable[[float, Callable[[], None]], object]) -> None:
+        """Work on `fib`; `call_later(seconds, callback)` is the loop's."""
+        self._call_later = call_later
+        self._tidying = False
         self._name = name
         self._fib = fib
         self._rib = Rib()
@@ -107,11 +111,24 @@ class Control:
             self._rib.link(interface.name, up=up)
 
     def _flush(self) -> None:
-        """Bring the tables in line."""
+        """Bring the tables in line, and look after them once more a little later."""
         assert self._config is not None
+        if not self._tidying:
+            self._tidying = True
+            self._call_later(_TIDY_AFTER, self._tidy)
         interfaces = tuple(self._with_link_mtu(interface) for interface in self._config.interfaces)
         changes = self._rib.flush()
         self._fib.apply(Root(interfaces, self._addresses, self._rules), changes, self._rib.installed)
+
+    def _tidy(self) -> None:
+        """Give memory back; where the tables had no room for everything, try again."""
+        self._tidying = False
+        try:
+            self._fib.reclaim()
+            if not self._fib.synchronous:
+                self._flush()
+        except OSError as error:
+            log.warning("the tables are not up to date: %s", error)
 
     def _with_link_mtu(self, interface: Interface) -> Interface:
         """Keep packets within what the device can carry now."""

@@ -10,9 +10,9 @@
 #include "bulk/publish.h"
 #include "bulk/writer.h"
 
-struct group_draft {
+union group_draft {
 	struct nexthop_group group;
-	struct nexthop hops[MAX_GROUP_HOPS];
+	uint8_t room[sizeof(struct nexthop_group) + MAX_GROUP_HOPS * sizeof(struct nexthop)];
 };
 
 static uint64_t group_bytes(uint32_t count)
@@ -40,7 +40,7 @@ static bool hop_valid(const struct nexthop *hop)
 	       (hop->family == FAMILY_NONE || hop->family == FAMILY_IPV4 || hop->family == FAMILY_IPV6);
 }
 
-static int group_compose(struct group_draft *draft, const struct nexthop *hops, uint32_t count)
+static int group_compose(union group_draft *draft, const struct nexthop *hops, uint32_t count)
 {
 	if (count == 0 || count > MAX_GROUP_HOPS)
 		return -EINVAL;
@@ -50,9 +50,9 @@ static int group_compose(struct group_draft *draft, const struct nexthop *hops, 
 		if (!hop_valid(&hops[i]))
 			return -EINVAL;
 		total += hops[i].weight;
-		draft->hops[i] = hops[i];
-		draft->hops[i].weight_end = (uint32_t)total;
-		draft->hops[i].reserved = 0;
+		draft->group.hops[i] = hops[i];
+		draft->group.hops[i].weight_end = (uint32_t)total;
+		draft->group.hops[i].reserved = 0;
 	}
 	if (total > UINT32_MAX)
 		return -EINVAL;
@@ -97,7 +97,7 @@ bool group_exists(const struct table_writer *w, uint16_t group)
 	return w->groups[group].live;
 }
 
-static uint16_t group_find(const struct table_writer *w, const struct group_draft *draft)
+static uint16_t group_find(const struct table_writer *w, const union group_draft *draft)
 {
 	uint32_t hash = draft->group.checksum;
 	for (uint16_t group = w->buckets[hash % GROUP_BUCKETS]; group != 0; group = w->groups[group].next)
@@ -107,7 +107,7 @@ static uint16_t group_find(const struct table_writer *w, const struct group_draf
 	return 0;
 }
 
-static int group_write(struct table_writer *w, const struct group_draft *draft, uint64_t *where)
+static int group_write(struct table_writer *w, const union group_draft *draft, uint64_t *where)
 {
 	uint64_t bytes = group_bytes(draft->group.count);
 	int error = writer_take(w, bytes, where);
@@ -129,7 +129,7 @@ static int group_back(struct table_writer *w, uint32_t group)
 	return error;
 }
 
-static int group_make(struct table_writer *w, const struct group_draft *draft)
+static int group_make(struct table_writer *w, const union group_draft *draft)
 {
 	uint32_t group = w->group_low;
 	while (group < MAX_GROUPS && w->groups[group].live)
@@ -151,7 +151,7 @@ static int group_make(struct table_writer *w, const struct group_draft *draft)
 
 int table_writer_group(struct table_writer *w, const struct nexthop *hops, uint32_t count)
 {
-	struct group_draft draft;
+	union group_draft draft;
 	int result = group_compose(&draft, hops, count);
 	if (result < 0)
 		return result;
@@ -167,7 +167,7 @@ int table_writer_group(struct table_writer *w, const struct nexthop *hops, uint3
 
 int table_writer_group_set(struct table_writer *w, uint16_t group, const struct nexthop *hops, uint32_t count)
 {
-	struct group_draft draft;
+	union group_draft draft;
 	int error = group_compose(&draft, hops, count);
 	if (error < 0)
 		return error;

@@ -269,13 +269,15 @@ static int family_sync(struct table_writer *w, const struct route_change *change
 
 static int apply_one(struct table_writer *w, const struct route_change *change)
 {
-	int result;
+	int result = 0;
+	struct lpm *lpm = &w->lpm[family_index(change->family)];
+	struct key key = key_of(change->family, change->address);
 	if (change->group != 0) {
 		result = route_install(w, change);
 		if (result > 0)
 			result = family_sync(w, change);
-	} else {
-		lpm_clear(&w->lpm[family_index(change->family)], key_of(change->family, change->address), change->length);
+	} else if (lpm_get(lpm, key, change->length) != 0) {
+		lpm_clear(lpm, key, change->length);
 		result = family_sync(w, change);
 		// Even if the trie still leads there: it will be built without it.
 		route_forget(w, change);

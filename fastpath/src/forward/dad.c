@@ -104,11 +104,17 @@ static void dad_arm(struct forward *f, struct dad_entry *entry, uint64_t deadlin
 		index->deadline_ns = deadline_ns;
 }
 
+// As soon as possible.  Before the first iteration there is no time yet, and 0 is no timer.
+static uint64_t dad_at_once(const struct forward *f)
+{
+	return f->now != 0 ? f->now : 1;
+}
+
 static void dad_become_valid(struct forward *f, struct dad_entry *entry, uint32_t announcements, bool announce)
 {
 	entry->state = DAD_VALID;
 	entry->probes = announcements;
-	dad_arm(f, entry, announce ? f->now : 0);
+	dad_arm(f, entry, announce ? dad_at_once(f) : 0);
 }
 
 static void dad_start(struct forward *f, struct dad_entry *entry, const struct address_entry *address)
@@ -122,7 +128,7 @@ static void dad_start(struct forward *f, struct dad_entry *entry, const struct a
 	}
 	entry->state = DAD_TENTATIVE;
 	entry->probes = 0;
-	dad_arm(f, entry, up ? f->now : 0);
+	dad_arm(f, entry, up ? dad_at_once(f) : 0);
 }
 
 void dad_interface(struct forward *f, uint16_t interface, bool up)
@@ -136,10 +142,10 @@ void dad_interface(struct forward *f, uint16_t interface, bool up)
 		if (entry->state == DAD_TENTATIVE)
 			entry->probes = 0;
 		else if (entry->state == DAD_VALID)
-			entry->probes = 1;
+			entry->probes = entry->family == FAMILY_IPV4 ? ANNOUNCEMENTS : 1;
 		else
 			continue;
-		dad_arm(f, entry, up ? f->now : 0);
+		dad_arm(f, entry, up ? dad_at_once(f) : 0);
 	}
 }
 

@@ -26,7 +26,7 @@ static bool type_is_error(uint8_t type)
 
 static bool source_answerable(const uint8_t *source)
 {
-	return !ip4_is_this_network(source) && !ip4_is_loopback(source) && !ip4_is_multicast(source) && source[0] < 240;
+	return !ip4_is_this_network(source) && !ip4_is_loopback(source) && !ip4_is_multicast(source) && !ip4_is_limited_broadcast(source);
 }
 
 static bool destination_is_group(const uint8_t *destination)

@@ -25,6 +25,23 @@ enum { SOLICITATIONS = 3, UNICAST_PROBES = 3 };
 #define NEGATIVE_NS NS_PER_S                 // no new attempt for, after no answer
 #define FAILED_NS (60 * NS_PER_S)            // a failed entry is shown for
 
+uint64_t forward_random(struct forward *f)
+{
+	// splitmix64
+	uint64_t value = (f->random += 0x9e3779b97f4a7c15);
+	value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9;
+	value = (value ^ (value >> 27)) * 0x94d049bb133111eb;
+	return value ^ (value >> 31);
+}
+
+bool interface_up(const struct forward *f, const struct interface_entry *interface)
+{
+	uint16_t port = interface->port;
+	if (!(interface->flags & INTERFACE_ADMIN_UP))
+		return false;
+	return interface->kind == INTERFACE_LOOPBACK || (port != 0 && port < MAX_PORTS && f->queues[port] != NULL && f->ports[port].link_up != 0);
+}
+
 struct packet *packet_own(struct forward *f, uint32_t length)
 {
 	struct packet *packet = packet_get(f->pool, length);

@@ -61,6 +61,31 @@ void host_fail(struct host *host, uint32_t slot, int error)
 	host->ops.error(host->ops.user, slot, error);
 }
 
+// A message in pieces went past forwarding, which answers echo requests.
+static enum drop_reason offer_icmp(struct host *host, struct inbound *in)
+{
+	if (host->ops.icmp == NULL || in->protocol != (in->flow.family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return DROP_REASON_COUNT;
+	in->packet->ingress = 0; // its fragments have been counted there
+	enum drop_reason reason = host->ops.icmp(host->ops.user, in->flow.interface, in->packet, in->packet->l3 + in->transport);
+	if (reason == DROP_REASON_COUNT)
+		in->packet->ingress = in->flow.interface;
+	return reason;
+}
+
+static enum drop_reason input_whole(struct host *host, struct packet *packet, bool *taken)
+{
+	struct inbound in;
+	enum drop_reason reason = inbound_parse(host, packet, &in);
+	if (reason != DROP_NONE)
+		return reason;
+	if (in.fragment)
+		return DROP_REASSEMBLY_MALFORMED;
+	reason = offer_icmp(host, &in);
+	*taken = reason == DROP_NONE;
+	return reason == DROP_REASON_COUNT ? host_dispatch(host, &in) : reason;
+}
+
 static enum drop_reason input_fragment(struct host *host, const struct inbound *in)
 {
 	struct packet *whole = NULL;
@@ -68,13 +93,12 @@ static enum drop_reason input_fragment(struct host *host, const struct inbound *
 	if (reason != DROP_NONE || whole == NULL)
 		return reason;
 	// Its fragments have been taken already, so the loss of the whole is ours.
-	struct inbound complete;
-	reason = inbound_parse(host, whole, &complete);
-	if (reason == DROP_NONE)
-		reason = complete.fragment ? DROP_REASSEMBLY_MALFORMED : host_dispatch(host, &complete);
+	bool taken = false;
+	reason = input_whole(host, whole, &taken);
 	if (reason != DROP_NONE)
 		host_drop(host, reason);
-	host->ops.packet_put(host->ops.user, whole);
+	if (!taken)
+		host->ops.packet_put(host->ops.user, whole);
 	return DROP_NONE;
 }
 

@@ -1,8 +1,8 @@
-// ICMP as apps see it: echo sockets (as Linux ping sockets, icmp(7)), errors about what
-// sockets have sent, and replies to echo requests that came in fragments.
+// ICMP as apps see it: echo sockets (as Linux ping sockets, icmp(7)) and errors about what
+// sockets have sent.
 //
-// RFC 792, RFC 4443.  Whole echo requests are answered by forwarding; its messages that
-// come here are echo replies, errors, and types that only a raw socket may want.
+// RFC 792, RFC 4443.  Echo requests are answered by forwarding; what comes here are echo
+// replies, errors, and types that only a raw socket may want.
 #include "host/internal.h"
 
 #include <errno.h>
@@ -62,34 +62,6 @@ static enum drop_reason echo_reply(struct host *host, struct inbound *in)
 	if (slot < 0)
 		return DROP_NO_SOCKET;
 	return deliver_payload(host, (uint32_t)slot, in, icmp, in->length - in->transport) ? DROP_NONE : DROP_SOCKET_QUEUE_FULL;
-}
-
-// A request that forwarding could not answer because it came in pieces.
-static enum drop_reason echo_request(struct host *host, const struct inbound *in)
-{
-	if (in->flow.multicast || in->flow.broadcast)
-		return DROP_ICMP_IGNORED;
-	bool four = in->flow.family == FAMILY_IPV4;
-	uint32_t length = in->length - in->transport;
-	struct outbound out = {
-		.family = in->flow.family,
-		.protocol = in->protocol,
-		.ttl = DEFAULT_TTL,
-		.tos = in->tos,
-	};
-	if (address_link_local(in->flow.family, in->flow.remote))
-		out.interface = in->flow.interface;
-	memcpy(out.source, in->flow.local, sizeof(out.source));
-	memcpy(out.destination, in->flow.remote, sizeof(out.destination));
-	uint8_t *icmp;
-	struct packet *packet = outbound_packet(host, &out, length, &icmp);
-	if (packet == NULL)
-		return DROP_NO_BUFFER;
-	memcpy(icmp, in->ip + in->transport, length);
-	icmp[0] = four ? ICMP4_ECHO_REPLY : ICMP6_ECHO_REPLY;
-	checksum_write(&out, icmp, length);
-	(void)outbound_send(host, &out, NULL, packet);
-	return DROP_NONE;
 }
 
 // What each unreachable code means to a socket; as Linux (icmp_err_convert), fatal ones
@@ -231,8 +203,6 @@ enum drop_reason icmp_input(struct host *host, struct inbound *in, int copies)
 	enum drop_reason reason = DROP_ICMP_IGNORED;
 	if (type == (family == FAMILY_IPV4 ? ICMP4_ECHO_REPLY : ICMP6_ECHO_REPLY))
 		reason = echo_reply(host, in);
-	else if (type == (family == FAMILY_IPV4 ? ICMP4_ECHO : ICMP6_ECHO))
-		reason = echo_request(host, in);
 	else if (is_error(family, type))
 		reason = icmp_error(host, in);
 	return copies > 0 ? DROP_NONE : reason;

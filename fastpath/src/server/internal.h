@@ -53,6 +53,7 @@ struct connection {
 	uint64_t capture_request;
 	uint32_t trace_lost;
 	uint32_t capture_lost;
+	struct trace_memory *memory; // stages of packets that may yet end in a drop; NULL: all are told
 };
 
 // The forwarder's side of one socket; slots are those of the state segment.

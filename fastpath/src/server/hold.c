@@ -1,0 +1,136 @@
+// The second holder: control keeps a copy of our end of every socket's fd, so that the
+// apps' fds survive this process.
+//
+//   we -> control   HOLD {slot, cookie} + fd, or {slot, gone}    as sockets come and go
+//   control -> us   HOLD {slot, cookie} + fd, for each           to a successor
+//   control -> us   HOLD {HOLD_ALL}                              then the above begins
+//
+// A socket whose fd does not come back is closed after ORPHAN_LIFE, or at once when control
+// says that these were all.
+#define _GNU_SOURCE
+#include "server/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+static bool hold_send(const struct server *server, uint32_t slot, bool gone, uint64_t cookie, const int *fd)
+{
+	struct rsock_header header = {
+		.magic = RSOCK_MAGIC,
+		.op = RSOCK_OP_HOLD,
+		.flags = RSOCK_FLAG_DATA,
+		.socket = slot,
+		.cookie = cookie,
+	};
+	struct rsock_hold body = {.socket = slot, .gone = gone, .cookie = cookie};
+	return connection_send(server->holder, &header, sizeof(header), &body, sizeof(body), fd, fd != NULL ? 1 : 0);
+}
+
+static bool hold_slot(struct server *server, uint32_t slot)
+{
+	struct app *app = &server->apps[slot];
+	if (app->hold_gone) {
+		if (!hold_send(server, slot, true, app->gone_cookie, NULL))
+			return false;
+		app->hold_gone = false;
+	}
+	if (app->hold_add && app->fd >= 0) {
+		if (!hold_send(server, slot, false, server->state->sockets[slot].cookie, &app->fd))
+			return false;
+		app->hold_add = false;
+	}
+	return true;
+}
+
+void hold_flush(struct server *server)
+{
+	server->hold_at = 0;
+	if (server->holder == NULL)
+		return;
+	bool all = true;
+	for (uint32_t slot = 0; slot < MAX_SOCKETS && all; slot++)
+		all = hold_slot(server, slot);
+	struct connection *holder = server->holder;
+	struct epoll_event event = {
+		.events = all ? EPOLLIN : EPOLLIN | EPOLLOUT,
+		.data.u64 = event_data(EVENT_CONNECTION, holder->index, holder->generation),
+	};
+	(void)epoll_ctl(server->epoll_fd, EPOLL_CTL_MOD, holder->fd, &event);
+	// Too many fds in flight does not make the socket unwritable, so time helps too.
+	if (!all)
+		server->hold_at = server->now + RETRY_NS;
+}
+
+void hold_changed(struct server *server)
+{
+	if (server->holder != NULL)
+		hold_flush(server);
+}
+
+static bool is_app_end(int fd)
+{
+	int domain = 0;
+	int type = 0;
+	int listening = 1;
+	socklen_t length = sizeof(int);
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) < 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0 ||
+	    getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length) < 0)
+		return false;
+	return domain == AF_UNIX && type == SOCK_SEQPACKET && !listening;
+}
+
+static void take_back(struct server *server, struct connection *connection, struct request *request, const struct rsock_hold *body)
+{
+	uint32_t slot = body->socket;
+	const struct socket_entry *entry = slot < MAX_SOCKETS ? &server->state->sockets[slot] : NULL;
+	bool ours = entry != NULL && entry->cookie != 0 && entry->cookie == body->cookie;
+	if (ours && (entry->flags & SOCKET_ORPHANED) && request->fd_count == 1 && is_app_end(request->fds[0])) {
+		(void)fcntl(request->fds[0], F_SETFL, O_RDWR | O_NONBLOCK);
+		if (sockets_attach(server, slot, request->fds[0]) == 0)
+			request->fds[0] = -1;
+		return;
+	}
+	if (ours && server->apps[slot].fd >= 0)
+		return; // we have it already
+	struct rsock_header header = {.magic = RSOCK_MAGIC, .op = RSOCK_OP_HOLD, .flags = RSOCK_FLAG_DATA, .socket = slot, .cookie = body->cookie};
+	struct rsock_hold gone = {.socket = slot, .gone = 1, .cookie = body->cookie};
+	(void)connection_send(connection, &header, sizeof(header), &gone, sizeof(gone), NULL, 0);
+}
+
+void hold_orphans_expire(struct server *server)
+{
+	server->orphans_until = 0;
+	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++) {
+		const struct socket_entry *entry = &server->state->sockets[slot];
+		if (entry->cookie != 0 && (entry->flags & SOCKET_ORPHANED))
+			sockets_close(server, slot);
+	}
+}
+
+void hold_request(struct server *server, struct connection *connection, struct request *request)
+{
+	struct rsock_hold body;
+	if (!connection->trusted) {
+		connection_reply(connection, request, EACCES, NULL, 0);
+		return;
+	}
+	if (request->length < sizeof(body)) {
+		connection_reply(connection, request, EINVAL, NULL, 0);
+		return;
+	}
+	memcpy(&body, request->body, sizeof(body));
+	if (body.socket != (uint32_t)HOLD_ALL) {
+		take_back(server, connection, request, &body);
+		return;
+	}
+	hold_orphans_expire(server);
+	server->holder = connection;
+	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++) {
+		server->apps[slot].hold_gone = false;
+		server->apps[slot].hold_add = server->apps[slot].fd >= 0;
+	}
+	connection_reply(connection, request, 0, &body, sizeof(body));
+	hold_flush(server);
+}

@@ -1,0 +1,126 @@
+// The layout of shared memory, asserted.  Two builds that disagree here would read each other's
+// bytes wrongly; cffi reads the same headers, but ignores what it does not understand.
+#include <assert.h>
+#include <stdatomic.h>
+#include <stddef.h>
+
+#include "abi/core.h"
+#include "abi/ring.h"
+#include "abi/state.h"
+#include "abi/tables.h"
+
+#define SIZE(type, bytes) static_assert(sizeof(struct type) == (bytes), #type " has another size")
+#define AT(type, field, bytes) static_assert(offsetof(struct type, field) == (bytes), #type "." #field " lies elsewhere")
+// Words that are loaded and stored at once must not straddle.
+#define WORD(type, field) \
+	static_assert(offsetof(struct type, field) % sizeof(((struct type *)0)->field) == 0, #type "." #field " is not aligned")
+// No padding that the compiler chose: the last field ends where the struct ends.
+#define FULL(type, last) \
+	static_assert(offsetof(struct type, last) + sizeof(((struct type *)0)->last) == sizeof(struct type), \
+	              #type " has hidden padding at its end")
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "Python reads the segments as little-endian");
+static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "64-bit stores must be atomic between processes");
+
+SIZE(prefix, 24);
+AT(prefix, family, 16);
+
+SIZE(segment_header, 128);
+AT(segment_header, magic, 0);
+AT(segment_header, abi_hash, 8);
+AT(segment_header, size, 16);
+AT(segment_header, kind, 24);
+AT(segment_header, router_name, 32);
+AT(segment_header, created_ns, 64);
+FULL(segment_header, reserved);
+
+SIZE(interface_entry, 56);
+AT(interface_entry, mtu, 8);
+AT(interface_entry, name, 24);
+FULL(interface_entry, name);
+SIZE(address_entry, 24);
+AT(address_entry, interface, 18);
+FULL(address_entry, reserved);
+SIZE(port_range, 4);
+SIZE(rule_entry, 48 + 4 * MAX_RULE_PORTS + 24 * MAX_RULE_PREFIXES);
+AT(rule_entry, ports, 48);
+FULL(rule_entry, prefixes);
+// The arrays of a root follow each other in one block.
+static_assert(sizeof(struct interface_entry) % 8 == 0 && sizeof(struct address_entry) % 8 == 0 &&
+              sizeof(struct rule_entry) % 8 == 0, "arrays must keep 8-byte alignment");
+SIZE(tables_root, 48);
+AT(tables_root, interfaces, 24);
+
+SIZE(nexthop, 32);
+AT(nexthop, via, 16);
+FULL(nexthop, via);
+SIZE(nexthop_group, 16);
+AT(nexthop_group, hops, 16);
+
+SIZE(fib_node, 24);
+WORD(fib_node, children);
+WORD(fib_node, leaf_starts);
+WORD(fib_node, leaf_base);
+WORD(fib_node, child_base);
+FULL(fib_node, child_base);
+SIZE(fib_root, 24);
+WORD(fib_root, direct);
+FULL(fib_root, family);
+static_assert(MAX_GROUPS == 1 << 16, "a leaf is a u16, and any u16 must be an index of groups");
+
+SIZE(prefix_entry, 32);
+// The writer stores family, length, group, protocol and preference as one word.
+AT(prefix_entry, family, 16);
+AT(prefix_entry, reserved, 22);
+AT(prefix_entry, metric, 24);
+FULL(prefix_entry, reserved2);
+SIZE(prefix_table, 16);
+AT(prefix_table, entries, 16);
+
+AT(tables_segment, root, 128);
+WORD(tables_segment, root);
+WORD(tables_segment, epoch);
+AT(tables_segment, fib_root, 144);
+WORD(tables_segment, prefix_root);
+WORD(tables_segment, arena_end);
+WORD(tables_segment, generation);
+AT(tables_segment, groups, 256);
+FULL(tables_segment, groups);
+
+SIZE(worker_state, 64);
+WORD(worker_state, reader_epoch);
+FULL(worker_state, reserved);
+SIZE(port_state, 56);
+WORD(port_state, progress);
+FULL(port_state, reserved2);
+SIZE(interface_counters, 8 * (10 + DROP_REASON_COUNT));
+SIZE(neighbor_entry, 64);
+FULL(neighbor_entry, deadline_ns);
+static_assert((MAX_NEIGHBORS & (MAX_NEIGHBORS - 1)) == 0, "neighbors are hashed by a mask");
+SIZE(pending_packet, 32 + PENDING_ROOM);
+FULL(pending_packet, data);
+SIZE(dad_entry, 32);
+FULL(dad_entry, deadline_ns);
+SIZE(socket_membership, 24);
+WORD(socket_entry, cookie);
+WORD(socket_entry, rx_packets);
+FULL(socket_entry, app);
+WORD(state_segment, ready);
+WORD(state_segment, tables_epoch);
+static_assert(offsetof(struct state_segment, workers) % 64 == 0, "each worker's words have a cache line of their own");
+static_assert(offsetof(struct state_segment, counters) % 8 == 0 && offsetof(struct state_segment, neighbors) % 8 == 0 &&
+              offsetof(struct state_segment, sockets) % 8 == 0 && offsetof(struct state_segment, pending) % 8 == 0,
+              "64-bit words must be aligned");
+
+SIZE(link_slot, 2048);
+FULL(link_slot, data);
+static_assert((LINK_SLOTS & (LINK_SLOTS - 1)) == 0, "slots are found by a mask");
+// Producer and consumer index lie on lines of their own.
+AT(link_segment, producer, 128);
+AT(link_segment, consumer, 256);
+AT(link_segment, slots, 384);
+
+SIZE(port_spec, 72);
+FULL(port_spec, generation);
+SIZE(route_change, 28);
+FULL(route_change, metric);

@@ -1,0 +1,250 @@
+"""Takes over VRs that outlived a manager: same processes, same rings, no packet lost.
+
+    routers.json --> pids --pidfd--> alive, and it is he who listens at vr/NAME.sock
+    forwarder    --SEGMENTS, ADOPT--> segments, ports with their fds
+    its fd table --pidfd_getfd-->     listener, uid lock (the very same open files)
+
+What cannot be adopted whole is killed and begun anew: a VR whose forwarder died while there was no
+manager has lost its rings in any case.  The exchange waits for each forwarder for a moment only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from fastpath import segment
+from manager import kernel, namespaces, uids
+from manager.child import Child
+from manager.peers import MAX_FDS, MAX_RECORD, listen
+from manager.ports import PatchEnd, Port, unpack_spec
+from manager.resolve import RouterPlan
+from manager.unit import Box, Resources, Unit
+from rsock.wire import HEADER, MAGIC, Flag, Op
+
+PATIENCE: Final = 1.0
+
+log = structlog.get_logger()
+
+
+class LostError(Exception):
+    """This VR cannot be adopted."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A port that a forwarder serves."""
+
+    spec: bytes
+    fds: list[int]
+
+
+def records(run_dir: Path) -> list[dict[str, Any]]:
+    """Give what the last manager knew of its VRs; only root writes there."""
+    try:
+        found: list[dict[str, Any]] = json.loads((run_dir / "routers.json").read_text())
+    except (OSError, ValueError):
+        return []
+    return found
+
+
+def adopt_all(run_dir: Path, box: Box, plans: dict[str, RouterPlan], uid_range: tuple[int, int]) -> list[Unit]:
+    """Adopt what lives of a manager before us; end what cannot be adopted."""
+    units = []
+    for record in records(run_dir):
+        plan = plans.get(record["name"])
+        processes = _open_processes(run_dir, record)
+        try:
+            units.append(_adopt(box, plan, uid_range, record, processes))
+            log.info("adopted", router=record["name"], **{role: pid for role, (pid, _fd) in processes.items()})
+        except (LostError, OSError, ValueError, KeyError) as error:
+            if processes:
+                log.warning("not adopted", router=record["name"], reason=str(error))
+            _end(processes)
+    return units
+
+
+def _open_processes(run_dir: Path, record: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Find the processes of a VR that live: role -> (pid, pidfd)."""
+    found = {}
+    for role, folder in (("forwarder", "vr"), ("control", "control")):
+        path = run_dir / folder / f"{record['name']}.sock"
+        pid = record["pids"].get(role)
+        if not pid:
+            continue
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            continue
+        # The number may mean a stranger by now: ours has the listener.
+        listener = _listener_of(pid, pidfd, path)
+        if listener is None:
+            os.close(pidfd)
+            continue
+        listener.close()
+        found[role] = (pid, pidfd)
+    return found
+
+
+def _end(processes: dict[str, tuple[int, int]]) -> None:
+    for _pid, pidfd in processes.values():
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            _wait(pidfd)
+        os.close(pidfd)
+
+
+def _wait(pidfd: int) -> None:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll(PATIENCE * 1000)
+
+
+def _adopt(box: Box, plan: RouterPlan | None, uid_range: tuple[int, int], record: dict[str, Any],
+           processes: dict[str, tuple[int, int]]) -> Unit:  # fmt: skip
+    if plan is None:
+        raise LostError("it is not configured any more")
+    if "forwarder" not in processes:
+        raise LostError("its forwarder is dead")
+    pid, pidfd = processes["forwarder"]
+    unit = Unit(box, plan, int(record["id"]), uid_range)
+    vr_listener = _listener_of(pid, pidfd, unit.vr_path)
+    control_listener = None
+    if "control" in processes:
+        control_listener = _listener_of(*processes["control"], unit.control_path)
+    uid_lock = _duplicate(pid, pidfd, lambda target: target.startswith(f"{uids.DIRECTORY}/"))
+    if vr_listener is None or uid_lock is None:
+        raise LostError("its forwarder does not hold what it should")
+    if control_listener is None:
+        control_listener = listen(unit.control_path, socket.SOCK_STREAM, 0o600)
+    with _connect(unit.vr_path) as connection:
+        tables_ro, state_ro = _segments(connection)
+        found = _ports(connection)
+    netns_fd = namespaces.open_path(namespaces.path_of(record["netns"]))
+    resources = Resources(
+        record["netns"], netns_fd, int(record["uid"]), uid_lock, _reopen(tables_ro), _reopen(state_ro), tables_ro,
+        state_ro, vr_listener, control_listener,
+    )  # fmt: skip
+    unit.restarts = int(record["restarts"])
+    ports = _make_ports(box, unit, plan, record, resources, found)
+    children = {role: Child(box.reactor, *process) for role, process in processes.items()}
+    unit.adopt(resources, children["forwarder"], children.get("control"), ports)
+    return unit
+
+
+def _make_ports(box: Box, unit: Unit, plan: RouterPlan, record: dict[str, Any], resources: Resources,
+                found: dict[int, _Found]) -> dict[str, Port]:  # fmt: skip
+    """Join what the forwarder serves with what is configured; the rest is released by the unit later."""
+    ports = {}
+    for interface in record["interfaces"].values():
+        key, number = interface["key"], interface["port"]
+        port_plan = plan.ports.get(key)
+        if not number or port_plan is None or key in ports:
+            continue
+        port = unit.make_adopted_port(port_plan, number, resources)
+        served = found.pop(number, None)
+        if served is not None:
+            if isinstance(port, PatchEnd):
+                box.adopt_patch(port_plan.own, port_plan.peer, served.fds, unpack_spec(served.spec)["generation"])
+            port.adopt(served.spec, served.fds)
+        ports[key] = port
+    for served in found.values():
+        for fd in served.fds:
+            os.close(fd)
+    return ports
+
+
+def _listener_of(pid: int, pidfd: int, path: Path) -> socket.socket | None:
+    """Duplicate the listening socket with this path out of a process."""
+    for number in _numbers(pid):
+        if not _target(pid, number).startswith("socket:"):
+            continue
+        try:
+            candidate = socket.socket(fileno=kernel.pidfd_getfd(pidfd, number))
+        except OSError:
+            continue
+        with contextlib.suppress(OSError):
+            listens = candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if candidate.family == socket.AF_UNIX and listens and candidate.getsockname() == str(path):
+                candidate.setblocking(False)
+                return candidate
+        candidate.close()
+    return None
+
+
+def _duplicate(pid: int, pidfd: int, wanted: Any) -> int | None:
+    for number in _numbers(pid):
+        if wanted(_target(pid, number)):
+            return kernel.pidfd_getfd(pidfd, number)
+    return None
+
+
+def _numbers(pid: int) -> list[int]:
+    try:
+        return [int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return []
+
+
+def _target(pid: int, number: int) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/fd/{number}").readlink())
+    except OSError:
+        return ""
+
+
+def _reopen(fd: int) -> int:
+    """Open a segment for writing again: its successor's writer needs that."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise LostError("a segment is no file")
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+
+
+def _connect(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.settimeout(PATIENCE)
+    connection.connect(str(path))
+    return connection
+
+
+def _ask(connection: socket.socket, op: Op) -> tuple[bytes, list[int], bool]:
+    """Take one reply to the request that was sent: body, fds, whether more follow."""
+    data, fds, _flags, _address = socket.recv_fds(connection, MAX_RECORD, MAX_FDS)
+    if len(data) < HEADER.size:
+        raise LostError("its forwarder does not answer")
+    _magic, answered, flags, _session, _request, _slot, error, _cookie = HEADER.unpack_from(data)
+    if answered != op or flags & Flag.ERROR:
+        raise LostError(f"its forwarder refused: {os.strerror(error)}")
+    return data[HEADER.size :], fds, bool(flags & Flag.MORE)
+
+
+def _segments(connection: socket.socket) -> tuple[int, int]:
+    connection.send(HEADER.pack(MAGIC, Op.SEGMENTS, 0, 0, 1, 0, 0, 0))
+    _body, fds, _more = _ask(connection, Op.SEGMENTS)
+    if len(fds) != 2:
+        raise LostError("its forwarder gave no segments")
+    segment.check(fds[0], segment.KIND_TABLES)
+    segment.check(fds[1], segment.KIND_STATE)
+    return fds[0], fds[1]
+
+
+def _ports(connection: socket.socket) -> dict[int, _Found]:
+    connection.send(HEADER.pack(MAGIC, Op.ADOPT, 0, 0, 2, 0, 0, 0))
+    found = {}
+    while True:
+        body, fds, more = _ask(connection, Op.ADOPT)
+        if body:
+            found[unpack_spec(body)["port"]] = _Found(body, fds)
+        if not more:
+            return found

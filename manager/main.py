@@ -1,0 +1,157 @@
+"""`anabranch run`: the daemon's entry, in the foreground.
+
+SIGTERM, SIGINT: clean stop, everything given back.  SIGHUP: read the configuration again.  kill -9 is
+survived by the VRs: the next start with the same run dir adopts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import traceback
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+from setproctitle import setproctitle
+
+from manager import kernel
+from manager.child import Zygote
+from manager.reactor import Reactor
+
+if TYPE_CHECKING:
+    from manager.service import Service
+
+DEFAULT_RUN_DIR: Final = Path("/run/anabranch")
+USAGE: Final = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; give the exit code."""
+    parser = argparse.ArgumentParser(prog="anabranch", description="many virtual routers on one machine")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run in the foreground until SIGTERM or SIGINT")
+    run.add_argument("--conf", type=Path, required=True, metavar="DIR", help="directory of YAML files")
+    run.add_argument(
+        "--run-dir", type=Path, metavar="DIR",
+        help="sockets and state; default: $ANABRANCH_RUN_DIR, else /run/anabranch",
+        default=Path(os.environ.get("ANABRANCH_RUN_DIR") or DEFAULT_RUN_DIR),
+    )  # fmt: skip
+    chosen = parser.parse_args(arguments)
+    if os.geteuid() != 0:
+        return _complain("anabranch needs root to couple network devices: run it with sudo")
+    return _run(chosen.conf.absolute(), chosen.run_dir.absolute())
+
+
+def _complain(message: str) -> int:
+    sys.stderr.write(f"anabranch: {message}\n")
+    return USAGE
+
+
+def _run(conf_dir: Path, run_dir: Path) -> int:
+    setproctitle("anabranch: manager")
+    reactor = Reactor(_report_failure)
+    broken: list[str] = []
+    services: list[Service] = []
+
+    def stopped(pid: int) -> None:
+        for service in services:
+            service.stopped_process(pid)
+
+    zygote = Zygote(reactor, stopped, broken.append)
+    try:
+        # Imported late: this file is read by every `anabranch --help`, too.
+        from manager.service import prepare_run_dir  # noqa: PLC0415
+
+        prepare_run_dir(run_dir)
+        lock = _lock(run_dir)
+    except OSError as error:
+        return _complain(str(error))
+    if lock is None:
+        return _complain(f"another anabranch runs with {run_dir}: stop it, or give --run-dir another directory")
+    try:
+        return _serve(reactor, zygote, services, broken, conf_dir, run_dir)
+    finally:
+        zygote.close()
+        reactor.close()
+        (run_dir / "manager.pid").unlink(missing_ok=True)
+        lock.close()
+        with contextlib.suppress(OSError):
+            run_dir.rmdir()
+
+
+def _serve(reactor: Reactor, zygote: Zygote, services: list[Service], broken: list[str], conf_dir: Path,
+           run_dir: Path) -> int:  # fmt: skip
+    from manager.service import ApplyError, Service, notify_ready  # noqa: PLC0415
+
+    _set_up_log()
+    kernel.set_subreaper()
+    zygote.start()
+    service = Service(reactor, zygote, conf_dir, run_dir)
+    services.append(service)
+    asked: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        reactor.on_signal(number, partial(asked.append, number))
+    try:
+        config = service.read()
+        reactor.turn_until(lambda: zygote.ready or bool(broken) or bool(asked), 30.0)
+        if broken or not zygote.ready:
+            return 0 if asked else _complain(f"virtual routers cannot run here:\n{''.join(broken) or 'too slow'}")
+        service.start(config)
+    except ApplyError as error:
+        sys.stderr.write(error.text + "\n")
+        return USAGE
+    reactor.on_signal(signal.SIGHUP, service.reload)
+    service.when_settled(notify_ready)
+    while not asked:
+        reactor.turn(None)
+    # A second Ctrl-C must not cut the giving back short.
+    service.stop()
+    return 0
+
+
+def _lock(run_dir: Path) -> IO[str] | None:
+    """Take the run dir; None: somebody has it.  The lock goes with the process, however it ends."""
+    file = (run_dir / "manager.pid").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def _report_failure(error: BaseException) -> None:
+    sys.stderr.write("anabranch: an event could not be handled:\n")
+    traceback.print_exception(error, file=sys.stderr)
+
+
+def _set_up_log() -> None:
+    """Log to stderr: lines for people on a terminal, key=value else."""
+    import structlog  # noqa: PLC0415
+
+    people = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people),
+            structlog.dev.ConsoleRenderer() if people else structlog.processors.LogfmtRenderer(
+                key_order=["timestamp", "level", "event"]
+            ),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""An unprivileged app of the tests: obeys lines on stdin, answers with JSON lines on stdout.
+
+    open NAME VR KIND          udp | udp6 | echo | echo6 | raw
+    bind NAME ADDRESS PORT
+    connect NAME ADDRESS PORT
+    ask NAME TEXT [ADDRESS PORT]   send, wait for the answer: {text, from}
+    select NAME NAME ...       wait with one selector for all: {ready}
+    recv NAME                  {text, from}
+    port NAME                  {port}
+    wait EVENT VR              from rsock.watch(): {vr, reason}
+    vrs                        {vrs}
+    close NAME
+
+Each answer has `ok`; a failed call has `errno` and `type`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import selectors
+import socket
+import struct
+import sys
+from typing import Any
+
+import rsock
+
+KINDS = {
+    "udp": (socket.AF_INET, socket.SOCK_DGRAM, 0),
+    "udp6": (socket.AF_INET6, socket.SOCK_DGRAM, 0),
+    "echo": (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP),
+    "echo6": (socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6),
+    "raw": (socket.AF_INET, socket.SOCK_RAW, 253),
+}
+TIMEOUT = 5.0
+
+
+class App:
+    """The state of one app."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[str, socket.socket] = {}
+        self._kinds: dict[str, str] = {}
+        self._events = rsock.watch()
+
+    def open(self, name: str, vr: str, kind: str) -> dict[str, Any]:
+        made = rsock.socket(*KINDS[kind], vr=None if vr == "-" else vr)
+        made.settimeout(TIMEOUT)
+        self._sockets[name], self._kinds[name] = made, kind
+        return {"fd": made.fileno()}
+
+    def bind(self, name: str, address: str, port: str) -> dict[str, Any]:
+        self._sockets[name].bind((address, int(port)))
+        return {}
+
+    def connect(self, name: str, address: str, port: str) -> dict[str, Any]:
+        self._sockets[name].connect((address, int(port)))
+        return {}
+
+    def ask(self, name: str, text: str, *where: str) -> dict[str, Any]:
+        data = text.encode()
+        if self._kinds[name].startswith("echo"):
+            data = struct.pack(">BBHHH", 128 if self._kinds[name] == "echo6" else 8, 0, 0, 0, 1) + data
+        if where:
+            self._sockets[name].sendto(data, (where[0], int(where[1])))
+        else:
+            self._sockets[name].send(data)
+        return self.recv(name)
+
+    def send(self, name: str, text: str, address: str, port: str) -> dict[str, Any]:
+        self._sockets[name].sendto(text.encode(), (address, int(port)))
+        return {}
+
+    def recv(self, name: str) -> dict[str, Any]:
+        data, sender = self._sockets[name].recvfrom(65536)
+        return {"hex": data.hex(), "from": sender}
+
+    def select(self, *names: str) -> dict[str, Any]:
+        with selectors.DefaultSelector() as selector:
+            for name in names:
+                selector.register(self._sockets[name], selectors.EVENT_READ, name)
+            return {"ready": sorted(key.data for key, _ in selector.select(TIMEOUT))}
+
+    def port(self, name: str) -> dict[str, Any]:
+        return {"port": self._sockets[name].getsockname()[1]}
+
+    def wait(self, event: str, vr: str) -> dict[str, Any]:
+        for seen in self._events:
+            if (seen.event, seen.vr) == (event, vr):
+                return {"vr": seen.vr, "reason": seen.reason}
+        raise OSError(errno.EPIPE, "no more events")
+
+    def vrs(self) -> dict[str, Any]:
+        return {"vrs": sorted(vr.name for vr in rsock.vrs())}
+
+    def close(self, name: str) -> dict[str, Any]:
+        self._sockets.pop(name).close()
+        return {}
+
+
+def main() -> None:
+    """Obey until stdin ends."""
+    app = App()
+    print(json.dumps({"ok": True, "uid": os.getuid()}), flush=True)
+    for line in sys.stdin:
+        name, *words = line.split()
+        try:
+            answer = {"ok": True, **getattr(app, name)(*words)}
+        except OSError as error:
+            answer = {"ok": False, "errno": error.errno, "type": type(error).__name__, "text": str(error)}
+        except Exception as error:  # noqa: BLE001 - the test wants to see whatever it is
+            answer = {"ok": False, "errno": None, "type": type(error).__name__, "text": str(error)}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

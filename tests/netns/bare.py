@@ -1,0 +1,281 @@
+"""A forwarder without manager, control or configuration, between two hosts in namespaces of its own.
+
+    left 10.0.1.2 --- veth --- router (10.0.1.1, 10.0.2.1) --- veth --- right 10.0.2.2
+
+The test process plays manager (opens the rings, keeps their fds) and control (writes the tables); the
+forwarder is a forked child that runs the C loop, to be killed at will.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+from fastpath import segment
+from fastpath._layout import CONSTANTS, FIELDS, SIZES
+from fastpath.binding import check, ffi, lib
+from manager import rings
+from manager.kernel import inside
+
+SOL_PACKET: Final = 263
+TP_STATUS_USER: Final = 1
+TP_STATUS_COPY: Final = 2
+TP_PADDING: Final = 28  # of struct tpacket2_hdr
+SMALL: Final = rings.Geometry(block_size=1 << 16, frame_size=1 << 11, frame_count=256)
+PORT: Final = 7001
+_serial: Final = itertools.count()
+
+
+def ip(*words: str) -> None:
+    """Run ip(8)."""
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=20)
+
+
+class Side:
+    """One link of the router: the veth pair, its ring, its interface."""
+
+    def __init__(self, lab: Bare, number: int, name: str, mtu: int, geometry: rings.Geometry) -> None:
+        self.number, self.name, self.mtu, self.geometry = number, name, mtu, geometry
+        self.namespace = f"{lab.prefix}{name}"
+        self.router_mac = bytes((2, 0, 0, 0, number, 1))
+        self.host_mac = bytes((2, 0, 0, 0, number, 2))
+        self.address, self.host = f"10.0.{number}.1", f"10.0.{number}.2"
+        ip("netns", "add", self.namespace)
+        near, far = f"p{number}", "eth0"
+        ip("-n", lab.namespace, "link", "add", near, "address", self.router_mac.hex(":"), "type", "veth",
+           "peer", "name", far, "address", self.host_mac.hex(":"), "netns", self.namespace)  # fmt: skip
+        for namespace, device in ((lab.namespace, near), (self.namespace, far)):
+            with contextlib.suppress(OSError), inside_named(namespace):
+                Path(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6").write_text("1")
+            ip("-n", namespace, "link", "set", device, "mtu", str(mtu), "up")
+        ip("-n", self.namespace, "link", "set", "lo", "up")
+        ip("-n", self.namespace, "address", "add", f"{self.host}/24", "dev", far)
+        ip("-n", self.namespace, "route", "add", "default", "via", self.address)
+        ip("-n", self.namespace, "neighbor", "add", self.address, "lladdr", self.router_mac.hex(":"), "dev", far)
+        netns = os.open(f"/run/netns/{lab.namespace}", os.O_RDONLY)
+        try:
+            with inside(netns):
+                self.ifindex = socket.if_nametoindex(near)
+            self.ring = rings.open_ring(netns, near, self.ifindex, geometry, promiscuous=False)
+        finally:
+            os.close(netns)
+        self.memory = mmap.mmap(self.ring.fileno(), geometry.size)
+
+    def spec(self, generation: int) -> Any:
+        """Give the struct port_spec."""
+        spec = ffi.new("struct port_spec *")
+        spec.port, spec.driver, spec.ifindex = self.number, CONSTANTS["DRIVER_AF_PACKET"], self.ifindex
+        spec.mtu, spec.link_up, spec.generation = self.mtu, 1, generation
+        spec.block_size, spec.block_count = self.geometry.block_size, self.geometry.block_count
+        spec.frame_size, spec.frame_count = self.geometry.frame_size, self.geometry.frame_count
+        ffi.buffer(spec.mac)[:] = self.router_mac
+        return spec
+
+    def slot(self, frame: int) -> int:
+        """Give the offset of a frame's slot in the ring."""
+        return frame % self.geometry.frame_count * self.geometry.frame_size
+
+    def status(self, frame: int) -> int:
+        """Read the status word of a slot."""
+        return int(struct.unpack_from("=I", self.memory, self.slot(frame))[0])
+
+    def mark(self, frame: int) -> None:
+        """Do what a forwarder does first once a frame has met its fate."""
+        self.memory[self.slot(frame) + TP_PADDING] = 1
+
+    def give_back(self, frame: int) -> None:
+        """Do what a forwarder does last."""
+        struct.pack_into("=I", self.memory, self.slot(frame), 0)
+
+    def filled(self) -> int:
+        """Count the slots that wait for a forwarder."""
+        return sum(bool(self.status(frame) & TP_STATUS_USER) for frame in range(self.geometry.frame_count))
+
+    def close(self) -> None:
+        """Close the ring and remove the namespace."""
+        self.memory.close()
+        self.ring.close()
+        subprocess.run(["ip", "netns", "del", self.namespace], check=False, capture_output=True)
+
+
+@contextlib.contextmanager
+def inside_named(namespace: str) -> Iterator[None]:
+    """Act in a named namespace."""
+    fd = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    try:
+        with inside(fd):
+            yield
+    finally:
+        os.close(fd)
+
+
+class Bare:
+    """The router and its two hosts."""
+
+    def __init__(self, mtu: int = 1500, geometry: rings.Geometry = SMALL) -> None:
+        self.prefix = f"d{os.getpid()}x{next(_serial)}"
+        self.namespace = f"{self.prefix}router"
+        self.child = 0
+        ip("netns", "add", self.namespace)
+        self.tables = segment.create(segment.KIND_TABLES, 64 << 20, 1, "bare")
+        self.state = segment.create(segment.KIND_STATE, segment.STATE_SIZE, 1, "bare")
+        self.reader = segment.Segment(self.state, segment.KIND_STATE)
+        self.left = Side(self, 1, "left", mtu, geometry)
+        self.right = Side(self, 2, "right", mtu, geometry)
+        self._publish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        for side in (self.left, self.right):
+            side.close()
+        subprocess.run(["ip", "netns", "del", self.namespace], check=False, capture_output=True)
+        self.reader.close()
+        os.close(self.tables)
+        os.close(self.state)
+
+    def _publish(self) -> None:
+        out = ffi.new("struct table_writer **")
+        check(lib.table_writer_open(self.tables, self.state, out))
+        interfaces = ffi.new("struct interface_entry[2]")
+        addresses = ffi.new("struct address_entry[2]")
+        changes = ffi.new("struct route_change[4]")
+        for i, side in enumerate((self.left, self.right)):
+            interfaces[i].index = interfaces[i].port = side.number
+            interfaces[i].kind = CONSTANTS["INTERFACE_ETHERNET"]
+            interfaces[i].flags = CONSTANTS["INTERFACE_ADMIN_UP"]
+            interfaces[i].mtu = side.mtu
+            ffi.buffer(interfaces[i].mac)[:] = side.router_mac
+            interfaces[i].name = side.name.encode()
+            addresses[i].family, addresses[i].length, addresses[i].interface = 4, 24, side.number
+            addresses[i].flags = CONSTANTS["ADDRESS_NO_DAD"]
+            ffi.buffer(addresses[i].address)[0:4] = socket.inet_aton(side.address)
+            for k, (kind, address, length) in enumerate(
+                (("NEXTHOP_CONNECTED", f"10.0.{side.number}.0", 24), ("NEXTHOP_LOCAL", side.address, 32))
+            ):
+                hop = ffi.new("struct nexthop *")
+                hop.kind, hop.family, hop.interface, hop.weight = CONSTANTS[kind], 4, side.number, 1
+                change = changes[2 * i + k]
+                change.group = check(lib.table_writer_group(out[0], hop, 1))
+                change.family, change.length, change.protocol = 4, length, CONSTANTS["ROUTE_CONNECTED"]
+                ffi.buffer(change.address)[0:4] = socket.inet_aton(address)
+        check(lib.table_writer_publish(out[0], interfaces, 2, addresses, 2, ffi.NULL, 0))
+        check(lib.table_writer_apply(out[0], changes, 4))
+        lib.table_writer_close(out[0])
+
+    def attach(self, generation: int = 1) -> Any:
+        """Create a core over the segments and the held rings, in this process."""
+        tables = segment.reopen_read_only(self.tables)
+        out = ffi.new("struct core **")
+        try:
+            check(lib.core_create(tables, self.state, out))
+        finally:
+            os.close(tables)
+        for side in (self.left, self.right):
+            fd = fcntl.fcntl(side.ring.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
+            check(lib.core_port_add(out[0], side.spec(generation), [fd], 1))
+        return out[0]
+
+    def start(self, before: Callable[[], None] = lambda: None) -> None:
+        """Fork a forwarder over the held rings; return when it serves."""
+        assert self.child == 0
+        attaches = self.reader.integer("attaches")
+        self.child = os.fork()
+        if self.child == 0:
+            try:
+                before()
+                core = self.attach()
+                lib.core_run(core)
+            finally:
+                os._exit(1)
+        deadline = time.monotonic() + 5
+        while self.reader.integer("attaches") == attaches or not self.reader.view("workers").integer("batches"):
+            assert time.monotonic() < deadline, "the forwarder did not come up"
+            time.sleep(0.001)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End the forwarder without a warning."""
+        if self.child:
+            os.kill(self.child, number)
+            os.waitpid(self.child, 0)
+            self.child = 0
+
+    def set_progress(self, side: Side, value: int, generation: int = 1) -> None:
+        """Write the state that a dead forwarder left."""
+        base = FIELDS["state_segment"]["ports"][0] + side.number * SIZES["port_state"]
+        for field, number in (("progress", value), ("generation", generation)):
+            os.pwrite(self.state, struct.pack("<Q", number), base + FIELDS["port_state"][field][0])
+
+    def counters(self, side: Side) -> Any:
+        """Look at the counters of a side's interface."""
+        return self.reader.copied("counters", side.number)
+
+    def check_laws(self) -> None:
+        """Both counter laws hold exactly."""
+        for side in (self.left, self.right):
+            c = self.counters(side)
+            n = c.integer
+            fates = n("forwarded_packets") + n("punt_packets") + sum(c.integers("drops")) + n("held_packets")
+            assert n("rx_packets") == fates, side.name
+            sources = n("forwarded_out_packets") + n("originated_packets") + n("fragments_created")
+            assert n("tx_packets") == sources, side.name
+
+    # --- traffic from left to right, numbered ---
+
+    def sender(self) -> socket.socket:
+        """Open a packet socket on the left host."""
+        with inside_named(self.left.namespace):
+            opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            opened.bind(("eth0", 0))
+        return opened
+
+    def receiver(self) -> socket.socket:
+        """Open a UDP socket on the right host."""
+        with inside_named(self.right.namespace):
+            opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        opened.setsockopt(socket.SOL_SOCKET, rings.SO_RCVBUFFORCE, 64 << 20)
+        opened.bind((self.right.host, PORT))
+        return opened
+
+    def frame(self, number: int, length: int = 60) -> bytes:
+        """Build a UDP frame that carries a number."""
+        payload = struct.pack("!Q", number).ljust(length - 42, b"\xa5")
+        udp = struct.pack("!HHHH", 4000, PORT, 8 + len(payload), 0) + payload
+        head = struct.pack(
+            "!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), number & 0xFFFF, 0, 64, 17, 0,
+            socket.inet_aton(self.left.host), socket.inet_aton(self.right.host),
+        )  # fmt: skip
+        total = sum(struct.unpack("!10H", head))
+        total = (total & 0xFFFF) + (total >> 16)
+        total = (total & 0xFFFF) + (total >> 16)
+        head = head[:10] + struct.pack("!H", ~total & 0xFFFF) + head[12:]
+        return self.left.router_mac + self.left.host_mac + b"\x08\x00" + head + udp
+
+    def warm(self) -> None:
+        """Resolve the right host, so that what follows is forwarded and not held."""
+        with self.sender() as sender, self.receiver() as receiver:
+            sender.send(self.frame(0))
+            receiver.settimeout(5)
+            receiver.recv(9000)
+
+
+def numbers(receiver: socket.socket, quiet: float = 0.3) -> list[int]:
+    """Read the numbers that arrived, until none has come for a while."""
+    found = []
+    while select.select([receiver], [], [], quiet)[0]:
+        found.append(struct.unpack_from("!Q", receiver.recv(66000))[0])
+    return found

@@ -1,0 +1,332 @@
+"""A whole VR inside the test: the real core on virtual time, with the test at the far end of each port.
+
+    test --send--> link segment --> core_poll(now) --> link segment --receive--> test
+
+Nothing sleeps: `advance` jumps from deadline to deadline.  `laws` checks both counter laws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from fastpath import segment
+from fastpath._layout import CONSTANTS
+from fastpath.binding import check, ffi, lib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+
+SECOND: Final = 1_000_000_000
+START: Final = 1_000 * SECOND
+TABLES_SIZE: Final = 16 << 20
+FRAME_ROOM: Final = CONSTANTS["SUPER_ROOM"]
+DROPS: Final = tuple(
+    name.removeprefix("DROP_").lower()
+    for name, _value in sorted(
+        ((name, value) for name, value in CONSTANTS.items() if name.startswith("DROP_") and name != "DROP_REASON_COUNT"),
+        key=lambda item: item[1],
+    )
+)
+
+
+@dataclasses.dataclass
+class Interface:
+    """An interface as control would publish it; port 0 is a loopback."""
+
+    name: str
+    port: int
+    mac: bytes
+    addresses: list[str]
+    mtu: int = 1500
+    vlan: int = 0
+    up: bool = True
+    dad: bool = True
+
+    @property
+    def kind(self) -> int:
+        """Tell the kind by port and VLAN."""
+        if self.port == 0:
+            return CONSTANTS["INTERFACE_LOOPBACK"]
+        return CONSTANTS["INTERFACE_VLAN" if self.vlan else "INTERFACE_ETHERNET"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hop:
+    """One next hop of a static route; neither via nor interface: a blackhole."""
+
+    via: str | None = None
+    interface: str | None = None
+    weight: int = 1
+    kind: str = "NEXTHOP_FORWARD"
+
+
+class Port:
+    """A patch link whose other end the test holds."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._ours = segment.create(segment.KIND_LINK, segment.LINK_SIZE, 0, f"test{number}")
+        self._theirs = segment.create(segment.KIND_LINK, segment.LINK_SIZE, 0, f"core{number}")
+        self._events = (os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK))
+        out = ffi.new("struct link_end **")
+        check(lib.link_end_open(self._ours, self._theirs, *self._events, out))
+        self._end = out[0]
+        self._frame = ffi.new("uint8_t[]", FRAME_ROOM)
+        self._vnet = ffi.new("uint8_t[12]")
+
+    def attach(self, core: Any, *, mtu: int, up: bool) -> None:
+        """Give the core its end."""
+        spec = ffi.new("struct port_spec *")
+        spec.port, spec.driver, spec.mtu, spec.link_up, spec.generation = self.number, lib.DRIVER_LINK, mtu, up, 1
+        fds = [os.dup(fd) for fd in (self._theirs, self._ours, self._events[1], self._events[0])]
+        check(lib.core_port_add(core, spec, fds, len(fds)))
+
+    def send(self, frame: bytes, vnet: bytes | None = None) -> None:
+        """Put a frame on the wire towards the core."""
+        check(lib.link_end_send(self._end, frame, len(frame), ffi.NULL if vnet is None else vnet))
+
+    def receive(self) -> list[tuple[bytes, bytes]]:
+        """Take all frames that the core sent: (frame, virtio header)."""
+        frames = []
+        while (length := lib.link_end_receive(self._end, self._frame, FRAME_ROOM, self._vnet)) > 0:
+            frames.append((bytes(ffi.buffer(self._frame, length)), bytes(ffi.buffer(self._vnet, 10))))
+        return frames
+
+    def close(self) -> None:
+        """Give everything back."""
+        lib.link_end_close(self._end)
+        for fd in (self._ours, self._theirs, *self._events):
+            os.close(fd)
+
+
+class Router:
+    """The core of one VR with its segments, ports and clock."""
+
+    def __init__(self, interfaces: Iterable[Interface], routes: Mapping[str, list[Hop]] | None = None) -> None:
+        self.interfaces = {interface.name: interface for interface in interfaces}
+        self.routes = dict(routes or {})
+        self.now = START
+        self.tables_fd = segment.create(segment.KIND_TABLES, TABLES_SIZE, 1, "test")
+        self.state_fd = segment.create(segment.KIND_STATE, segment.STATE_SIZE, 1, "test")
+        self.state = segment.Segment(self.state_fd, segment.KIND_STATE)
+        self._installed: set[tuple[bytes, int, int]] = set()
+        out = ffi.new("struct table_writer **")
+        check(lib.table_writer_open(self.tables_fd, self.state_fd, out))
+        self._writer = out[0]
+        self.publish()
+        self.core = self._create()
+        self.ports: dict[int, Port] = {}
+        for interface in self.interfaces.values():
+            if interface.port and interface.port not in self.ports:
+                self.ports[interface.port] = Port(interface.port)
+                self.ports[interface.port].attach(self.core, mtu=interface.mtu, up=True)
+        self.poll()
+
+    # --- what control and the manager do ---
+
+    def index(self, name: str) -> int:
+        """Give the interface index, which is its place in the order of creation."""
+        return list(self.interfaces).index(name) + 1
+
+    def publish(self) -> None:
+        """Write interfaces, addresses and routes as they are now."""
+        interfaces = ffi.new("struct interface_entry[]", len(self.interfaces))
+        addresses = ffi.new("struct address_entry[]", sum(len(i.addresses) for i in self.interfaces.values()))
+        number = 0
+        for entry, interface in zip(interfaces, self.interfaces.values(), strict=True):
+            entry.index, entry.port, entry.vlan = self.index(interface.name), interface.port, interface.vlan
+            entry.kind, entry.flags, entry.mtu = interface.kind, int(interface.up), interface.mtu
+            entry.mac, entry.name = interface.mac, interface.name.encode()
+            for text in interface.addresses:
+                self._fill_address(addresses[number], interface, text)
+                number += 1
+        check(
+            lib.table_writer_publish(
+                self._writer, interfaces, len(interfaces), addresses, len(addresses), ffi.new("struct rule_entry[1]"), 0
+            )
+        )
+        self._apply()
+
+    def _fill_address(self, entry: Any, interface: Interface, text: str) -> None:
+        address = ipaddress.ip_interface(text)
+        ffi.buffer(entry.address)[: len(address.packed)] = address.packed
+        entry.family, entry.length, entry.interface = address.version, address.network.prefixlen, self.index(interface.name)
+        entry.flags = (CONSTANTS["ADDRESS_LINK_LOCAL"] if address.is_link_local else 0) | (
+            0 if interface.dad else CONSTANTS["ADDRESS_NO_DAD"]
+        )
+
+    def _wanted(self) -> dict[tuple[bytes, int, int], list[Hop]]:
+        wanted: dict[tuple[bytes, int, int], list[Hop]] = {}
+
+        def add(network: ipaddress.IPv4Network | ipaddress.IPv6Network, hops: list[Hop]) -> None:
+            wanted[network.network_address.packed, network.version, network.prefixlen] = hops
+
+        for interface in self.interfaces.values():
+            for address in map(ipaddress.ip_interface, interface.addresses):
+                if address.is_link_local:
+                    continue
+                if interface.port:
+                    add(address.network, [Hop(interface=interface.name, kind="NEXTHOP_CONNECTED")])
+                if interface.port and address.version == 4 and address.network.prefixlen < 31:
+                    last = ipaddress.ip_network(address.network.broadcast_address)
+                    add(last, [Hop(interface=interface.name, kind="NEXTHOP_BROADCAST")])
+        for prefix, hops in self.routes.items():
+            add(ipaddress.ip_network(prefix), hops)
+        for interface in self.interfaces.values():
+            for address in map(ipaddress.ip_interface, interface.addresses):
+                if not address.is_link_local:
+                    add(ipaddress.ip_network(address.ip), [Hop(interface=interface.name, kind="NEXTHOP_LOCAL")])
+        return wanted
+
+    def _group(self, hops: list[Hop]) -> int:
+        entries = ffi.new("struct nexthop[]", len(hops))
+        total = 0
+        for entry, hop in zip(entries, hops, strict=True):
+            total += hop.weight
+            kind = hop.kind
+            if kind == "NEXTHOP_FORWARD" and hop.interface is None:
+                kind = "NEXTHOP_BLACKHOLE"
+            entry.kind, entry.weight, entry.weight_end = CONSTANTS[kind], hop.weight, total
+            entry.interface = self.index(hop.interface) if hop.interface else 0
+            if hop.via:
+                via = ipaddress.ip_address(hop.via)
+                entry.family = via.version
+                ffi.buffer(entry.via)[: len(via.packed)] = via.packed
+        return check(lib.table_writer_group(self._writer, entries, len(hops)))
+
+    def _apply(self) -> None:
+        wanted = self._wanted()
+        gone = self._installed - set(wanted)
+        changes = ffi.new("struct route_change[]", len(wanted) + len(gone))
+        for change, key in zip(changes, [*wanted, *gone], strict=True):
+            packed, family, length = key
+            ffi.buffer(change.address)[: len(packed)] = packed
+            change.family, change.length = family, length
+            change.group = self._group(wanted[key]) if key in wanted else 0
+            change.protocol = CONSTANTS["ROUTE_STATIC"]
+        check(lib.table_writer_apply(self._writer, changes, len(changes)))
+        self._installed = set(wanted)
+
+    def _create(self) -> Any:
+        out = ffi.new("struct core **")
+        check(lib.core_create(self.tables_fd, self.state_fd, out))
+        return out[0]
+
+    def link(self, number: int, *, up: bool, mtu: int = 1500) -> None:
+        """Change the carrier of a port."""
+        check(lib.core_port_link(self.core, number, up, mtu))
+        self.poll()
+
+    def crash(self) -> None:
+        """Leave the core as a killed process would, and start its successor on the same segments."""
+        self.core = self._create()
+        for port in self.ports.values():
+            port.attach(self.core, mtu=1500, up=True)
+
+    # --- packets and time ---
+
+    def send(self, port: int, *frames: bytes, vnet: bytes | None = None) -> None:
+        """Send frames into a port and let the core run."""
+        for frame in frames:
+            self.ports[port].send(frame, vnet)
+        self.poll()
+
+    def poll(self) -> None:
+        """Run the core at the present time until it has nothing more to do at once."""
+        while lib.core_poll(self.core, self.now) > 0:
+            pass
+
+    def receive(self, port: int) -> list[bytes]:
+        """Take what the core sent out of a port."""
+        return [frame for frame, _vnet in self.ports[port].receive()]
+
+    def exchange(self, port: int, frame: bytes, out: int | None = None) -> list[bytes]:
+        """Send one frame; give what comes out of a port (the same one if not told)."""
+        self.send(port, frame)
+        return self.receive(port if out is None else out)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, stopping at each deadline of the core."""
+        until = self.now + round(seconds * SECOND)
+        while (deadline := lib.core_deadline(self.core)) <= until:
+            self.now = max(self.now, deadline)
+            self.poll()
+        self.now = until
+        self.poll()
+
+    def settle(self) -> None:
+        """Let address detection and announcements end; forget what was sent meanwhile."""
+        self.advance(5)
+        for port in self.ports.values():
+            port.receive()
+
+    # --- what there is to see ---
+
+    def counters(self, name: str) -> segment.View:
+        """Look at the counters of an interface."""
+        return self.state.view("counters", self.index(name))
+
+    def count(self, name: str, field: str) -> int:
+        """Read one counter of an interface."""
+        return self.counters(name).integer(field)
+
+    def drops(self, name: str | None = None) -> dict[str, int]:
+        """Read the drops of an interface, or of our own packets, that are not 0."""
+        values = (self.state if name is None else self.counters(name)).integers("host_drops" if name is None else "drops")
+        return {reason: value for reason, value in zip(DROPS, values, strict=True) if value}
+
+    def neighbors(self) -> dict[str, segment.View]:
+        """Read the live neighbors by address."""
+        live = {}
+        for _index, entry in self.state.used("neighbors", "state"):
+            if entry.integer("state") != CONSTANTS["NEIGHBOR_DELETED"]:
+                size = 4 if entry.integer("family") == 4 else 16
+                live[str(ipaddress.ip_address(entry.octets("address")[:size]))] = entry
+        return live
+
+    def neighbor_state(self, address: str) -> str:
+        """Read the state of one neighbor; "NONE" where there is none."""
+        entry = self.neighbors().get(address)
+        names = {value: name for name, value in CONSTANTS.items() if name.startswith("NEIGHBOR_") and name[9:] in STATES}
+        return names[entry.integer("state")].removeprefix("NEIGHBOR_") if entry else "NONE"
+
+    def laws(self) -> None:
+        """Both counter laws, exactly, for every interface; held packets counted one by one."""
+        held = {index: 0 for index in range(1, len(self.interfaces) + 1)}
+        for _index, slot in self.state.used("pending", "length"):
+            if slot.integer("ingress"):
+                held[slot.integer("ingress")] += 1
+        for name in self.interfaces:
+            read = self.counters(name).integer
+            fates = read("forwarded_packets") + read("punt_packets") + sum(self.counters(name).integers("drops"))
+            assert read("held_packets") == held[self.index(name)]
+            assert read("rx_packets") == fates + read("held_packets"), f"law 1 on {name}: {self.drops(name)}"
+            out = read("forwarded_out_packets") + read("originated_packets") + read("fragments_created")
+            assert read("tx_packets") == out, f"law 2 on {name}"
+
+    def close(self) -> None:
+        """Give everything back."""
+        lib.core_destroy(self.core)
+        lib.table_writer_close(self._writer)
+        for port in self.ports.values():
+            port.close()
+        self.state.close()
+        os.close(self.tables_fd)
+        os.close(self.state_fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.laws()
+        self.close()
+
+
+STATES: Final = {"INCOMPLETE", "REACHABLE", "STALE", "DELAY", "PROBE", "FAILED", "STATIC"}

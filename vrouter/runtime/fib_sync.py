@@ -1,0 +1,179 @@
+"""Brings the tables segment in line with what the control has worked out.
+
+    Root (interfaces, addresses, rules) --> publish
+    FibChange (prefix, resolved hops) ----> group, apply
+
+Order: an interface is published before a route leads to it, and withdrawn after the last one.  The
+first time, and after a failure, it marks and sweeps: everything wanted is applied over what stands
+there, and only then what is not wanted is removed; so a control that comes back disturbs nothing.
+
+An interface keeps its index as long as it has its name, also across a restart: neighbors and counters
+belong to the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from fastpath import interfaces as published
+from fastpath import tables
+from fastpath.segment import KIND_TABLES, Segment
+from fastpath.tables import TableWriter
+from vrouter.config.router import Interface
+from vrouter.net.address import Prefix, parse_mac
+from vrouter.rib.connected import InterfaceAddress
+from vrouter.rib.route import FibChange, Hop, Route
+from vrouter.sockets.rules import RuleEntry
+
+# Constants of include/abi/tables.h; a unit test compares.
+KINDS: Final = {"ethernet": 1, "vlan": 2, "loopback": 3}
+ADMIN_UP: Final = 1
+LINK_LOCAL: Final = 1
+NO_DAD: Final = 2
+MAX_INDEX: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """What is published at once."""
+
+    interfaces: tuple[Interface, ...] = ()
+    addresses: tuple[InterfaceAddress, ...] = ()
+    rules: tuple[RuleEntry, ...] = ()
+
+
+class FibSync:
+    """The one that writes the tables segment."""
+
+    def __init__(self, writer: TableWriter, tables_fd: int) -> None:
+        """Take note of the interface indices that a predecessor has published."""
+        self._writer = writer
+        with Segment(tables_fd, KIND_TABLES) as segment:
+            self._indices = {name: index for index, name in published.names(segment).items()}
+        self._root: Root | None = None
+        self._last_index = max(self._indices.values(), default=0)
+        self.synchronous = False  # the tables hold what was applied last
+
+    @property
+    def indices(self) -> Mapping[str, int]:
+        """Give the indices of the interfaces by name."""
+        return self._indices
+
+    def apply(self, root: Root, changes: Iterable[FibChange], wanted: Mapping[Prefix, Route]) -> None:
+        """Publish `root` and carry out `changes`; `wanted` is all that the FIB holds afterwards.
+
+        Raises OSError when the segment has no room; the next call then writes everything.
+        """
+        whole, self.synchronous = not self.synchronous, False
+        old = self._root or Root()
+        self._assign(root.interfaces)
+        names = {interface.name for interface in root.interfaces}
+        leaving = tuple(interface for interface in old.interfaces if interface.name not in names)
+        if leaving and len(names) + len(leaving) <= MAX_INDEX:
+            # Behind the others: where a port has changed hands, the first one owns it.
+            self._publish(Root(root.interfaces + leaving, root.addresses, root.rules))
+        elif not leaving:
+            self._publish(root)
+        if whole:
+            self._install(wanted.values())
+            self._sweep(wanted)
+        else:
+            self._change(changes)
+        if leaving:
+            self._publish(root)
+        self._indices = {name: index for name, index in self._indices.items() if name in names}
+        self._root, self.synchronous = root, True
+
+    def reclaim(self) -> None:
+        """Give back the memory that no reader can see any more."""
+        self._writer.reclaim()
+
+    def _assign(self, interfaces: Iterable[Interface]) -> None:
+        """Give an index to each interface that has none; one just set free is the last to be used again."""
+        taken = set(self._indices.values())
+        for interface in interfaces:
+            if interface.name in self._indices:
+                continue
+            for step in range(1, MAX_INDEX + 1):
+                index = (self._last_index + step - 1) % MAX_INDEX + 1
+                if index not in taken:
+                    break
+            else:
+                raise OSError(28, "no interface index is free")
+            taken.add(index)
+            self._indices[interface.name] = self._last_index = index
+
+    def _publish(self, root: Root) -> None:
+        self._writer.publish(
+            [self._interface(interface) for interface in root.interfaces],
+            [self._address(entry) for entry in root.addresses],
+            [_rule(entry) for entry in root.rules],
+        )
+
+    def _interface(self, interface: Interface) -> tables.InterfaceEntry:
+        return tables.InterfaceEntry(
+            index=self._indices[interface.name],
+            name=interface.name,
+            kind=KINDS[interface.kind],
+            port=interface.port,
+            vlan=interface.vlan,
+            flags=ADMIN_UP,
+            mtu=interface.mtu,
+            mac=parse_mac(interface.mac),
+        )
+
+    def _address(self, entry: InterfaceAddress) -> tables.AddressEntry:
+        # Nobody else can be on a loopback (RFC 4862 section 5.4 is about links).
+        flags = (LINK_LOCAL if entry.link_local else 0) | (NO_DAD if entry.loopback else 0)
+        family, value = entry.address
+        return tables.AddressEntry(family, value, entry.length, self._indices[entry.interface], flags)
+
+    def _change(self, changes: Iterable[FibChange]) -> None:
+        gone: list[Prefix] = []
+        routes: list[Route] = []
+        for change in changes:
+            if change.route is None:
+                gone.append(change.prefix)
+            else:
+                routes.append(change.route)
+        self._install(routes)
+        self._remove(gone)
+
+    def _sweep(self, wanted: Mapping[Prefix, Route]) -> None:
+        """Remove what stands in the table and is not wanted."""
+        installed = [Prefix(entry.family, entry.value, entry.length) for entry in self._writer.routes()]
+        self._remove(prefix for prefix in installed if prefix not in wanted)
+
+    def _install(self, routes: Iterable[Route]) -> None:
+        groups: dict[tuple[Hop, ...], int] = {}
+        changes = []
+        try:
+            for route in routes:
+                group = groups.get(route.hops)
+                if group is None:
+                    group = groups[route.hops] = self._writer.group([self._hop(hop) for hop in route.hops])
+                family, value, length = route.prefix
+                changes.append(
+                    tables.RouteChange(family, value, length, group, route.protocol, route.preference, route.metric)
+                )
+            if changes:
+                self._writer.apply(changes)
+        finally:
+            # The routes hold references of their own.
+            for group in groups.values():
+                self._writer.release(group)
+
+    def _remove(self, prefixes: Iterable[Prefix]) -> None:
+        changes = [tables.RouteChange(*prefix, 0) for prefix in prefixes]
+        if changes:
+            self._writer.apply(changes)
+
+    def _hop(self, hop: Hop) -> tables.Hop:
+        index = self._indices[hop.interface] if hop.interface else 0
+        return tables.Hop(hop.kind, index, hop.via, hop.weight)
+
+
+def _rule(entry: RuleEntry) -> tables.RuleEntry:
+    return tables.RuleEntry(entry.identity, entry.id, entry.operations, entry.curve_key, entry.ports, entry.prefixes)
