@@ -43,7 +43,7 @@ run: build ## start the router with CONF=conf (the demo, as shipped); Ctrl-C end
 	@exec env PYTHONSAFEPATH=1 $(BIN)/anabranch run --conf $(CONF) --run-dir $(RUN_DIR)
 
 build: $(STAMPS)/runtime ## venv, packages and the C core
-	@$(MAKE) $(CORE)
+	@$(MAKE) -s $(CORE)
 
 test: build $(STAMPS)/development lint ## all but the benches; as root also the tests in namespaces
 	@$(MAKE) asan ASAN_TESTS=tests/unit FUZZ_SECONDS=5
@@ -79,7 +79,7 @@ format: $(STAMPS)/development ## let ruff format all Python
 asan: build $(STAMPS)/development build/asan/built ## unit and property tests with ASan and UBSan in the core
 	$(SAY) 'unit and property tests under ASan and UBSan'
 	@rm -f build/asan/report.*
-	@$(ASAN_ENV) $(FIXED_ADDRESSES) $(PYTEST) -o pythonpath="build/asan/lib . tests/netns" -p no:cacheprovider \
+	@$(FIXED_ADDRESSES) env $(ASAN_ENV) $(PYTEST) -o pythonpath="build/asan/lib . tests/netns" \
 		$(or $(ASAN_TESTS),tests/unit tests/property); status=$$?; \
 		if compgen -G 'build/asan/report.*' >/dev/null; then cat build/asan/report.*; exit 1; fi; exit $$status
 
@@ -88,6 +88,8 @@ build/asan/built: $(CORE_INPUTS) $(shell find fastpath rsock vrouter manager -na
 	@mkdir -p build/asan
 	@ANABRANCH_SANITIZE=$(SANITIZERS) $(BIN)/python setup.py -q build --force --build-temp build/asan/temp \
 		--build-lib build/asan/lib --build-base build/asan/base
+	@ln -sfn $(addprefix $(CURDIR)/,conf docs examples) build/asan/lib/
+	@ln -sfn $(addprefix $(CURDIR)/fastpath/,include src) build/asan/lib/fastpath/
 	@touch $@
 
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/*.c))

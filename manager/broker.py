@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +50,7 @@ class Broker:
         """Free what it had; after it has ended."""
         self._drop()
         if self._lock >= 0:
-            os.close(self._lock)
+            uids.release(self._uid, self._lock)
             self._lock = -1
         (self._run_dir / "rsock.sock").unlink(missing_ok=True)
 

@@ -167,6 +167,10 @@ class Zygote:
             for fd in kept:
                 os.close(fd)
             done(Child(self._reactor, message["pid"], fds[0]))
+        elif kind == "exit" and message["status"]:
+            status = message["status"]
+            how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+            log.info("exit", pid=message["pid"], how=how)
         elif kind == "stopped":
             self._stopped(message["pid"])
         elif kind == "ready":

@@ -52,11 +52,11 @@ class Journal:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        directory.mkdir(mode=0o700, exist_ok=True)
         self._boot = _BOOT.read_text().strip()
 
     def write(self, entry: Entry) -> None:
         """Store an entry for good before returning."""
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         path = self._path(entry.key)
         new = path.with_suffix(".new")
         text = json.dumps({"version": VERSION, "boot": self._boot, **dataclasses.asdict(entry)}, indent=1)

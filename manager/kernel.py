@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from typing import Final
 
 CLONE_NEWNET: Final = 0x40000000
+CLONE_NEWNS: Final = 0x00020000
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
 MS_SHARED: Final = 1 << 20
 MNT_DETACH: Final = 2
 PR_SET_CHILD_SUBREAPER: Final = 36
-PR_SET_NO_NEW_PRIVS: Final = 38
 SYS_PIDFD_GETFD: Final = 438
 SYS_BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 
@@ -35,6 +35,11 @@ def _check(result: int, what: str) -> int:
 def setns(fd: int) -> None:
     """Enter a network namespace."""
     _check(_libc.setns(fd, CLONE_NEWNET), "setns")
+
+
+def setns_mount(fd: int) -> None:
+    """Enter a mount namespace; a process that has just been forked may."""
+    _check(_libc.setns(fd, CLONE_NEWNS), "setns")
 
 
 def unshare_network() -> None:
@@ -55,11 +60,6 @@ def unmount(target: str) -> None:
 def set_subreaper() -> None:
     """Inherit the processes whose parent below us died."""
     _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
-
-
-def set_no_new_privileges() -> None:
-    """Let no later exec gain rights."""
-    _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
 
 
 def pidfd_getfd(pidfd: int, number: int) -> int:

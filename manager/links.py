@@ -23,6 +23,7 @@ from typing import Final
 
 from manager import bpf, namespaces
 from manager.journal import Entry, Journal
+from manager.kernel import inside
 from manager.netlink import (
     ADDRESS_SIZE,
     IFF_ALLMULTI,
@@ -182,6 +183,7 @@ def share(journal: Journal, key: str, router: str, path: Path, device: str, vlan
             outer, end = source.link(veth), there.link(inner)
             if outer is None or end is None:
                 raise GoneError(f"the veth of {device} vanished")
+            _silence(source_fd, veth)
             bpf.add_clsact(source, outer.index)
             bpf.attach(source, outer.index, bpf.from_router_program(vlan, nic.index))
             # Promiscuous: a NIC that filters VLANs or MACs in hardware would keep the VRs' frames.
@@ -193,6 +195,12 @@ def share(journal: Journal, key: str, router: str, path: Path, device: str, vlan
             give_back(journal, entry)
             raise
         return entry, end
+
+
+def _silence(netns_fd: int, device: str) -> None:
+    """Keep the kernel's own IPv6 (MLD, router solicitations) from talking into a VR."""
+    with inside(netns_fd), contextlib.suppress(FileNotFoundError):
+        Path(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6").write_text("1")
 
 
 def give_back(journal: Journal, entry: Entry) -> list[str]:
@@ -399,17 +407,13 @@ def _all_addresses(netlink: Netlink) -> Iterator[tuple[int, str]]:
 
 def _operator_session() -> tuple[str, str] | None:
     """Find the SSH connection we were started in: (peer, local).  sudo hides it, our ancestors show it."""
-    process = os.getpid()
-    for _generation in range(32):
+    for process in (os.getpid(), *namespaces.ancestors()):
         try:
             environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            return None
+        except OSError:
+            continue
         for variable in environment:
             words = variable.removeprefix(b"SSH_CONNECTION=").decode(errors="replace").split()
             if variable.startswith(b"SSH_CONNECTION=") and len(words) == 4:
                 return words[0].removeprefix("::ffff:"), words[2].removeprefix("::ffff:")
-        if process <= 1:
-            return None
     return None

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RUN_DIR: Final = Path("/run/anabranch")
 USAGE: Final = 2
+ZYGOTE_PATIENCE: Final = 30.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,20 +99,21 @@ def _serve(reactor: Reactor, zygote: Zygote, services: list[Service], broken: li
         reactor.on_signal(number, partial(asked.append, number))
     try:
         config = service.read()
-        reactor.turn_until(lambda: zygote.ready or bool(broken) or bool(asked), 30.0)
-        if broken or not zygote.ready:
-            return 0 if asked else _complain(f"virtual routers cannot run here:\n{''.join(broken) or 'too slow'}")
-        service.start(config)
+        # Nothing is touched before it is known that VRs can run here, unless some do already.
+        if not (run_dir / "routers.json").exists():
+            reactor.turn_until(lambda: zygote.ready or bool(broken) or bool(asked), ZYGOTE_PATIENCE)
+        if not broken and not asked:
+            service.start(config)
     except ApplyError as error:
         sys.stderr.write(error.text + "\n")
         return USAGE
     reactor.on_signal(signal.SIGHUP, service.reload)
     service.when_settled(notify_ready)
-    while not asked:
-        reactor.turn(None)
+    while not asked and not broken:
+        reactor.turn(1.0)
     # A second Ctrl-C must not cut the giving back short.
     service.stop()
-    return 0
+    return _complain(f"virtual routers cannot run here:\n{''.join(broken)}") if broken else 0
 
 
 def _lock(run_dir: Path) -> IO[str] | None:

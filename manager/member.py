@@ -29,6 +29,7 @@ CRASHES: Final = 5
 WINDOW: Final = 10.0
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 30.0
+SUSPICION: Final = 0.05
 GRACE: Final = 1.0  # from SIGTERM to SIGKILL
 # From birth to the first answer.  Generous: a loaded machine must not turn one slow birth into a loop.
 GREETING_PATIENCE: Final = 5.0
@@ -132,6 +133,11 @@ class Member:
             self._reason = reason
             self._log.warning("fenced", pid=self.pid, reason=reason)
             self.child.kill()
+
+    def suspect(self, reason: str) -> None:
+        """Fence it unless its death, of which this is likely a sign, is reported in a moment."""
+        child = self.child
+        self._reactor.after(SUSPICION, lambda: self.fence(reason) if self.child is child else None)
 
     def end(self) -> None:
         """End it for good, gently first."""

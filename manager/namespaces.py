@@ -9,10 +9,11 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from manager.kernel import MS_BIND, MS_REC, MS_SHARED, inside, mount, unmount, unshare_network
+from manager.kernel import MS_BIND, MS_REC, MS_SHARED, inside, mount, setns_mount, unmount, unshare_network
 
 DIRECTORY: Final = Path("/run/netns")
 OWN: Final = Path("/proc/self/ns/net")
@@ -58,25 +59,83 @@ def identity(path: Path) -> int | None:
 
 def create(name: str) -> int:
     """Make a namespace under this name, IPv6 of the kernel off in it; give its fd."""
-    _prepare_directory()
-    path = DIRECTORY / name
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         with inside(home):
             unshare_network()
             _quiet_kernel()
-            mount("/proc/thread-self/ns/net", str(path), MS_BIND)
-    except OSError:
-        path.unlink()
-        raise
+            fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(home)
-    return open_path(path)
+    try:
+        _name(fd, DIRECTORY / name)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _name(fd: int, path: Path) -> None:
+    """Give a namespace its name where everybody sees it.
+
+    Started by `ip netns exec`, or with PrivateMounts, we have mounts of our own: then the name is made
+    where our first ancestor is, from where it comes to us as well.
+    """
+    outer = _outer_mounts()
+    if outer is not None:
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(OSError):
+                setns_mount(outer)
+                _bind(fd, path)
+            os._exit(0)
+        os.close(outer)
+        os.waitpid(child, 0)
+    if identity(path) is None:
+        _bind(fd, path)
+
+
+def _outer_mounts() -> int | None:
+    """Open the mount namespace of our first ancestor that we may look at; None: it is our own."""
+    own = Path("/proc/self/ns/mnt").stat().st_ino
+    found: int | None = None
+    for process in ancestors():
+        try:
+            fd = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        if found is not None:
+            os.close(found)
+        found = fd
+    if found is not None and os.fstat(found).st_ino == own:
+        os.close(found)
+        return None
+    return found
+
+
+def ancestors() -> Iterator[int]:
+    """Give the pids of our parent, its parent, and so on up to the first process."""
+    process = os.getpid()
+    while process > 1:
+        try:
+            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            return
+        if process:
+            yield process
+
+
+def _bind(fd: int, path: Path) -> None:
+    _prepare_directory()
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
+    mount(f"/proc/self/fd/{fd}", str(path), MS_BIND)
 
 
 def delete(name: str) -> None:
-    """Take the name away; the namespace goes with its last process and fd.  Fine when it is gone."""
+    """Take the name away; the namespace goes with its last process and fd.  Fine when it is gone.
+
+    Unlinking detaches the mounts that other mount namespaces have there.
+    """
     path = DIRECTORY / name
     with contextlib.suppress(OSError):
         unmount(str(path))

@@ -124,8 +124,12 @@ class Service:
             for problem in problems:
                 log.warning("not as before", router=entry.router, problem=problem)
         for record in adopt.records(self._run_dir):
-            if record["name"] not in adopted and record["netns"]:
+            if record["name"] in adopted:
+                continue
+            if record["netns"]:
                 namespaces.delete(record["netns"])
+            for folder in ("vr", "control"):
+                (self._run_dir / folder / f"{record['name']}.sock").unlink(missing_ok=True)
 
     # ---- changes ----
 

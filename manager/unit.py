@@ -330,7 +330,7 @@ class Unit:
             path.unlink(missing_ok=True)
         os.close(resources.netns_fd)
         namespaces.delete(resources.netns)
-        os.close(resources.uid_lock)
+        uids.release(resources.uid, resources.uid_lock)
 
     def _report(self, reason: str) -> None:
         if self.state is not self._reported:
@@ -363,7 +363,7 @@ class Unit:
     def _greet_forwarder(self) -> None:
         try:
             self._forwarder_peer = ForwarderPeer(
-                self._box.reactor, self.vr_path, lambda: self.forwarder.fence("closed the manager's connection")
+                self._box.reactor, self.vr_path, lambda: self.forwarder.suspect("closed the manager's connection")
             )
         except OSError as error:
             self.forwarder.fence(f"cannot be reached: {error.strerror}")
@@ -404,7 +404,7 @@ class Unit:
     def _greet_control(self) -> None:
         try:
             self._control_peer = ControlPeer(
-                self._box.reactor, self.control_path, lambda: self.control.fence("closed the manager's connection")
+                self._box.reactor, self.control_path, lambda: self.control.suspect("closed the manager's connection")
             )
         except OSError as error:
             self.control.fence(f"cannot be reached: {error.strerror}")

@@ -14,7 +14,6 @@ import sys
 from typing import Any, NoReturn
 
 from fastpath.tables import TableWriter
-
 from vrouter.api.messages import ControlOp
 from vrouter.runtime.control import Control
 from vrouter.runtime.fib_sync import FibSync

@@ -66,10 +66,13 @@ static uint32_t wire_path_mtu(void *user, uint8_t family, const uint8_t *destina
 static void wire_unreachable(void *user, struct packet *packet, uint8_t code)
 {
 	struct core *core = user;
-	if (packet->family == FAMILY_IPV4)
-		icmp4_error(&core->forward, packet, 3, code, 0); // RFC 792: destination unreachable
-	else
-		icmp6_error(&core->forward, packet, 1, code, 0); // RFC 4443 section 3.1
+	ip_unreachable(&core->forward, packet, code == HOST_PROTOCOL_UNREACHABLE);
+}
+
+static enum drop_reason wire_icmp(void *user, uint16_t interface, struct packet *packet, uint32_t icmp_offset)
+{
+	struct core *core = user;
+	return ip_icmp(&core->forward, interface, packet, icmp_offset);
 }
 
 static bool wire_upcall(void *user, uint32_t slot, const void *header, const uint8_t *payload, uint32_t length)
@@ -175,6 +178,7 @@ static int core_wire(struct core *core)
 		.unreachable = wire_unreachable,
 		.upcall = wire_upcall,
 		.error = wire_error,
+		.icmp = wire_icmp,
 		.packet_get = wire_packet_get,
 		.packet_put = wire_packet_put,
 		.user = core,

@@ -7,6 +7,7 @@ and so is the checksum.  `vr ping` and `vr traceroute` are ordinary apps over `r
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ class IcmpError:
 
     def words(self, family: int) -> str:
         """Say it in words."""
+        if self.reporter is None:
+            return os.strerror(self.error).lower()
         version = 4 if family == socket.AF_INET else 6
         return _MEANINGS.get((version, self.kind, self.code), f"ICMP type {self.kind} code {self.code}")
 

@@ -55,7 +55,9 @@ def with_defaults(config: Config) -> Config:
     routers = {}
     for name, router in config.routers.items():
         interfaces = {
-            key: replace(interface, mtu=mtu) if interface.mtu is None and (interface.device or interface.patch) else interface
+            key: replace(interface, mtu=mtu)
+            if interface.mtu is None and (interface.device or interface.patch)
+            else interface
             for key, interface in router.interfaces.items()
         }
         routers[name] = replace(router, interfaces=interfaces)

@@ -82,7 +82,11 @@ def _check_interface(checker: _Checker, path: Path_, interface: Interface) -> No
     has_ipv6 = any(":" in address for address in interface.addresses)
     mtu = interface.mtu or (checker.config.defaults.mtu if interface.device or interface.patch else None)
     if has_ipv6 and mtu is not None and mtu < _MIN_IPV6_MTU:
-        checker.note((*path, "mtu"), f"an MTU of {mtu} is too small for IPv6", f"at least {_MIN_IPV6_MTU}, or remove the IPv6 addresses")
+        checker.note(
+            (*path, "mtu"),
+            f"an MTU of {mtu} is too small for IPv6",
+            f"at least {_MIN_IPV6_MTU}, or remove the IPv6 addresses",
+        )
 
 
 def _check_limits(checker: _Checker, path: Path_, router: Router) -> None:
@@ -91,7 +95,11 @@ def _check_limits(checker: _Checker, path: Path_, router: Router) -> None:
     addresses = sum(len(interface.addresses) + 1 for interface in interfaces)
     for count, limit, what in (
         (len(router.interfaces), MAX_ROUTER_INTERFACES, "interfaces"),
-        (sum(bool(interface.device or interface.patch) for interface in interfaces), MAX_ROUTER_PORTS, "devices and patch links"),
+        (
+            sum(bool(interface.device or interface.patch) for interface in interfaces),
+            MAX_ROUTER_PORTS,
+            "devices and patch links",
+        ),
         (addresses, MAX_ROUTER_ADDRESSES, "addresses, link-local ones included"),
     ):
         if count > limit:
@@ -146,7 +154,9 @@ def _check_peer(checker: _Checker, path: Path_, own: str, interface: Interface, 
         says = f"says 'patch: {peer.patch}'" if peer.patch else "is no patch link"
         checker.note(path, f"the other end, {peer_name}/{peer_key}, {says}", f"it needs 'patch: {own}'")
     elif own < f"{peer_name}/{peer_key}" and interface.mtu != peer.mtu:
-        checker.note(path, f"the ends of this link differ in their MTU: {interface.mtu or 'default'} and {peer.mtu or 'default'}")
+        checker.note(
+            path, f"the ends of this link differ in their MTU: {interface.mtu or 'default'} and {peer.mtu or 'default'}"
+        )
 
 
 class _Reach:
@@ -193,7 +203,9 @@ def _check_static(checker: _Checker, path: Path_, router: Router) -> None:
         if len(hops) > 1 and any(hop.discard for hop in hops):
             checker.note_key(here, "'discard' cannot be one of several next hops")
         if not hops:
-            checker.note_key(here, f"the route to {text} has no next hop", "write 'via', 'interface' or 'discard: true'")
+            checker.note_key(
+                here, f"the route to {text} has no next hop", "write 'via', 'interface' or 'discard: true'"
+            )
         places = [(hop.via, hop.interface) for hop in hops if not hop.discard]
         for position, place in enumerate(places):
             if place in places[:position] and place != (None, None):
@@ -288,9 +300,15 @@ def _check_owner(checker: _Checker, users: dict[int, str], path: Path_, interfac
         return
     strangers = sorted(user for user in users.values() if user.partition("/")[0] != path[1])
     if vlan == 0 and strangers:
-        checker.note((*path, "device"), f"{interface.device} cannot be taken whole: {strangers[0]} uses a VLAN of it", "name a 'vlan' here too")
+        checker.note(
+            (*path, "device"),
+            f"{interface.device} cannot be taken whole: {strangers[0]} uses a VLAN of it",
+            "name a 'vlan' here too",
+        )
     elif 0 in users and users[0].partition("/")[0] != path[1]:
-        checker.note((*path, "device"), f"{interface.device} belongs to {users[0]} as a whole", "name a 'vlan' there too")
+        checker.note(
+            (*path, "device"), f"{interface.device} belongs to {users[0]} as a whole", "name a 'vlan' there too"
+        )
     users[vlan] = own
 
 
@@ -304,11 +322,19 @@ def _check_macs(checker: _Checker) -> None:
                 continue
             first = macs.setdefault((path, interface.netns, interface.device), interface.mac)
             if first != interface.mac:
-                checker.note((*path, key, "mac"), f"{interface.device} has the MAC {first} already", "the VLANs of a device share its MAC")
+                checker.note(
+                    (*path, key, "mac"),
+                    f"{interface.device} has the MAC {first} already",
+                    "the VLANs of a device share its MAC",
+                )
 
 
 def _check_range(checker: _Checker) -> None:
     first, last = checker.config.uid_range
     count = len(checker.config.routers) + len(checker.broken)
     if last - first + 1 < count:
-        checker.note(("uid-range",), f"the range holds {last - first + 1} ids for {count} routers", "each router runs under one of its own")
+        checker.note(
+            ("uid-range",),
+            f"the range holds {last - first + 1} ids for {count} routers",
+            "each router runs under one of its own",
+        )

@@ -44,6 +44,13 @@ class Marks:
             node = self._child(node, part) or node
         return node
 
+    def has(self, path: Path_) -> bool:
+        """Tell whether a file says something at `path`."""
+        node: Node | None = self.root
+        for part in path:
+            node = self._child(node, part) if node is not None else None
+        return node is not None
+
     def key(self, path: Path_) -> Mark:
         """Give the place of the key at `path`; of the value where there is no key."""
         node = self.node(path)

@@ -89,7 +89,14 @@ def _struct(cls: type) -> Struct:
         key = field.name.replace("_", "-")
         described = field.metadata
         fields[key] = Field(
-            field.name, key, _model(hints[field.name]), required, default, described["help"], described["impact"], described["example"]
+            field.name,
+            key,
+            _model(hints[field.name]),
+            required,
+            default,
+            described["help"],
+            described["impact"],
+            described["example"],
         )
     return Struct(cls, fields)
 

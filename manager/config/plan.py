@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Action = Literal["add", "change", "remove"]
 _SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
-_PLAIN_WORD: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./-_")
+_PLAIN_WORD: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./-_:")
 _RANKS: Final = {impact: rank for rank, impact in enumerate(Impact)}
 
 
@@ -165,14 +165,16 @@ class _Differ:
         effect = str(field.impact)
         if field.impact is Impact.LINK and "interfaces" in path:
             effect = f"link ({path[path.index('interfaces') + 1]})"
-        return Change(action, path, before, self._hidden(path, after), self._source(path), field.impact, effect, _router(path))
+        return Change(
+            action, path, before, self._hidden(path, after), self._source(path), field.impact, effect, _router(path)
+        )
 
     def _source(self, path: tuple[str, ...]) -> str:
         if self._marks is None:
             return ""
-        parent = self._marks.node(path[:-1])
-        if self._marks.node(path) is parent and path[-1] == "mtu":
-            return self._marks.source(("defaults", "mtu"))
+        inherited = ("defaults", path[-1])
+        if not self._marks.has(path) and self._marks.has(inherited):
+            return self._marks.source(inherited)
         return self._marks.source(path)
 
     def _hidden(self, path: tuple[str, ...], value: Any) -> Any:
@@ -203,7 +205,9 @@ def plain(described: Model, value: Any) -> Any:
             return {key: plain(described.item, item) for key, item in value.items()}
         case Struct():
             fields = ((field, getattr(value, field.name)) for field in described.fields.values())
-            return {field.key: plain(field.model, item) for field, item in fields if field.required or item != field.default}
+            return {
+                field.key: plain(field.model, item) for field, item in fields if field.required or item != field.default
+            }
 
 
 def _flow(value: Any) -> str:
@@ -217,4 +221,4 @@ def _flow(value: Any) -> str:
     if value is None:
         return "-"
     text = str(value)
-    return text if text and set(text) <= _PLAIN_WORD else json.dumps(text)
+    return text if text and set(text) <= _PLAIN_WORD and text[-1] != ":" else json.dumps(text)

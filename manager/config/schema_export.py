@@ -166,7 +166,7 @@ def main(arguments: list[str]) -> int:
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     if "--check" in arguments:
         for path in stale:
-            print(f"{path} is out of date: run python -m manager.config.schema_export", file=sys.stderr)
+            sys.stderr.write(f"{path} is out of date: run python -m manager.config.schema_export\n")
         return 1 if stale else 0
     for path in stale:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from manager.config.errors import ConfigError
 from manager.config.merge import Marks
 from manager.config.model import Leaf, Map, Model, Sequence, Struct, Words, model
 from manager.config.yaml_source import Node
-from vrouter.config.constraints import Constraint, Invalid, clip
+from vrouter.config.constraints import Constraint, InvalidError, clip
 from vrouter.config.schema import Config
 
 _SUGGESTIONS: Final = 2
@@ -43,8 +43,12 @@ def validate(marks: Marks) -> Validated:
         try:
             config = _validator().validate_python(tree)
         except ValidationError as error:
-            for line in error.errors(include_url=False, include_input=False):
-                errors.append(_explain(marks, line))
+            lines = error.errors(include_url=False, include_input=False)
+            meant = _meant(marks, lines)
+            for line in lines:
+                # A misspelled key that is required would else be two errors.
+                if line["type"] != "missing" or line["loc"] not in meant:
+                    errors.append(_explain(marks, line))
                 _drop(tree, line["loc"], broken)
         else:
             assert isinstance(config, Config)
@@ -100,7 +104,9 @@ def _dataclass_schema(described: Struct) -> core_schema.CoreSchema:
             inner = core_schema.with_default_schema(inner, default=field.default)
         fields.append(core_schema.dataclass_field(field.name, inner, kw_only=True, validation_alias=field.key))
     arguments = core_schema.dataclass_args_schema(described.cls.__name__, fields, extra_behavior="forbid")
-    return core_schema.dataclass_schema(described.cls, arguments, [field.name for field in described.fields.values()], frozen=True)
+    return core_schema.dataclass_schema(
+        described.cls, arguments, [field.name for field in described.fields.values()], frozen=True
+    )
 
 
 def _refuse(kind: str, message: str, hint: str = "", **context: Any) -> PydanticCustomError:
@@ -116,7 +122,7 @@ def _scalar(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
             raise _refuse("scalar", f"one value is expected here, not a {'map' if isinstance(value, dict) else 'list'}")
         try:
             return parse(value)
-        except Invalid as error:
+        except InvalidError as error:
             raise _refuse("invalid", error.message, error.help) from None
 
     return check
@@ -127,7 +133,7 @@ def _word(words: tuple[str, ...], text: str) -> str:
         return text
     near = suggest(text, words)
     allowed = f"allowed here: {', '.join(words)}"
-    raise Invalid(f"'{clip(text)}' is not allowed here", f"{did_you_mean(near)}{allowed}")
+    raise InvalidError(f"'{clip(text)}' is not allowed here", f"{did_you_mean(near)}{allowed}")
 
 
 def _sequence(described: Sequence, value: Any) -> Any:
@@ -152,7 +158,7 @@ def _map(key: Constraint, value: Any) -> Any:
     for text in value:
         try:
             parsed = key.parse(text)
-        except Invalid:
+        except InvalidError:
             continue  # noted by the walk over the keys
         if parsed in seen:
             raise _refuse("same_key", f"'{clip(text)}' is the same as '{clip(seen[parsed])}'", key=text)
@@ -181,7 +187,11 @@ def _explain(marks: Marks, line: Any) -> ConfigError:
         place = marks.key(path[:-1])
         return marks.error(place, f"'{path[-1]}' is missing", _help_of(path))
     if kind == "too_long":
-        return marks.error(marks.value(path), f"the list has {context['actual_length']} items", f"at most {context['max_length']} are allowed")
+        return marks.error(
+            marks.value(path),
+            f"the list has {context['actual_length']} items",
+            f"at most {context['max_length']} are allowed",
+        )
     if kind == "same_key":
         return marks.error(marks.key((*path, context["key"])), context["message"])
     if "message" in context:
@@ -189,16 +199,30 @@ def _explain(marks: Marks, line: Any) -> ConfigError:
     return marks.error(marks.value(path), str(line["msg"]))
 
 
+def _meant(marks: Marks, lines: Iterable[Any]) -> set[Path_]:
+    """Give the keys that unknown ones seem to be misspellings of."""
+    unknown = (line["loc"] for line in lines if line["type"] == "unexpected_keyword_argument")
+    return {(*path[:-1], near[0]) for path in unknown if (near := _near_keys(marks, path))}
+
+
+def _near_keys(marks: Marks, path: Path_) -> list[str]:
+    described = _model_at(path[:-1])
+    assert isinstance(described, Struct)
+    present = marks.node(path[:-1]).value
+    # A key that stands there already is hardly the one that was meant.
+    free = [key for key in described.fields if not isinstance(present, dict) or key not in present]
+    return suggest(str(path[-1]), free) or suggest(str(path[-1]), described.fields)
+
+
 def _unknown_key(marks: Marks, path: Path_) -> ConfigError:
     described = _model_at(path[:-1])
     assert isinstance(described, Struct)
     wrong = str(path[-1])
     allowed = list(described.fields)
-    present = marks.node(path[:-1]).value
-    # A key that stands there already is hardly the one that was meant.
-    free = [key for key in allowed if not isinstance(present, dict) or key not in present]
-    near = suggest(wrong, free) or suggest(wrong, allowed)
-    return marks.error(marks.key(path), f"unknown key '{clip(wrong)}'", f"{did_you_mean(near)}allowed here: {', '.join(allowed)}")
+    near = _near_keys(marks, path)
+    return marks.error(
+        marks.key(path), f"unknown key '{clip(wrong)}'", f"{did_you_mean(near)}allowed here: {', '.join(allowed)}"
+    )
 
 
 def _help_of(path: Path_) -> str:

@@ -33,22 +33,33 @@ MAX_FILE_ERRORS: Final = 50
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULLS: Final = {"", "~", "null", "Null", "NULL"}
 # What YAML calls not printable, and the line breaks that editors do not count as such.
-_FORBIDDEN: Final = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]|\r(?!\n)")
+_FORBIDDEN: Final = re.compile(
+    r"[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]|\r(?!\n)"
+)
 _TAB_INDENT: Final = re.compile(r"^ *\t[ \t]*(?=[^ \t#\r\n])", re.MULTILINE)
 _SECRET_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 # Words of libyaml that mean little to somebody who does not know its insides.
 _WORDING: Final = {
-    "mapping values are not allowed in this context": ("a ':' does not fit here", "check the indentation of this line, and quote a value that holds ': '"),
+    "mapping values are not allowed in this context": (
+        "a ':' does not fit here",
+        "check the indentation of this line, and quote a value that holds ': '",
+    ),
     "could not find expected ':'": ("a ':' is missing after the key", "write 'key: value'"),
     "did not find expected key": ("this does not fit the lines before it", "keys of one map begin in the same column"),
-    "did not find expected '-' indicator": ("this does not fit the list before it", "items of one list begin with '-' in the same column"),
+    "did not find expected '-' indicator": (
+        "this does not fit the list before it",
+        "items of one list begin with '-' in the same column",
+    ),
     "found character that cannot start any token": ("a value cannot begin with this character", "quote it"),
     "did not find expected ',' or ']'": ("a ',' or ']' is missing", ""),
     "did not find expected ',' or '}'": ("a ',' or '}' is missing", ""),
     "found unexpected end of stream": ("the file ends within a value", "close the quote or the bracket"),
     "found undefined alias": ("no anchor of this name stands before it in this file", "anchors do not cross files"),
-    "block sequence entries are not allowed in this context": ("a list cannot begin here", "begin it on a line of its own"),
+    "block sequence entries are not allowed in this context": (
+        "a list cannot begin here",
+        "begin it on a line of its own",
+    ),
 }
 
 
@@ -131,7 +142,11 @@ def _decode(data: bytes, source: Source) -> str | None:
     except UnicodeDecodeError as error:
         before = data[: error.start].decode()
         source.lines = data.decode(errors="replace").split("\n")
-        source.error(_position(source.file, before, len(before)), f"the byte 0x{data[error.start]:02x} is not UTF-8", "save the file as UTF-8")
+        source.error(
+            _position(source.file, before, len(before)),
+            f"the byte 0x{data[error.start]:02x} is not UTF-8",
+            "save the file as UTF-8",
+        )
         return None
     source.lines = [line.removesuffix("\r") for line in text.split("\n")]
     bad = _FORBIDDEN.search(text)
@@ -292,7 +307,9 @@ class _Builder:
             self._error(mark, "an alias cannot be a key")
             return False
         if event.anchor not in self._anchors:
-            self._error(mark, f"no anchor '&{clip(event.anchor)}' stands before this alias", "anchors do not cross files")
+            self._error(
+                mark, f"no anchor '&{clip(event.anchor)}' stands before this alias", "anchors do not cross files"
+            )
             return self._place(Node(None, mark), refused=True)
         target = self._anchors[event.anchor]
         if target is None:

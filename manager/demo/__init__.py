@@ -66,4 +66,7 @@ class Demo:
         with contextlib.suppress(FileNotFoundError):
             scene.addition(self._run_dir).unlink()
             scene.addition(self._run_dir).parent.rmdir()
-        return scene.remove(self._run_dir)
+        left = scene.remove(self._run_dir)
+        if not left:
+            print("The demo is over: its namespaces, devices, processes and files are gone.", flush=True)
+        return left

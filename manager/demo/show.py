@@ -37,6 +37,7 @@ APP: Final = ROOT / "examples" / "three_worlds.py"
 GREEN: Final = ROOT / "examples" / "green.yaml"
 PORT: Final = 7777
 PACKETS: Final = 1000
+COMMAND_WIDTH: Final = 40
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
 
@@ -189,13 +190,23 @@ def _forwarded_by_kernel(name: str) -> int:
         os.close(fd)
 
 
+def _forwarder_of(run_dir: Path, router: str) -> int | str:
+    try:
+        with Manager(run_dir) as manager:
+            routers = manager.call(ManagerOp.ROUTERS)
+    except CliError:
+        return "PID"
+    return next((one["pids"]["forwarder"] for one in routers if one["name"] == router), "PID")
+
+
 def _next_commands(run_dir: Path) -> None:
     where = Path(sys.executable).parent
     vr = str(where / "vr")
     if where.is_relative_to(ROOT):
         vr = str((where / "vr").relative_to(ROOT))
+    first = f"cd {ROOT}"
     if run_dir != Path(DEFAULT_RUN_DIR):
-        vr += f" --run-dir {run_dir}"
+        first += f"; export ANABRANCH_RUN_DIR={run_dir}"
     alice = scene.host_name(run_dir, scene.HOSTS[0])
     ping = f"ip netns exec {alice} ping -c 3 192.0.2.2" if shutil.which("ping") else f"{vr} ping red 192.0.2.2 -c 3"
     commands = (
@@ -204,13 +215,12 @@ def _next_commands(run_dir: Path) -> None:
         (f"{vr} ping blue 10.0.0.2 -c 3", "bob, not alice"),
         (ping, "from alice to erin, through red"),
         (f"{vr} trace red -n 2", "the life of two packets, stage by stage"),
-        ("kill -9 $(pgrep -f '^anabranch: red forwarder')", "nothing is lost: it comes back"),
+        (f"kill -9 {_forwarder_of(run_dir, 'red')}", "red's forwarder: nothing is lost, it comes back"),
         (f"$EDITOR conf/vr/red.yaml; {vr} plan; {vr} apply", "change it while it runs"),
     )
-    width = max(len(command) for command, _why in commands)
-    print(f"\nTry in another terminal (as root):\n\n  cd {ROOT}")
+    print(f"\nTry in another terminal (as root):\n\n  {first}")
     for command, why in commands:
-        print(f"  {command:{width}}   # {why}")
+        print(f"  {command:{COMMAND_WIDTH}}  # {why}")
     print("\nCtrl-C ends it and leaves nothing behind.", flush=True)
 
 

@@ -60,9 +60,15 @@ static void target_make(struct target *target)
 	struct table_writer *writer = NULL;
 	target->fd = segment_create(SEGMENT_TABLES, SIZE, 1, "fuzz");
 	must(target->fd >= 0 && table_writer_open(target->fd, -1, &writer) == 0, "table_writer_open");
-	struct interface_entry interfaces[3] = {{.index = 1, .port = 1, .name = "a"}, {.index = 2, .port = 1, .vlan = 5, .name = "b"},
-	                                        {.index = 9, .port = 2, .name = "c"}};
-	struct address_entry addresses[2] = {{.family = FAMILY_IPV4, .length = 24, .interface = 1}, {.family = FAMILY_IPV6, .length = 64}};
+	struct interface_entry interfaces[3] = {
+		{.index = 1, .port = 1, .name = "a"},
+		{.index = 2, .port = 1, .vlan = 5, .name = "b"},
+		{.index = 9, .port = 2, .name = "c"},
+	};
+	struct address_entry addresses[2] = {
+		{.family = FAMILY_IPV4, .length = 24, .interface = 1},
+		{.family = FAMILY_IPV6, .length = 64},
+	};
 	struct rule_entry rules[1] = {{.identity = RULE_ANY, .operations = RULE_UDP}};
 	must(table_writer_publish(writer, interfaces, 3, addresses, 2, rules, 1) == 0, "table_writer_publish");
 	for (uint32_t seed = 1; seed < 200; seed++)
@@ -102,8 +108,11 @@ static void seal(struct target *target, const struct tables_view *view)
 	struct tables_root root;
 	memcpy(&root, target->base + where, sizeof(root));
 	root.checksum = 0;
-	uint64_t sizes[3] = {root.interface_count * sizeof(struct interface_entry), root.address_count * sizeof(struct address_entry),
-	                     root.rule_count * sizeof(struct rule_entry)};
+	uint64_t sizes[3] = {
+		root.interface_count * sizeof(struct interface_entry),
+		root.address_count * sizeof(struct address_entry),
+		root.rule_count * sizeof(struct rule_entry),
+	};
 	uint64_t starts[3] = {root.interfaces, root.addresses, root.rules};
 	uint32_t crc = crc32_update(0, &root, sizeof(root));
 	for (int i = 0; i < 3; i++) {

@@ -91,6 +91,10 @@ class Frames:
                 frames.append(frame)
         return frames
 
+    def plain(self, count: int) -> list[bytes]:
+        """Give frames that any router forwards, or answers with an error when their time is over."""
+        return [self._rng.choice((self._plain4, self._plain6))() for _ in range(count)]
+
     def _source4(self) -> int:
         return 0xAC100000 | self._rng.getrandbits(20)
 
@@ -147,7 +151,7 @@ class Frames:
             b"\x01" * 4, b"\0\0\0\0", b"\x94\x04\0\0", b"\x07\x07\x04" + bytes(4), b"\x07\x27\x04" + bytes(36), b"\x07\x03\x05\x01",
             b"\x07\x07\x03" + bytes(4), b"\x44\x0c\x05\x00" + bytes(8), b"\x44\x0c\x0d\x00" + bytes(8), b"\x44\x0c\x05\x01" + bytes(8),
             b"\x83\x07\x04" + bytes(4), b"\x89\x07\x04" + bytes(4), b"\x82\x0b" + bytes(9), b"\x99\x04\xaa\xbb", b"\x07\x00", b"\x07\xff\x04",
-            b"\x07\x01\x04", b"\x44\x04\x05\xf0", b"\x01\x01\x94\x05", b"\x86\x0a" + bytes(8),
+            b"\x07\x01\x04", b"\x44\x04\x05\xf0", b"\x01\x01\x94\x05",
         ))  # fmt: skip
         return ethernet(self._packet4(self._routed4(), self._rng.choice((20, 1380)), options=options), IPV4)
 
@@ -249,21 +253,46 @@ class Frames:
         return bytes(frame)
 
 
+def refused4(frame: bytes) -> bool:
+    """Tell what a VR refuses and the kernel forwards.
+
+    An address in 0.0.0.0/8 or a directed broadcast as source (RFC 1812 section 5.3.7), and a fragment that
+    would end beyond 65535 octets, which the kernel cuts into pieces with wrapped offsets.
+    """
+    source, destination = int.from_bytes(frame[26:30], "big"), int.from_bytes(frame[30:34], "big")
+    ends = (int.from_bytes(frame[20:22], "big") & 0x1FFF) * 8 + int.from_bytes(frame[16:18], "big") - (frame[14] & 15) * 4
+    broadcasts = (0x0A000000, 0x0A0000FF, 0x0A000100, 0x0A0001FF)
+    return ends > 0xFFFF - 20 or 0 < source < 1 << 24 or 0 < destination < 1 << 24 or source in broadcasts
+
+
+def refused6(frame: bytes) -> bool:
+    """Tell what a VR refuses in silence and the kernel does not.
+
+    An IPv4-mapped source (RFC 4942 section 2.2) and the unspecified destination (RFC 4291 section 2.5.2).
+    """
+    return frame[22:34] == bytes(10) + b"\xff\xff" or not any(frame[38:54])
+
+
 def comparable(frame: bytes) -> bool:
     """Leave out what two routers may answer at different times or by design.
 
     Those are: destinations on a connected network where no host answers ARP (the ICMP error comes
     seconds later), sources whose error would go there, and TCP, SCTP and IGMP to a router itself
-    (the kernel has such a host stack, a VR may not).
+    (the kernel has such a host stack, a VR may not).  And what the kernel forwards against the standards, see
+    `refused4` and `refused6`.
     """
     if len(frame) < 34 or frame[12:14] not in (b"\x08\x00", b"\x86\xdd"):
         return True
     if frame[12:14] == b"\x08\x00":
         source, destination = ipaddress.ip_address(frame[26:30]), ipaddress.ip_address(frame[30:34])
         protocol = frame[23]
+        if refused4(frame):
+            return False
     elif len(frame) >= 54:
         source, destination = ipaddress.ip_address(frame[22:38]), ipaddress.ip_address(frame[38:54])
         protocol = frame[20]
+        if refused6(frame):
+            return False
     else:
         return True
     for address in (source, destination):

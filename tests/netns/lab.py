@@ -31,6 +31,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
+from manager.cli.client import Manager
+from manager.cli.errors import CliError
+from vrouter.api.messages import ManagerOp
+
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 CLONE_NEWNET: Final = 0x40000000
 ETH_P_ALL: Final = 3
@@ -66,7 +70,7 @@ def run(
 
 def project_environment() -> dict[str, str]:
     """Give the environment in which our programs find this tree's packages, and nothing by accident."""
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    paths = [os.environ.get("PYTHONPATH", ""), str(ROOT)]  # another build of the core may stand first
     return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path), "PYTHONSAFEPATH": "1"}
 
 
@@ -323,7 +327,8 @@ class Lab:
         command = program(ANABRANCH, "run", "--conf", str(self.conf_dir), "--run-dir", str(self.run_dir))
         with self.log_path.open("ab") as log:
             self.daemon = subprocess.Popen(
-                self.box.command(*command),
+                # Not ip-netns(8): it also gives a mount namespace, where the names of namespaces stay our own.
+                ["nsenter", f"--net={self.box.path}", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -337,12 +342,12 @@ class Lab:
         assert self.daemon is not None
         if self.daemon.poll() is not None:
             raise LabError(f"the daemon ended with {self.daemon.returncode}:\n{self.log()[-4000:]}")
-        if not (self.run_dir / "manager.sock").exists():
+        # Not `vr show routers`: that also answers for a manager that has died.
+        try:
+            with Manager(self.run_dir) as manager:
+                routers = manager.call(ManagerOp.ROUTERS)
+        except CliError:
             return False
-        done = self.vr_run("show", "routers")
-        if done.returncode:
-            return False
-        routers = json.loads(done.stdout)
         self._remember(routers)
         return all(router["state"] == "up" for router in routers)
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from lab import ANABRANCH, ROOT, VR, processes_in, program, project_environment, run, wait_until
 
+from manager.namespaces import name_for
+
 pytestmark = pytest.mark.root
 
 TABLE_SECONDS = 3.0
@@ -70,7 +72,7 @@ class Demo:
     def commands(self) -> list[str]:
         """Give the commands that it tells to try."""
         start = next(i for i, line in enumerate(self.lines) if line.startswith("Try in another terminal"))
-        return [line.split("   #")[0].strip() for line in self.lines[start:] if "   #" in line]
+        return [line.split("  # ")[0].strip() for line in self.lines[start:] if "  # " in line]
 
     def end(self) -> int:
         self.process.send_signal(signal.SIGINT)
@@ -81,8 +83,10 @@ class Demo:
         return code
 
 
-def _state() -> tuple[set[str], set[str], set[str]]:
-    netns = {path.name for path in Path("/run/netns").glob("anabranch-*")} if Path("/run/netns").exists() else set()
+def _state(run_dir: Path) -> tuple[set[str], set[str], set[str]]:
+    """Give what the demo may have left: its namespaces, links, changed files of the configuration."""
+    suffix = name_for(run_dir, "any").rpartition("-")[2]
+    netns = {path.name for path in Path("/run/netns").glob(f"anabranch-*-{suffix}")}
     links = {link["ifname"] for link in json.loads(run("ip", "-j", "link").stdout)}
     conf = {f"{path} {path.stat().st_mtime_ns}" for path in (ROOT / "conf").rglob("*")}
     return netns, links, conf
@@ -91,16 +95,16 @@ def _state() -> tuple[set[str], set[str], set[str]]:
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Demo]:
     run_dir = Path(f"/tmp/anabranch-demo-{os.getpid()}")
-    before = _state()
+    before = _state(run_dir)
     started = Demo(run_dir)
     try:
         started.wait("Ctrl-C ends it")
-        inodes = {(Path("/run/netns") / name).stat().st_ino for name in _state()[0] - before[0]}
+        inodes = {(Path("/run/netns") / name).stat().st_ino for name in _state(run_dir)[0]}
         yield started
     finally:
         code = started.end()
     assert code == 0, started.text
-    assert _state() == before
+    assert _state(run_dir) == before
     assert processes_in(inodes) == []
     assert not run_dir.exists() or not list(run_dir.iterdir())
     if run_dir.exists():
@@ -149,6 +153,8 @@ def test_red_forwarded_and_the_kernel_did_not(demo: Demo) -> None:
 def test_what_it_tells_to_type_works(demo: Demo) -> None:
     commands = demo.commands()
     assert len(commands) >= 5
+    assert f"export ANABRANCH_RUN_DIR={demo.run_dir}" in demo.text
+    environment = project_environment() | {"ANABRANCH_RUN_DIR": str(demo.run_dir)}
     tried = 0
     for command in commands:
         if "EDITOR" in command or "kill" in command:
@@ -156,9 +162,7 @@ def test_what_it_tells_to_type_works(demo: Demo) -> None:
         words = shlex.split(command)
         if Path(words[0]).name == "vr":
             words = [*program(VR), *words[1:]]
-        done = subprocess.run(
-            words, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False, env=project_environment()
-        )
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False, env=environment)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         assert done.stdout
         tried += 1

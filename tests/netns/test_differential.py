@@ -99,7 +99,7 @@ def comparison() -> Iterator[tuple[Comparison, Lab]]:
     with Lab() as lab:
         peers = silent(lab.namespace("peers"))
         reference, tested = kernel_router(lab, peers), virtual_router(lab, peers)
-        warm_up = Frames(random.Random(0)).take(200)
+        warm_up = Frames(random.Random(0)).plain(50)
 
         def agree() -> bool:
             return not Comparison(reference, tested).run(warm_up, most=1)

@@ -78,13 +78,15 @@ void harness_view_close(struct tables_view *view)
 }
 
 // The groups of `count` addresses of 16 bytes each.
-void harness_lookup(const struct tables_view *view, uint8_t family, const uint8_t *addresses, uint32_t count, uint16_t *groups)
+void harness_lookup(const struct tables_view *view, uint8_t family, const uint8_t *addresses, uint32_t count,
+	uint16_t *groups)
 {
 	for (uint32_t i = 0; i < count; i++)
 		groups[i] = fib_lookup(view, family, addresses + 16 * (size_t)i);
 }
 
-uint64_t harness_lookup_ns(const struct tables_view *view, uint8_t family, const uint8_t *addresses, uint32_t count, uint32_t rounds)
+uint64_t harness_lookup_ns(const struct tables_view *view, uint8_t family, const uint8_t *addresses, uint32_t count,
+	uint32_t rounds)
 {
 	struct timespec from, to;
 	volatile uint32_t sum = 0;

@@ -15,19 +15,30 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from fastpath import segment
 from fastpath._layout import CONSTANTS
 from fastpath.binding import check, ffi, lib
+from tests.unit import packets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import TracebackType
 
+ROUTER_A: Final = bytes.fromhex("020000000a01")  # our MAC on interface a, port 1
+ROUTER_B: Final = bytes.fromhex("020000000b01")  # and on b, port 2
+HOST_A: Final = bytes.fromhex("020000000a02")
+HOST_B: Final = bytes.fromhex("020000000b02")
+OTHER: Final = bytes.fromhex("020000000c03")
 SECOND: Final = 1_000_000_000
 START: Final = 1_000 * SECOND
 TABLES_SIZE: Final = 16 << 20
 FRAME_ROOM: Final = CONSTANTS["SUPER_ROOM"]
+STATES: Final = ("INCOMPLETE", "REACHABLE", "STALE", "DELAY", "PROBE", "FAILED", "STATIC")
 DROPS: Final = tuple(
     name.removeprefix("DROP_").lower()
     for name, _value in sorted(
-        ((name, value) for name, value in CONSTANTS.items() if name.startswith("DROP_") and name != "DROP_REASON_COUNT"),
+        (
+            (name, value)
+            for name, value in CONSTANTS.items()
+            if name.startswith("DROP_") and name != "DROP_REASON_COUNT"
+        ),
         key=lambda item: item[1],
     )
 )
@@ -103,6 +114,15 @@ class Port:
             os.close(fd)
 
 
+def two_sided() -> list[Interface]:
+    """The usual interfaces: `a` on port 1, `b` on port 2, and a loopback."""
+    return [
+        Interface("a", 1, ROUTER_A, ["10.0.0.1/24", "2001:db8:a::1/64", "fe80::a/64"]),
+        Interface("b", 2, ROUTER_B, ["10.0.1.1/24", "2001:db8:b::1/64", "fe80::b/64"]),
+        Interface("lo", 0, bytes(6), ["192.0.2.1/32", "2001:db8::1/128"]),
+    ]
+
+
 class Router:
     """The core of one VR with its segments, ports and clock."""
 
@@ -154,7 +174,11 @@ class Router:
     def _fill_address(self, entry: Any, interface: Interface, text: str) -> None:
         address = ipaddress.ip_interface(text)
         ffi.buffer(entry.address)[: len(address.packed)] = address.packed
-        entry.family, entry.length, entry.interface = address.version, address.network.prefixlen, self.index(interface.name)
+        entry.family, entry.length, entry.interface = (
+            address.version,
+            address.network.prefixlen,
+            self.index(interface.name),
+        )
         entry.flags = (CONSTANTS["ADDRESS_LINK_LOCAL"] if address.is_link_local else 0) | (
             0 if interface.dad else CONSTANTS["ADDRESS_NO_DAD"]
         )
@@ -258,6 +282,20 @@ class Router:
         self.now = until
         self.poll()
 
+    def meet(self, name: str, address: str, mac: bytes) -> None:
+        """Let a host ask for our address: we answer and know it from then on (STALE)."""
+        interface = self.interfaces[name]
+        if ":" in address:
+            group = packets.solicited_node(interface.addresses[1].split("/")[0])
+            body = packets.neighbor_message(
+                packets.NS, address, group, interface.addresses[1].split("/")[0], options=packets.link_option(1, mac)
+            )
+            frame = packets.ethernet(packets.group_mac(group), mac, packets.IP6, body)
+        else:
+            body = packets.arp(1, mac, address, bytes(6), interface.addresses[0].split("/")[0])
+            frame = packets.ethernet(packets.BROADCAST, mac, packets.ARP, body)
+        assert len(self.exchange(interface.port, frame)) == 1
+
     def settle(self) -> None:
         """Let address detection and announcements end; forget what was sent meanwhile."""
         self.advance(5)
@@ -276,7 +314,9 @@ class Router:
 
     def drops(self, name: str | None = None) -> dict[str, int]:
         """Read the drops of an interface, or of our own packets, that are not 0."""
-        values = (self.state if name is None else self.counters(name)).integers("host_drops" if name is None else "drops")
+        values = (self.state if name is None else self.counters(name)).integers(
+            "host_drops" if name is None else "drops"
+        )
         return {reason: value for reason, value in zip(DROPS, values, strict=True) if value}
 
     def neighbors(self) -> dict[str, segment.View]:
@@ -291,12 +331,12 @@ class Router:
     def neighbor_state(self, address: str) -> str:
         """Read the state of one neighbor; "NONE" where there is none."""
         entry = self.neighbors().get(address)
-        names = {value: name for name, value in CONSTANTS.items() if name.startswith("NEIGHBOR_") and name[9:] in STATES}
-        return names[entry.integer("state")].removeprefix("NEIGHBOR_") if entry else "NONE"
+        names = {CONSTANTS[f"NEIGHBOR_{name}"]: name for name in STATES}
+        return names[entry.integer("state")] if entry else "NONE"
 
     def laws(self) -> None:
         """Both counter laws, exactly, for every interface; held packets counted one by one."""
-        held = {index: 0 for index in range(1, len(self.interfaces) + 1)}
+        held = dict.fromkeys(range(1, len(self.interfaces) + 1), 0)
         for _index, slot in self.state.used("pending", "length"):
             if slot.integer("ingress"):
                 held[slot.integer("ingress")] += 1
@@ -327,6 +367,3 @@ class Router:
         if kind is None:
             self.laws()
         self.close()
-
-
-STATES: Final = {"INCOMPLETE", "REACHABLE", "STALE", "DELAY", "PROBE", "FAILED", "STATIC"}

@@ -32,7 +32,7 @@ def address(text: str) -> bytes:
 def checksum(data: bytes) -> int:
     """RFC 1071."""
     data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -46,9 +46,7 @@ def ethernet(destination: bytes, source: bytes, ethertype: int, payload: bytes, 
 
 def arp(operation: int, sender_mac: bytes, sender: str, target_mac: bytes, target: str) -> bytes:
     """An ARP packet."""
-    return (
-        struct.pack(">HHBBH", 1, IP4, 6, 4, operation) + sender_mac + address(sender) + target_mac + address(target)
-    )
+    return struct.pack(">HHBBH", 1, IP4, 6, 4, operation) + sender_mac + address(sender) + target_mac + address(target)
 
 
 def ip4(
@@ -95,7 +93,12 @@ def ip6(
 ) -> bytes:
     """An IPv6 packet."""
     first = 6 << 28 | traffic_class << 20
-    return struct.pack(">IHBB", first, len(payload), protocol, hop_limit) + address(source) + address(destination) + payload
+    return (
+        struct.pack(">IHBB", first, len(payload), protocol, hop_limit)
+        + address(source)
+        + address(destination)
+        + payload
+    )
 
 
 def pseudo(source: str, destination: str, protocol: int, length: int) -> bytes:
@@ -152,7 +155,9 @@ def neighbor_message(
     return ip6(source, destination, message, protocol=ICMP6, hop_limit=hop_limit)
 
 
-def datagram4(source: str, destination: str, payload: bytes = b"payload", *, ttl: int = 64, fragment: int = 0, tos: int = 0) -> bytes:
+def datagram4(
+    source: str, destination: str, payload: bytes = b"payload", *, ttl: int = 64, fragment: int = 0, tos: int = 0
+) -> bytes:
     """A whole IPv4/UDP packet."""
     return ip4(source, destination, udp(source, destination, payload), ttl=ttl, fragment=fragment, tos=tos)
 
@@ -162,7 +167,9 @@ def datagram6(source: str, destination: str, payload: bytes = b"payload", *, hop
     return ip6(source, destination, udp(source, destination, payload), hop_limit=hop_limit)
 
 
-def echo4(source: str, destination: str, payload: bytes = b"ping", *, tos: int = 0, ttl: int = 64, kind: int = 8) -> bytes:
+def echo4(
+    source: str, destination: str, payload: bytes = b"ping", *, tos: int = 0, ttl: int = 64, kind: int = 8
+) -> bytes:
     """A whole ICMP echo request (or, kind 0, reply)."""
     return ip4(source, destination, icmp4(kind, 0, b"\x12\x34\0\1", payload), protocol=ICMP, tos=tos, ttl=ttl)
 

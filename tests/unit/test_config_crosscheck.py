@@ -44,7 +44,10 @@ STATIC = [
     ("10.1.0.0/16: [{via: 10.0.0.2}, {via: 10.0.0.3}]", None),
     ("10.1.0.0/16: {via: 10.1.0.1}", "the next hop 10.1.0.1 is on no connected prefix"),
     ("{192.0.2.0/24: {via: 10.0.0.2}, 10.1.0.0/16: {via: 192.0.2.1}}", None),
-    ("{192.0.2.0/24: {discard: true}, 10.1.0.0/16: {via: 192.0.2.1}}", "the next hop 192.0.2.1 is on no connected prefix"),
+    (
+        "{192.0.2.0/24: {discard: true}, 10.1.0.0/16: {via: 192.0.2.1}}",
+        "the next hop 192.0.2.1 is on no connected prefix",
+    ),
     ("{0.0.0.0/0: {via: 10.0.0.2}, 10.1.0.0/16: {via: 192.0.2.1}}", "the next hop 192.0.2.1 is on no connected prefix"),
 ]
 
@@ -118,7 +121,8 @@ def test_the_same_addresses_in_two_routers_are_what_this_is_for(tmp_path: Path) 
 
 
 def test_users_and_groups_must_exist(tmp_path: Path) -> None:
-    rules = "{app: uid:nobdoy, allow: all}, {app: gid:nix-da, allow: all}, {app: uid:4711, allow: all}, {app: uid:0, allow: []}"
+    apps = ("uid:nobdoy", "gid:nix-da", "uid:4711")
+    rules = ", ".join(f"{{app: {app}, allow: all}}" for app in apps) + ", {app: uid:0, allow: []}"
     (tmp_path / "a.yaml").write_text(f"routers: {{red: {{rsock: {{rules: [{rules}]}}}}}}\n")
     errors = load(tmp_path).errors
     assert [error.message for error in errors] == [

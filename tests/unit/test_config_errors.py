@@ -131,6 +131,7 @@ KINDS = [
     ("version:\n", ["1:1: error: a value is missing"]),
     (red("interfaces: {lan: {device: eth1, addresses: 10.0.0.1/24}}"), ["3:49: error: a list is expected here"]),
     (red("rsock: {rules: [{app: uid:0}]}"), ["3:21: error: 'allow' is missing"]),
+    (red("rsock: {rules: [{app: uid:0, alow: all}]}"), ["3:34: error: unknown key 'alow'"]),
     (red("rsock: {rules: [{app: uid:0, allow: udp}]}"), ["3:41: error: a list or 'all' is expected here"]),
     (red("static: {10.0.0.0/8: word}"), ["3:26: error: a map, or a list of maps, is expected here"]),
     (
@@ -145,19 +146,34 @@ KINDS = [
     ("uid-range: 5-6\n", ["1:12: error: 5 is not within 1000 to 4294967294"]),
     ("routers: {Red_1: {}}\n", ["1:11: error: 'Red_1' is no router name"]),
     (red("interfaces: {lan: {device: a/b}}"), ["3:32: error: 'a/b' is no device name"]),
-    (red("interfaces: {lan: {device: abcdefghijklmnop}}"), ["3:32: error: the device name 'abcdefghijklmnop' is too long"]),
+    (
+        red("interfaces: {lan: {device: abcdefghijklmnop}}"),
+        ["3:32: error: the device name 'abcdefghijklmnop' is too long"],
+    ),
     (red("interfaces: {lan: {device: a, netns: ..}}"), ["3:42: error: '..' is no namespace name"]),
     (red("interfaces: {lan: {device: a, driver: dpdk}}"), ["3:43: error: 'dpdk' is not allowed here"]),
     (red("interfaces: {lan: {device: a, mac: 1:2:3}}"), ["3:40: error: '1:2:3' is not a MAC address"]),
-    (red("interfaces: {lan: {device: a, mac: '01:00:00:00:00:01'}}"), ["3:40: error: 01:00:00:00:00:01 is a group address"]),
-    (red("interfaces: {lan: {device: a, mac: '00:00:00:00:00:00'}}"), ["3:40: error: 00:00:00:00:00:00 is no address of an interface"]),
+    (
+        red("interfaces: {lan: {device: a, mac: '01:00:00:00:00:01'}}"),
+        ["3:40: error: 01:00:00:00:00:01 is a group address"],
+    ),
+    (
+        red("interfaces: {lan: {device: a, mac: '00:00:00:00:00:00'}}"),
+        ["3:40: error: 00:00:00:00:00:00 is no address of an interface"],
+    ),
     (red("interfaces: {lan: {patch: blue}}"), ["3:31: error: 'blue' names no interface of a router"]),
     (red("rsock: {rules: [{app: root, allow: all}]}"), ["3:27: error: 'root' names no app"]),
     (red("rsock: {rules: [{app: 'curve:abc', allow: all}]}"), ["3:27: error: this is no CURVE public key"]),
     (red("rsock: {rules: [{app: 'uid:a b', allow: all}]}"), ["3:27: error: 'a b' is no name of a user"]),
     (red("rsock: {rules: [{app: uid:0, allow: [upd]}]}"), ["3:42: error: 'upd' is not allowed here"]),
-    (red("rsock: {rules: [{app: uid:0, allow: all, ports: [65536]}]}"), ["3:54: error: 65536 is not within 0 to 65535"]),
-    (red("rsock: {rules: [{app: uid:0, allow: all, prefixes: [10.0.0.1]}]}"), ["3:57: error: '10.0.0.1' has no prefix length"]),
+    (
+        red("rsock: {rules: [{app: uid:0, allow: all, ports: [65536]}]}"),
+        ["3:54: error: 65536 is not within 0 to 65535"],
+    ),
+    (
+        red("rsock: {rules: [{app: uid:0, allow: all, prefixes: [10.0.0.1]}]}"),
+        ["3:57: error: '10.0.0.1' has no prefix length"],
+    ),
     (
         red("static: {'2001:DB8::/32': {discard: true}, '2001:db8::/32': {discard: true}}"),
         ["3:48: error: '2001:db8::/32' is the same as '2001:DB8::/32'"],

@@ -129,3 +129,10 @@ def test_a_link_to_a_device_does_not_block(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").symlink_to("/dev/null")
     (tmp_path / "gone.yaml").symlink_to(tmp_path / "nowhere")
     assert [error.message for error in load(tmp_path).errors] == ["cannot be read: No such file or directory"]
+
+
+def test_what_was_added_at_run_time_is_read_besides(tmp_path: Path) -> None:
+    write(tmp_path, {"conf/a.yaml": "routers: {red: {}}\n", "run/b.yaml": "routers: {blue: {}}\n"})
+    loaded = load(tmp_path / "conf", tmp_path / "run", tmp_path / "missing")
+    assert loaded.config is not None
+    assert list(loaded.config.routers) == ["red", "blue"]

@@ -80,6 +80,13 @@ def test_options_with_the_copied_bit_go_into_every_piece(plane: Plane) -> None:
         assert piece.data[20:36] == ALERT + bytes([NOP] * 8) + security + bytes([END])
 
 
+def test_options_of_a_later_fragment_were_chosen_before(plane: Plane) -> None:
+    options = RECORD + bytes([NOP])
+    pieces = plane.fragment4(ip4(bytes(3000), 17, options=options, fragment=MF | 100), 576)
+    assert pieces is not None
+    assert {piece.data[20:28] for piece in pieces} == {options}
+
+
 @pytest.mark.parametrize("options", [b"\x07\0\0\0", b"\x07\x09\x04\0", b"\x01\x01\x01\x07"])
 def test_malformed_options_are_left_alone(plane: Plane, options: bytes) -> None:
     pieces = plane.fragment4(ip4(bytes(1000), 17, options=options), 576)

@@ -98,9 +98,7 @@ def test_a_read_only_fd_cannot_write(state_fd: int) -> None:
 
 
 def test_paths_and_views_read_what_was_written(state_fd: int) -> None:
-    offset = (
-        FIELDS["state_segment"]["ports"][0] + 3 * SIZES["port_state"] + FIELDS["port_state"]["progress"][0]
-    )
+    offset = FIELDS["state_segment"]["ports"][0] + 3 * SIZES["port_state"] + FIELDS["port_state"]["progress"][0]
     os.pwrite(state_fd, struct.pack("<Q", 0x1122334455667788), offset)
     with segment.Segment(state_fd, segment.KIND_STATE) as state:
         assert state.u64("state_segment.ports[3].progress") == 0x1122334455667788
@@ -135,7 +133,10 @@ def test_reading_what_is_used_allocates_no_page(state_fd: int) -> None:
 
 def test_stats_are_plain_data(state_fd: int) -> None:
     def put(path: tuple[tuple[str, str, int], ...], code: str, value: object) -> None:
-        at = sum(FIELDS[name][field][0] + index * width for (name, field, index), width in zip(path, _widths(path), strict=True))
+        at = 0
+        for name, field, index in path:
+            offset, letter, _count, nested = FIELDS[name][field]
+            at += offset + index * (SIZES[nested] if nested else struct.calcsize(letter))
         os.pwrite(state_fd, struct.pack("<" + code, value), at)
 
     put((("state_segment", "counters", 2), ("interface_counters", "rx_packets", 0)), "Q", 5)
@@ -163,11 +164,3 @@ def test_every_drop_reason_has_a_name() -> None:
     assert len(stats.DROP_REASONS) == CONSTANTS["DROP_REASON_COUNT"]
     assert stats.drop_name(CONSTANTS["DROP_TTL_EXPIRED"]) == "ttl_expired"
     assert stats.drop_name(10_000) == "10000"
-
-
-def _widths(path: tuple[tuple[str, str, int], ...]) -> list[int]:
-    widths = []
-    for name, field, _index in path:
-        _offset, code, _count, nested = FIELDS[name][field]
-        widths.append(SIZES[nested] if nested else struct.calcsize(code))
-    return widths

@@ -27,7 +27,8 @@ def from_plain(data: dict[str, Any]) -> RouterConfig:
                 Interface(**{**entry, "addresses": tuple(entry["addresses"])}) for entry in data["interfaces"]
             ),
             static=tuple(
-                StaticRoute(entry["prefix"], tuple(StaticHop(**hop) for hop in entry["hops"])) for entry in data["static"]
+                StaticRoute(entry["prefix"], tuple(StaticHop(**hop) for hop in entry["hops"]))
+                for entry in data["static"]
             ),
             rules=tuple(_rule(entry) for entry in data["rules"]),
         )

@@ -1,7 +1,7 @@
 """Constraints on configuration values, as markers for `typing.Annotated`.
 
 Each marker reads the text of one YAML scalar and gives the typed value in its canonical form, or
-raises `Invalid` with words for the operator; and it describes itself as JSON Schema.  The text is
+raises `InvalidError` with words for the operator; and it describes itself as JSON Schema.  The text is
 what stands in the file: YAML's own idea of types (10:20:30:40:50:10 as a base-60 number, `no` as
 False, 010 as 8) never touches it.
 
@@ -31,7 +31,7 @@ _DEVICE_SIZE: Final = 15  # IFNAMSIZ without the NUL
 _Z85: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 
 
-class Invalid(ValueError):
+class InvalidError(ValueError):
     """A value that a constraint refuses; `help` says how to put it right."""
 
     def __init__(self, message: str, help_text: str = "") -> None:
@@ -44,7 +44,7 @@ class Constraint(Protocol):
     """What every marker offers."""
 
     def parse(self, text: str) -> Any:
-        """Give the typed value.  Raises Invalid."""
+        """Give the typed value.  Raises InvalidError."""
 
     def json_schema(self) -> dict[str, Any]:
         """Describe the text as JSON Schema."""
@@ -61,7 +61,7 @@ class Boolean:
         meant = {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"}
         word = meant.get(text.lower(), text.lower())
         hint = f"write '{word}'" if word in {"true", "false"} else ""
-        raise Invalid(f"'{clip(text)}' is neither true nor false", hint)
+        raise InvalidError(f"'{clip(text)}' is neither true nor false", hint)
 
     def json_schema(self) -> dict[str, Any]:
         """Describe it."""
@@ -78,11 +78,15 @@ class Integer:
     def parse(self, text: str) -> int:
         """Give the number."""
         if not _INTEGER.fullmatch(text):
-            raise Invalid(f"'{clip(text)}' is not a number", f"write a decimal number from {self.low} to {self.high}")
+            raise InvalidError(
+                f"'{clip(text)}' is not a number", f"write a decimal number from {self.low} to {self.high}"
+            )
         value = int(text)
         if not self.low <= value <= self.high:
-            bounds = f"within {self.low} to {self.high}" if self.low < self.high else f"{self.low}, the only one allowed"
-            raise Invalid(f"{value} is not {bounds}")
+            bounds = (
+                f"within {self.low} to {self.high}" if self.low < self.high else f"{self.low}, the only one allowed"
+            )
+            raise InvalidError(f"{value} is not {bounds}")
         return value
 
     def json_schema(self) -> dict[str, Any]:
@@ -103,7 +107,7 @@ class Span:
         number = Integer(self.low, self.high)
         span = (number.parse(first.strip()), number.parse((last if dash else first).strip()))
         if span[0] > span[1]:
-            raise Invalid(f"the range {text} ends before it begins", f"write {span[1]}-{span[0]}")
+            raise InvalidError(f"the range {text} ends before it begins", f"write {span[1]}-{span[0]}")
         return span
 
     def json_schema(self) -> dict[str, Any]:
@@ -121,11 +125,13 @@ class Name:
     def parse(self, text: str) -> str:
         """Give the name."""
         if len(text) > MAX_NAME:
-            raise Invalid(f"the {self.what} '{clip(text)}' has {len(text)} characters", f"at most {MAX_NAME} are allowed")
+            raise InvalidError(
+                f"the {self.what} '{clip(text)}' has {len(text)} characters", f"at most {MAX_NAME} are allowed"
+            )
         if not _NAME.fullmatch(text):
             likely = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
             hint = "a to z, 0 to 9 and '-' are allowed, '-' not first"
-            raise Invalid(f"'{clip(text)}' is no {self.what}", hint + (f"; write '{likely}'" if likely else ""))
+            raise InvalidError(f"'{clip(text)}' is no {self.what}", hint + (f"; write '{likely}'" if likely else ""))
         return text
 
     def json_schema(self) -> dict[str, Any]:
@@ -140,9 +146,11 @@ class Device:
     def parse(self, text: str) -> str:
         """Give the name, if the kernel's dev_valid_name() would take it."""
         if len(text.encode()) > _DEVICE_SIZE:
-            raise Invalid(f"the device name '{clip(text)}' is too long", f"the kernel allows {_DEVICE_SIZE} bytes")
+            raise InvalidError(f"the device name '{clip(text)}' is too long", f"the kernel allows {_DEVICE_SIZE} bytes")
         if not text.isprintable() or text in {"", ".", ".."} or set(text) & set("/: \t%"):
-            raise Invalid(f"'{clip(text)}' is no device name", "as `ip link` prints it, without '/', ':', '%' and blanks")
+            raise InvalidError(
+                f"'{clip(text)}' is no device name", "as `ip link` prints it, without '/', ':', '%' and blanks"
+            )
         return text
 
     def json_schema(self) -> dict[str, Any]:
@@ -157,7 +165,7 @@ class Namespace:
     def parse(self, text: str) -> str:
         """Give the name."""
         if not text.isprintable() or text in {"", ".", ".."} or "/" in text or len(text.encode()) > 255:
-            raise Invalid(f"'{clip(text)}' is no namespace name", "as `ip netns` prints it")
+            raise InvalidError(f"'{clip(text)}' is no namespace name", "as `ip netns` prints it")
         return text
 
     def json_schema(self) -> dict[str, Any]:
@@ -175,14 +183,19 @@ class InterfaceAddress:
         ip = _parse_ip(address)
         if not slash:
             likely = 24 if ip.version == 4 else 64
-            raise Invalid(f"'{text}' has no prefix length", f"write {ip}/{likely}, or {ip}/{ip.max_prefixlen} for a host alone")
+            raise InvalidError(
+                f"'{text}' has no prefix length", f"write {ip}/{likely}, or {ip}/{ip.max_prefixlen} for a host alone"
+            )
         bits = _parse_length(length, ip.max_prefixlen)
         _refuse_special(ip)
         network = _network(ip, bits)
         if ip.version == 4 and bits < 31 and ip in {network.network_address, network.broadcast_address}:
             what = "network" if ip == network.network_address else "broadcast"
             first = network.network_address + 1
-            raise Invalid(f"{ip}/{bits} is the {what} address of {network}", f"hosts are {first} to {network.broadcast_address - 1}")
+            raise InvalidError(
+                f"{ip}/{bits} is the {what} address of {network}",
+                f"hosts are {first} to {network.broadcast_address - 1}",
+            )
         return f"{ip}/{bits}"
 
     def json_schema(self) -> dict[str, Any]:
@@ -197,7 +210,9 @@ class IpAddress:
     def parse(self, text: str) -> str:
         """Give the canonical text."""
         if "/" in text:
-            raise Invalid(f"'{clip(text)}' is not an address", f"write {clip(text.partition('/')[0])}, without a length")
+            raise InvalidError(
+                f"'{clip(text)}' is not an address", f"write {clip(text.partition('/')[0])}, without a length"
+            )
         ip = _parse_ip(text)
         _refuse_special(ip)
         return str(ip)
@@ -216,11 +231,11 @@ class IpPrefix:
         address, slash, length = text.partition("/")
         ip = _parse_ip(address)
         if not slash:
-            raise Invalid(f"'{text}' has no prefix length", f"write {ip}/{ip.max_prefixlen} for one address")
+            raise InvalidError(f"'{text}' has no prefix length", f"write {ip}/{ip.max_prefixlen} for one address")
         bits = _parse_length(length, ip.max_prefixlen)
         network = _network(ip, bits)
         if network.network_address != ip:
-            raise Invalid(f"the prefix {text} has host bits set", f"write {network}")
+            raise InvalidError(f"the prefix {text} has host bits set", f"write {network}")
         return str(network)
 
     def json_schema(self) -> dict[str, Any]:
@@ -235,12 +250,16 @@ class Mac:
     def parse(self, text: str) -> str:
         """Give the canonical text: lower case, colons."""
         if not re.fullmatch(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}", text):
-            raise Invalid(f"'{clip(text)}' is not a MAC address", "six pairs of hexadecimal digits, as 02:00:00:00:00:01")
+            raise InvalidError(
+                f"'{clip(text)}' is not a MAC address", "six pairs of hexadecimal digits, as 02:00:00:00:00:01"
+            )
         mac = bytes.fromhex(text.replace(":", "").replace("-", ""))
         if mac[0] & 1:
-            raise Invalid(f"{text} is a group address", "an interface needs a unicast MAC: the first byte must be even")
+            raise InvalidError(
+                f"{text} is a group address", "an interface needs a unicast MAC: the first byte must be even"
+            )
         if not any(mac):
-            raise Invalid(f"{text} is no address of an interface")
+            raise InvalidError(f"{text} is no address of an interface")
         return mac.hex(":")
 
     def json_schema(self) -> dict[str, Any]:
@@ -256,7 +275,9 @@ class Patch:
         """Give the text."""
         router, slash, interface = text.partition("/")
         if not slash or not _NAME.fullmatch(router) or not _NAME.fullmatch(interface) or len(text) > 2 * MAX_NAME + 1:
-            raise Invalid(f"'{clip(text)}' names no interface of a router", "write ROUTER/INTERFACE, as blue/to-red")
+            raise InvalidError(
+                f"'{clip(text)}' names no interface of a router", "write ROUTER/INTERFACE, as blue/to-red"
+            )
         return text
 
     def json_schema(self) -> dict[str, Any]:
@@ -272,14 +293,14 @@ class App:
         """Give the text; names are looked up later, on the machine that applies the file."""
         kind, colon, who = text.partition(":")
         if not colon or kind not in {"uid", "gid", "curve"} or not who:
-            raise Invalid(f"'{clip(text)}' names no app", "write uid:NAME, gid:NAME or curve:KEY")
+            raise InvalidError(f"'{clip(text)}' names no app", "write uid:NAME, gid:NAME or curve:KEY")
         if kind == "curve":
             if not _Z85.fullmatch(who):
-                raise Invalid("this is no CURVE public key", "a key is 40 characters of Z85")
+                raise InvalidError("this is no CURVE public key", "a key is 40 characters of Z85")
         elif who.isdecimal():
             Integer(0, 2**32 - 2).parse(who)
         elif not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,31}\$?", who):
-            raise Invalid(f"'{clip(who)}' is no name of a {'user' if kind == 'uid' else 'group'}")
+            raise InvalidError(f"'{clip(who)}' is no name of a {'user' if kind == 'uid' else 'group'}")
         return text
 
     def json_schema(self) -> dict[str, Any]:
@@ -312,14 +333,16 @@ def clip(text: str, limit: int = 60) -> str:
 
 def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     if "%" in text:
-        raise Invalid(f"'{clip(text)}' has a scope", "write the address without '%', and name the interface beside it")
+        raise InvalidError(
+            f"'{clip(text)}' has a scope", "write the address without '%', and name the interface beside it"
+        )
     try:
         return ipaddress.ip_address(text)
     except ValueError:
         reason = "a byte ends at 255" if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", text) else ""
         if re.fullmatch(r"[0-9.]*\b0[0-9]+\b[0-9.]*", text):
             reason = "write numbers without leading zeros"
-        raise Invalid(f"'{clip(text)}' is not an IP address", reason) from None
+        raise InvalidError(f"'{clip(text)}' is not an IP address", reason) from None
 
 
 def _network(
@@ -332,7 +355,7 @@ def _network(
 
 def _parse_length(text: str, limit: int) -> int:
     if not _INTEGER.fullmatch(text) or int(text) > limit:
-        raise Invalid(f"'/{clip(text)}' is not a prefix length", f"a number from 0 to {limit}")
+        raise InvalidError(f"'/{clip(text)}' is not a prefix length", f"a number from 0 to {limit}")
     return int(text)
 
 
@@ -348,4 +371,4 @@ def _refuse_special(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
         (this_net, "in a reserved block"),
     ):
         if wrong:
-            raise Invalid(f"{ip} is {what}", "an interface needs a unicast address")
+            raise InvalidError(f"{ip} is {what}", "an interface needs a unicast address")

@@ -8,6 +8,7 @@ Values are held in canonical form: addresses and prefixes as `ipaddress` prints 
 case, ranges as (first, last).  Names of users and groups stay names.
 """
 
+# ruff: noqa: RUF009 - option() makes a field, not a default
 from __future__ import annotations
 
 import dataclasses
@@ -141,12 +142,10 @@ class Rsock:
 class Router:
     """A virtual router."""
 
-    interfaces: dict[Annotated[str, Name("interface name")], Interface] = option(
-        "Interfaces by name.", Impact.LIVE, {}
+    interfaces: dict[Annotated[str, Name("interface name")], Interface] = option("Interfaces by name.", Impact.LIVE, {})
+    static: dict[Annotated[str, IpPrefix()], Annotated[tuple[Hop, ...], OneOrMany(), MaxLength(MAX_HOPS)]] = option(
+        "Static routes by prefix: one next hop, or a list that shares the flows.", Impact.LIVE, {}
     )
-    static: dict[
-        Annotated[str, IpPrefix()], Annotated[tuple[Hop, ...], OneOrMany(), MaxLength(MAX_HOPS)]
-    ] = option("Static routes by prefix: one next hop, or a list that shares the flows.", Impact.LIVE, {})
     rsock: Rsock = option("The socket layer.", Impact.LIVE, Rsock())
 
 
@@ -168,7 +167,10 @@ class Config:
         "Run the demonstration: hosts and an app in namespaces of its own.", Impact.BOX, default=False
     )
     uid_range: Annotated[tuple[int, int], Span(1000, 2**32 - 2)] = option(
-        "User ids that routers run under, one each.", Impact.VR_RESTART, (1900000000, 1900065535), "1900000000-1900065535"
+        "User ids that routers run under, one each.",
+        Impact.VR_RESTART,
+        (1900000000, 1900065535),
+        "1900000000-1900065535",
     )
     defaults: Defaults = option("Values for all routers.", Impact.LIVE, Defaults())
     routers: dict[Annotated[str, Name("router name")], Router] = option("Virtual routers by name.", Impact.LIVE, {})

@@ -80,17 +80,17 @@ class Reconfigured:
     outputs: tuple[Output, ...] = ()
 
 
-ConfigT = TypeVar("ConfigT", contravariant=True)
+ConfigT_contra = TypeVar("ConfigT_contra", contravariant=True)
 
 
-class Instance(Protocol[ConfigT]):
+class Instance(Protocol[ConfigT_contra]):
     """What the runtime calls."""
 
     @property
     def deadline(self) -> float | None:
         """When handle_timeout is due, by the clock of `now`; None: never."""
 
-    def configure(self, new: ConfigT, now: float) -> Reconfigured:
+    def configure(self, new: ConfigT_contra, now: float) -> Reconfigured:
         """Take a configuration, the first or another."""
 
     def receive(self, packet: bytes, meta: Meta, now: float) -> list[Output]:
@@ -99,7 +99,7 @@ class Instance(Protocol[ConfigT]):
     def handle_timeout(self, now: float) -> list[Output]:
         """Do what is due."""
 
-    def interface_changed(self, interface: str, up: bool, now: float) -> list[Output]:  # noqa: FBT001
+    def interface_changed(self, interface: str, up: bool, now: float) -> list[Output]:
         """Take note of a link."""
 
     def show(self, query: str) -> Any:

@@ -44,7 +44,7 @@ class Static:
         """Nothing is ever due."""
         return []
 
-    def interface_changed(self, interface: str, up: bool, now: float) -> list[Output]:  # noqa: ARG002, FBT001
+    def interface_changed(self, interface: str, up: bool, now: float) -> list[Output]:  # noqa: ARG002
         """Links are the RIB's business."""
         return []
 

@@ -10,6 +10,7 @@ interface, so the interface decides and no route is needed.  A loopback has addr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from vrouter.config.router import Interface
 from vrouter.net.address import (
@@ -28,7 +29,8 @@ from vrouter.net.address import (
 )
 from vrouter.rib.route import PREFERENCE, Hop, HopKind, Protocol, Route
 
-_LINK_LOCAL_LENGTH = 64
+_LINK_LOCAL_LENGTH: Final = 64
+_DERIVED: Final = "~"  # sorts after every name
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,13 @@ def routes(entry: InterfaceAddress) -> list[Route]:
     if length < BITS[family] - 1:
         first = Address(family, prefix.value)
         if family == IPV4:
-            found.append(_route(host_prefix(first), Protocol.LOCAL, HopKind.BROADCAST, entry, "0"))
-            found.append(_route(host_prefix(last_address(prefix)), Protocol.LOCAL, HopKind.BROADCAST, entry, "0"))
+            found.append(_route(host_prefix(first), Protocol.LOCAL, HopKind.BROADCAST, entry, _DERIVED))
+            found.append(_route(host_prefix(last_address(prefix)), Protocol.LOCAL, HopKind.BROADCAST, entry, _DERIVED))
         elif first != entry.address:
-            found.append(_route(host_prefix(first), Protocol.LOCAL, HopKind.LOCAL, entry, "0"))
+            found.append(_route(host_prefix(first), Protocol.LOCAL, HopKind.LOCAL, entry, _DERIVED))
     return found
 
 
-def _route(prefix: Prefix, protocol: Protocol, kind: HopKind, entry: InterfaceAddress, rank: str = "") -> Route:
+def _route(prefix: Prefix, protocol: Protocol, kind: HopKind, entry: InterfaceAddress, mark: str = "") -> Route:
     # Where two interfaces offer the same, an address comes before a derived one, then names decide.
-    return Route(prefix, protocol, (Hop(kind, entry.interface),), PREFERENCE[protocol], source=rank + entry.interface)
+    return Route(prefix, protocol, (Hop(kind, entry.interface),), PREFERENCE[protocol], source=mark + entry.interface)

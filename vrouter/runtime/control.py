@@ -62,13 +62,13 @@ class Control:
             addresses = tuple(entry for interface in config.interfaces for entry in connected.addresses(interface))
             derived = {_key(route): route for entry in addresses for route in connected.routes(entry)}
             rules = entries(config.rules)
+            if config.name != self._name:
+                raise ValueError(f"this is the configuration of '{config.name}'")
+            if config == self._config and self._fib.synchronous:
+                return {"changed": False}
+            outputs = self._static.configure(config.static, now).outputs
         except (KeyError, ValueError, AttributeError) as error:
             raise RequestError("bad-config", str(error)) from error
-        if config.name != self._name:
-            raise RequestError("bad-config", f"this is the configuration of '{config.name}'")
-        if config == self._config and self._fib.synchronous:
-            return {"changed": False}
-        outputs = self._static.configure(config.static, now).outputs
         self._update_derived(derived)
         self._take(outputs)
         self._config, self._addresses, self._rules = config, addresses, rules

@@ -112,7 +112,6 @@ class ForwarderLink:
             )
             if not data:
                 raise ConnectionResetError("end of file")
-            self._retry = _FIRST_RETRY
             self._take(data, _descriptors(ancillary))
 
     def _take(self, data: bytes, fds: list[int]) -> None:
@@ -123,18 +122,22 @@ class ForwarderLink:
             magic, op, flags, *_rest = HEADER.unpack_from(data)
             if magic != MAGIC or op != Op.HOLD or flags & Flag.ERROR:
                 return
+            self._retry = _FIRST_RETRY
             slot, gone, cookie = _HOLD.unpack_from(data, HEADER.size)
-            if gone or slot in self._held:
+            if gone:
+                self._drop(slot, cookie)
+            elif fds and slot < MAX_HELD:
                 self._drop(slot)
-            if not gone and slot != ALL and fds and len(self._held) < MAX_HELD:
                 self._held[slot] = (cookie, fds.pop(0))
         finally:
             for fd in fds:
                 os.close(fd)
 
-    def _drop(self, slot: int) -> None:
-        held = self._held.pop(slot, None)
-        if held is not None:
+    def _drop(self, slot: int, cookie: int | None = None) -> None:
+        """Let go of what a slot holds; with a cookie, only if it is that socket's."""
+        held = self._held.get(slot)
+        if held is not None and cookie in {None, held[0]}:
+            del self._held[slot]
             os.close(held[1])
 
 

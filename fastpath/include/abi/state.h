@@ -154,7 +154,8 @@ struct state_segment {
 	uint64_t tables_epoch;    // epoch of the tables_root in use
 	uint64_t random_key[2];   // SipHash key of this VR's hash tables
 	uint64_t neighbors_used;  // 0: `neighbors` was never written; else 1 + slots of `pending` ever used
-	uint64_t reserved[8];
+	uint64_t sockets_used;     // slots of `sockets` below this were in use once; the rest was never touched
+	uint64_t reserved[7];
 	struct worker_state workers[MAX_WORKERS];
 	uint64_t host_drops[DROP_REASON_COUNT]; // our own packets, and those already punted
 	struct port_state ports[MAX_PORTS];

@@ -58,9 +58,8 @@ int writer_recover(struct table_writer *w)
 	error = prefixes_repair(w);
 	if (error == 0)
 		error = routes_load(w);
-	for (uint32_t f = 0; f < 2 && error == 0; f++)
-		if (w->lpm[f].count != 0 || tables->fib_root[f] != 0)
-			error = trie_build(w, f);
+	if (error == 0)
+		error = trie_rebuild(w);
 	if (error < 0)
 		return error;
 	groups_sweep(w);

@@ -8,6 +8,7 @@
 //     the one word that leads to that block.
 // Each store by itself changes the answer for some addresses from the old one to the new one,
 // and for none to anything else.  All memory of a step is taken before its first store.
+#include <errno.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -119,7 +120,10 @@ static bool visit_retire(struct table_writer *w, uint64_t offset, uint64_t bytes
 
 static bool visit_claim(struct table_writer *w, uint64_t offset, uint64_t bytes)
 {
-	return arena_claim(&w->arena, offset, bytes);
+	if (!arena_claim(&w->arena, offset, bytes))
+		return false;
+	limbo_add(&w->claimed, 0, offset, bytes);
+	return true;
 }
 
 // Visit an entry of a direct table and all below it.
@@ -286,7 +290,8 @@ static struct fib_root *root_of(const struct table_writer *w, uint32_t f)
 	return where == 0 ? NULL : arena_at(&w->arena, where);
 }
 
-bool trie_unfit(const struct table_writer *w, uint32_t f)
+// The number of direct bits has become unfit for the number of routes.
+static bool trie_unfit(const struct table_writer *w, uint32_t f)
 {
 	const struct fib_root *root = root_of(w, f);
 	uint32_t count = w->lpm[f].count;
@@ -298,9 +303,10 @@ bool trie_unfit(const struct table_writer *w, uint32_t f)
 	return wanted < root->direct_bits && bits_for(count * SHRINK_PART) < root->direct_bits;
 }
 
-int trie_build(struct table_writer *w, uint32_t f)
+// Build anew and flip; whatever was published before stays taken.
+static int trie_replace(struct table_writer *w, uint32_t f)
 {
-	uint64_t old = w->tables->fib_root[f], where = 0, direct;
+	uint64_t where = 0, direct;
 	if (w->lpm[f].count != 0) {
 		uint32_t bits = bits_for(w->lpm[f].count);
 		uint64_t bytes = sizeof(uint32_t) << bits;
@@ -325,8 +331,16 @@ int trie_build(struct table_writer *w, uint32_t f)
 		}
 	}
 	PUBLISH(&w->tables->fib_root[f], where, "fib root");
-	root_visit(w, f, old, visit_retire);
 	return 0;
+}
+
+int trie_build(struct table_writer *w, uint32_t f)
+{
+	uint64_t old = w->tables->fib_root[f];
+	int error = trie_replace(w, f);
+	if (error == 0)
+		root_visit(w, f, old, visit_retire);
+	return error;
 }
 
 void trie_recover(struct table_writer *w, uint32_t f)
@@ -334,8 +348,21 @@ void trie_recover(struct table_writer *w, uint32_t f)
 	root_visit(w, f, w->tables->fib_root[f], visit_claim);
 }
 
+int trie_rebuild(struct table_writer *w)
+{
+	for (uint32_t f = 0; f < 2; f++) {
+		int error = w->lpm[f].count != 0 || w->tables->fib_root[f] != 0 ? trie_replace(w, f) : 0;
+		if (error < 0)
+			return error;
+	}
+	for (const struct limbo_entry *entry; (entry = limbo_first(&w->claimed)) != NULL; limbo_pop(&w->claimed))
+		writer_retire(w, entry->what, entry->bytes);
+	return 0;
+}
+
 // Publish a node's new picture: copy its block, put the node in, flip the word.
-static void place_replace(struct table_writer *w, const struct place *place, uint64_t fresh, const struct fib_node *node)
+static void place_replace(struct table_writer *w, const struct place *place, uint64_t fresh,
+	const struct fib_node *node)
 {
 	uint64_t old = place_block(w, place);
 	struct fib_node *nodes = arena_at(&w->arena, fresh);
@@ -378,10 +405,26 @@ static int node_replace(struct table_writer *w, const struct place *place, const
 	return 0;
 }
 
+// What a walk over published nodes is for.  Without memory for one node it goes on with the
+// others, some of which may give memory back, and tells at the end.
+struct sync {
+	struct table_writer *w;
+	uint32_t f;
+	bool all;   // compare every node, not only those that inherit the change
+	int error;  // the first one
+};
+
+static void sync_failed(struct sync *sync, int error)
+{
+	if (sync->error == 0)
+		sync->error = error;
+}
+
 // Bring one published node in line, and those below it that inherit in an `affected` slot.
-static int node_sync(struct table_writer *w, const struct place *place, const struct lpm_node *lpm,
+static void node_sync(struct sync *sync, const struct place *place, const struct lpm_node *lpm,
 	uint16_t inherited, uint64_t affected)
 {
+	struct table_writer *w = sync->w;
 	uint16_t values[KEY_SLOTS];
 	struct picture picture = {0};
 	lpm_expand(lpm, inherited, values);
@@ -396,80 +439,107 @@ static int node_sync(struct table_writer *w, const struct place *place, const st
 	} else {
 		int error = node_replace(w, place, lpm, values, &picture);
 		if (error < 0)
-			return error;
+			sync_failed(sync, error);
 	}
-	for (uint64_t left = affected & kept; left != 0; left &= left - 1) {
+	for (uint64_t left = sync->all ? kept : affected & kept; left != 0; left &= left - 1) {
 		uint32_t slot = (uint32_t)__builtin_ctzll(left);
 		const struct lpm_node *below = lpm_child(lpm, slot);
 		struct place child = place_child(w, place, slot);
-		int error = node_sync(w, &child, below, values[slot], lpm_bare(below));
-		if (error < 0)
-			return error;
+		node_sync(sync, &child, below, values[slot], lpm_bare(below));
 	}
-	return 0;
 }
 
-static void entry_store(struct table_writer *w, uint32_t f, uint32_t *entry, uint32_t value)
+static void entry_store(const struct sync *sync, uint32_t *entry, uint32_t value)
 {
 	uint32_t old = *entry;
 	if (old == value)
 		return;
 	PUBLISH(entry, value, "fib entry");
-	entry_visit(w, f, old, visit_retire);
+	entry_visit(sync->w, sync->f, old, visit_retire);
 }
 
-static int entry_sync(struct table_writer *w, uint32_t f, uint32_t *entry, const struct lpm_node *lpm, uint16_t inherited)
+static void entry_sync(struct sync *sync, uint32_t *entry, const struct lpm_node *lpm, uint16_t inherited)
 {
-	if (*entry & FIB_LEAF) {
-		uint32_t value;
-		int error = entry_build(w, lpm, inherited, &value);
-		if (error == 0)
-			entry_store(w, f, entry, value);
-		return error;
+	if (!(*entry & FIB_LEAF)) {
+		struct place place = {.word = (uint64_t)((uint8_t *)entry - sync->w->arena.base), .index = 0, .count = 1};
+		node_sync(sync, &place, lpm, inherited, lpm_bare(lpm));
+		return;
 	}
-	struct place place = {.word = (uint64_t)((uint8_t *)entry - w->arena.base), .index = 0, .count = 1};
-	return node_sync(w, &place, lpm, inherited, lpm_bare(lpm));
+	uint32_t value;
+	int error = entry_build(sync->w, lpm, inherited, &value);
+	if (error < 0)
+		sync_failed(sync, error);
+	else
+		entry_store(sync, entry, value);
 }
 
 // Bring the part of the direct table in line that lies under `affected` slots of an lpm node at
 // `depth`, less than `bits`; `entries` is the part under that node.
-static int direct_sync(struct table_writer *w, uint32_t f, uint32_t *entries, uint32_t bits,
-	const struct lpm_node *lpm, uint32_t depth, uint16_t inherited, uint64_t affected)
+static void direct_sync(struct sync *sync, uint32_t *entries, uint32_t bits, const struct lpm_node *lpm,
+	uint32_t depth, uint16_t inherited, uint64_t affected)
 {
 	uint16_t values[KEY_SLOTS];
 	lpm_expand(lpm, inherited, values);
 	uint32_t width = 1u << (bits - depth - KEY_STRIDE);
-	for (uint64_t left = affected; left != 0; left &= left - 1) {
+	for (uint64_t left = sync->all ? UINT64_MAX : affected; left != 0; left &= left - 1) {
 		uint32_t slot = (uint32_t)__builtin_ctzll(left);
 		uint32_t *part = &entries[slot * width];
 		const struct lpm_node *child = lpm_child(lpm, slot);
-		int error = 0;
 		if (child == NULL)
 			for (uint32_t i = 0; i < width; i++)
-				entry_store(w, f, &part[i], FIB_LEAF | values[slot]);
+				entry_store(sync, &part[i], FIB_LEAF | values[slot]);
 		else if (width == 1)
-			error = entry_sync(w, f, part, child, values[slot]);
+			entry_sync(sync, part, child, values[slot]);
 		else
-			error = direct_sync(w, f, part, bits, child, depth + KEY_STRIDE, values[slot], lpm_bare(child));
-		if (error < 0)
-			return error;
+			direct_sync(sync, part, bits, child, depth + KEY_STRIDE, values[slot], lpm_bare(child));
 	}
-	return 0;
+}
+
+// Begin at the top.
+static int root_sync(struct sync *sync, const struct fib_root *root)
+{
+	const struct lpm *lpm = &sync->w->lpm[sync->f];
+	uint32_t *direct = arena_at(&sync->w->arena, root->direct);
+	uint64_t affected = lpm_bare(&lpm->root);
+	if (root->direct_bits == 0)
+		entry_sync(sync, direct, &lpm->root, lpm->fallback);
+	else
+		direct_sync(sync, direct, root->direct_bits, &lpm->root, 0, lpm->fallback, affected);
+	return sync->error;
+}
+
+int trie_repair(struct table_writer *w, uint32_t f)
+{
+	int error = trie_build(w, f);
+	const struct fib_root *root = root_of(w, f);
+	if (error == 0 || root == NULL)
+		return error;
+	// No room for two: what is published is brought in line in place.
+	struct sync sync = {.w = w, .f = f, .all = true};
+	return root_sync(&sync, root);
 }
 
 int trie_sync(struct table_writer *w, uint32_t f, struct key key, uint32_t length)
 {
-	if (trie_unfit(w, f))
-		return trie_build(w, f);
+	if (trie_unfit(w, f)) {
+		int error = trie_build(w, f);
+		// Short of memory, a table of the wrong size does as well.
+		if (error == 0 || w->lpm[f].count == 0)
+			return error;
+	}
 	const struct fib_root *root = root_of(w, f);
 	if (root == NULL)
-		return 0;
+		return w->lpm[f].count == 0 ? 0 : -ENOSPC;
+	struct sync sync = {.w = w, .f = f};
+	if (length == 0)
+		return root_sync(&sync, root);
+
 	uint32_t bits = root->direct_bits, depth = 0, index = 0;
 	uint32_t *direct = arena_at(&w->arena, root->direct);
 	const struct lpm_node *node = &w->lpm[f].root;
 	uint16_t inherited = w->lpm[f].fallback;
 	struct place place = {.word = root->direct, .index = 0, .count = 1};
-	uint64_t affected = lpm_bare(node);
+	uint64_t affected = 0;
 	for (; length > KEY_STRIDE; length -= KEY_STRIDE, key = key_tail(key, KEY_STRIDE)) {
 		uint32_t slot = key_head(key, KEY_STRIDE);
 		const struct lpm_node *child = lpm_child(node, slot);
@@ -477,23 +547,22 @@ int trie_sync(struct table_writer *w, uint32_t f, struct key key, uint32_t lengt
 		// Where one of the two has no child, the picture of this node changes.
 		if (child == NULL || (depth >= bits && !(place_node(w, &place)->children & bit(slot))))
 			break;
-		index = index << KEY_STRIDE | slot;
-		if (depth >= bits) {
+		if (depth >= bits)
 			place = place_child(w, &place, slot);
-		} else if (depth + KEY_STRIDE == bits) {
-			if (direct[index] & FIB_LEAF) {
-				index >>= KEY_STRIDE;
-				break;
-			}
+		else if (depth + KEY_STRIDE == bits && direct[index << KEY_STRIDE | slot] & FIB_LEAF)
+			break;
+		index = index << KEY_STRIDE | slot;
+		if (depth + KEY_STRIDE == bits)
 			place.word = root->direct + index * sizeof(uint32_t);
-		}
 		inherited = lpm_slot(node, slot, inherited);
 		node = child;
 		depth += KEY_STRIDE;
 	}
-	if (length > 0 && length <= KEY_STRIDE)
+	if (length <= KEY_STRIDE)
 		affected = lpm_best(node, length, key_head(key, length));
 	if (depth >= bits)
-		return node_sync(w, &place, node, inherited, affected);
-	return direct_sync(w, f, &direct[(uint64_t)index << (bits - depth)], bits, node, depth, inherited, affected);
+		node_sync(&sync, &place, node, inherited, affected);
+	else
+		direct_sync(&sync, &direct[(uint64_t)index << (bits - depth)], bits, node, depth, inherited, affected);
+	return sync.error;
 }

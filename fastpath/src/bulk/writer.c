@@ -153,6 +153,7 @@ void table_writer_close(struct table_writer *w)
 		close(w->fd);
 	arena_close(&w->arena);
 	limbo_close(&w->limbo);
+	limbo_close(&w->claimed);
 	groups_close(w);
 	lpm_free(&w->lpm[0]);
 	lpm_free(&w->lpm[1]);
@@ -257,12 +258,11 @@ static void route_forget(struct table_writer *w, const struct route_change *chan
 	group_drop(w, group);
 }
 
-// Let the trie follow lpm: all of it if it is owed, else below one prefix.
+// Let the trie follow lpm below one prefix.
 static int family_sync(struct table_writer *w, const struct route_change *change)
 {
 	uint32_t f = family_index(change->family);
-	int error = w->owed[f] ? trie_build(w, f)
-	                       : trie_sync(w, f, key_of(change->family, change->address), change->length);
+	int error = trie_sync(w, f, key_of(change->family, change->address), change->length);
 	w->owed[f] = error < 0;
 	return error;
 }
@@ -290,13 +290,13 @@ static int apply_one(struct table_writer *w, const struct route_change *change)
 
 static int owed_build(struct table_writer *w)
 {
+	int result = 0;
 	for (uint32_t f = 0; f < 2; f++) {
-		int error = w->owed[f] ? trie_build(w, f) : 0;
-		if (error < 0)
-			return error;
-		w->owed[f] = false;
+		int error = w->owed[f] ? trie_repair(w, f) : 0;
+		w->owed[f] = error < 0;
+		result = error < 0 ? error : result;
 	}
-	return 0;
+	return result;
 }
 
 static int reserve_new(struct table_writer *w, const struct route_change *changes, uint32_t count)
@@ -309,7 +309,7 @@ static int reserve_new(struct table_writer *w, const struct route_change *change
 	return fresh == 0 ? 0 : prefixes_reserve(w, fresh);
 }
 
-// Many changes: enter them all, then build the tries once.
+// Many changes, or a trie that lags behind: enter them all, then build the tries once.
 static int apply_many(struct table_writer *w, const struct route_change *changes, uint32_t count)
 {
 	int error = reserve_new(w, changes, count);
@@ -343,15 +343,14 @@ int table_writer_apply(struct table_writer *w, const struct route_change *change
 	}
 	PUBLISH(&w->tables->generation, w->tables->generation + 1, "generation");
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	int error = owed_build(w);
-	if (error == 0) {
-		if (count >= BULK_LEAST && count >= (w->lpm[0].count + w->lpm[1].count) / BULK_PART)
-			error = apply_many(w, changes, count);
-		else
-			for (uint32_t i = 0; i < count && error == 0; i++)
-				error = apply_one(w, &changes[i]);
-		prefixes_shrink(w);
-	}
+	int error = 0;
+	bool large = count >= BULK_LEAST && count >= (w->lpm[0].count + w->lpm[1].count) / BULK_PART;
+	if (large || w->owed[0] || w->owed[1])
+		error = apply_many(w, changes, count);
+	else
+		for (uint32_t i = 0; i < count && error == 0; i++)
+			error = apply_one(w, &changes[i]);
+	prefixes_shrink(w);
 	PUBLISH(&w->tables->generation, w->tables->generation + 1, "generation");
 	writer_reclaim(w);
 	return error;

@@ -38,6 +38,7 @@ struct table_writer {
 	const struct state_segment *state;  // NULL: there are no readers
 	struct arena arena;
 	struct limbo limbo;
+	struct limbo claimed;               // blocks of a dead writer's tries, until they are replaced
 	struct lpm lpm[2];                  // IPv4, IPv6
 	bool owed[2];                       // the trie lags behind lpm for want of memory
 	struct group_info *groups;          // MAX_GROUPS of them
@@ -97,9 +98,12 @@ struct prefix_table *prefixes_table(const struct table_writer *w);
 int trie_build(struct table_writer *w, uint32_t f);
 // Bring the published trie in line after one prefix of lpm was set or cleared.  -ENOSPC.
 int trie_sync(struct table_writer *w, uint32_t f, struct key key, uint32_t length);
-// Number of direct bits has become unfit for the number of routes.
-bool trie_unfit(const struct table_writer *w, uint32_t f);
-// Claim the blocks of a trie that a dead writer published.
+// The same when it is not known what the published trie lacks; in place, if there is no room
+// for two.  -ENOSPC.
+int trie_repair(struct table_writer *w, uint32_t f);
+// Claim the blocks of a trie that a dead writer published; what is damaged is not followed.
 void trie_recover(struct table_writer *w, uint32_t f);
+// Replace the tries that were claimed, and retire them.  -ENOSPC.
+int trie_rebuild(struct table_writer *w);
 
 #endif

@@ -17,7 +17,8 @@ struct arp_fields {
 	const uint8_t *target;
 };
 
-static void arp_send(struct forward *f, const struct interface_entry *out, const uint8_t *destination, const struct arp_fields *fields)
+static void arp_send(struct forward *f, const struct interface_entry *out, const uint8_t *destination,
+	const struct arp_fields *fields)
 {
 	struct packet *packet = packet_own(f, ARP_PACKET);
 	if (packet == NULL)
@@ -36,14 +37,16 @@ static void arp_send(struct forward *f, const struct interface_entry *out, const
 	packet_send_own(f, out, destination, ETHERNET_ARP, packet);
 }
 
-void arp_request(struct forward *f, const struct interface_entry *out, const uint8_t *target, const uint8_t *mac, const uint8_t *source)
+void arp_request(struct forward *f, const struct interface_entry *out, const uint8_t *target, const uint8_t *mac,
+	const uint8_t *source)
 {
 	static const uint8_t none[16];
 	if (source == NULL)
 		source = dad_source(f, FAMILY_IPV4, out->index, target);
 	if (source == NULL) // an unnumbered interface borrows an address
 		source = dad_source(f, FAMILY_IPV4, 0, target);
-	const struct arp_fields fields = {.operation = ARP_REQUEST, .sender = source != NULL ? source : none, .target = target};
+	const struct arp_fields fields = {.operation = ARP_REQUEST, .sender = source != NULL ? source : none,
+		.target = target};
 	arp_send(f, out, mac != NULL ? mac : BROADCAST, &fields);
 }
 
@@ -62,12 +65,14 @@ static bool sender_impossible(const struct interface_entry *in, const struct arp
 
 static void arp_reply(struct forward *f, const struct interface_entry *in, const struct arp_packet *arp)
 {
-	const struct arp_fields fields = {.operation = ARP_REPLY, .sender = arp->target, .target_mac = arp->sender_mac, .target = arp->sender};
+	const struct arp_fields fields = {.operation = ARP_REPLY, .sender = arp->target, .target_mac = arp->sender_mac,
+		.target = arp->sender};
 	arp_send(f, in, arp->sender_mac, &fields);
 }
 
 // A message whose sender and target are plausible and whose sender is not us.
-static enum drop_reason arp_process(struct forward *f, const struct interface_entry *in, uint16_t operation, const struct arp_packet *arp)
+static enum drop_reason arp_process(struct forward *f, const struct interface_entry *in, uint16_t operation,
+	const struct arp_packet *arp)
 {
 	uint8_t sender[16] = {0};
 	uint8_t target[16] = {0};
@@ -75,8 +80,9 @@ static enum drop_reason arp_process(struct forward *f, const struct interface_en
 	memcpy(target, arp->target, 4);
 	bool probe = ip4_is_any(sender); // RFC 5227 section 2.1.1: it claims nothing yet
 	if (address_usable(f, FAMILY_IPV4, target, in->index)) {
+		enum neighbor_evidence evidence = operation == ARP_REQUEST ? EVIDENCE_ASKED_US : EVIDENCE_ANSWER;
 		if (!probe)
-			neighbor_learn(f, in->index, FAMILY_IPV4, sender, arp->sender_mac, operation == ARP_REQUEST ? EVIDENCE_ASKED_US : EVIDENCE_ANSWER);
+			neighbor_learn(f, in->index, FAMILY_IPV4, sender, arp->sender_mac, evidence);
 		if (operation == ARP_REQUEST)
 			arp_reply(f, in, arp);
 		return DROP_NONE;

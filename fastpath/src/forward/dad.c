@@ -83,7 +83,8 @@ const uint8_t *dad_source(const struct forward *f, uint8_t family, uint16_t inte
 	const uint8_t *fallback = NULL;
 	for (uint32_t i = 0; i < f->tables.address_count; i++) {
 		const struct address_entry *entry = &f->tables.addresses[i];
-		if (entry->family != family || (interface != 0 && entry->interface != interface) || !address_usable(f, family, entry->address, entry->interface))
+		if (entry->family != family || (interface != 0 && entry->interface != interface) || !address_usable(f, family,
+		    entry->address, entry->interface))
 			continue;
 		bool best = family == FAMILY_IPV6 ? ip6_is_link_local(entry->address) : address_covers(entry, target);
 		if (best)
@@ -256,7 +257,8 @@ void dad_tables_changed(struct forward *f)
 	struct dad_index *index = &f->neighbors->dad;
 	memset(index->listed, 0, sizeof(index->listed));
 	for (uint32_t i = 0; i < f->tables.address_count; i++) {
-		const struct dad_entry *entry = dad_find(f, f->tables.addresses[i].family, f->tables.addresses[i].address, f->tables.addresses[i].interface);
+		const struct dad_entry *entry = dad_find(f, f->tables.addresses[i].family, f->tables.addresses[i].address,
+			f->tables.addresses[i].interface);
 		if (entry != NULL)
 			index->listed[entry - f->state->dad] = true;
 	}
@@ -277,7 +279,8 @@ void dad_attach(struct forward *f)
 	struct dad_index *index = &f->neighbors->dad;
 	while (index->count < MAX_ADDRESSES && f->state->dad[index->count].family != FAMILY_NONE) {
 		struct dad_entry *entry = &f->state->dad[index->count];
-		bool sane = (entry->family == FAMILY_IPV4 || entry->family == FAMILY_IPV6) && entry->state <= DAD_DUPLICATE && entry->interface < MAX_INTERFACES;
+		bool sane = (entry->family == FAMILY_IPV4 || entry->family == FAMILY_IPV6) && entry->state <= DAD_DUPLICATE
+			&& entry->interface < MAX_INTERFACES;
 		if (!sane)
 			break;
 		dad_link(f, index->count++);

@@ -19,7 +19,8 @@ static void count_received(struct forward *f, const struct interface_entry *in, 
 
 // The interface whose counters a frame belongs to, which is the untagged one of the port
 // where no interface takes it; NULL and *reason where it is nobody's.
-static const struct interface_entry *claim(struct forward *f, struct packet *packet, uint16_t vlan, enum drop_reason *reason)
+static const struct interface_entry *claim(struct forward *f, struct packet *packet, uint16_t vlan,
+	enum drop_reason *reason)
 {
 	const struct interface_entry *in = view_interface_of(&f->tables, packet->port, vlan);
 
@@ -32,7 +33,8 @@ static const struct interface_entry *claim(struct forward *f, struct packet *pac
 	return in;
 }
 
-static enum drop_reason check_addresses(const struct interface_entry *in, const struct ethernet_header *header, struct packet *packet)
+static enum drop_reason check_addresses(const struct interface_entry *in, const struct ethernet_header *header,
+	struct packet *packet)
 {
 	if (ethernet_is_group(header->source) || ethernet_is_zero(header->source))
 		return DROP_SOURCE_MAC;
@@ -45,29 +47,35 @@ static enum drop_reason check_addresses(const struct interface_entry *in, const 
 	return DROP_NONE;
 }
 
+// Find the type behind at most one tag, and the VLAN.  False for a runt.
+static bool read_type(struct packet *packet, uint16_t *type, uint16_t *vlan)
+{
+	const uint8_t *data = packet_data(packet);
+
+	packet->l3 = ETHERNET_HEADER;
+	*type = 0;
+	*vlan = packet->vlan_present ? packet->vlan_tci & VLAN_ID_MASK : 0;
+	if (packet->length < packet->l3)
+		return false;
+	*type = load16(data + packet->l3 - 2);
+	if (*type != ETHERNET_VLAN || packet->vlan_present)
+		return true;
+	packet->l3 += VLAN_TAG;
+	if (packet->length < packet->l3)
+		return false;
+	*vlan = load16(data + ETHERNET_HEADER) & VLAN_ID_MASK;
+	*type = load16(data + packet->l3 - 2);
+	return true;
+}
+
 enum drop_reason ethernet_input(struct forward *f, struct packet *packet)
 {
 	const struct ethernet_header *header = (const void *)packet_data(packet);
-	uint16_t vlan = packet->vlan_present ? packet->vlan_tci & VLAN_ID_MASK : 0;
-	enum drop_reason reason = DROP_NONE;
 	const struct interface_entry *in;
-	uint16_t type = 0;
+	enum drop_reason reason;
+	uint16_t type, vlan;
 
-	packet->l3 = ETHERNET_HEADER;
-	if (packet->length < ETHERNET_HEADER) {
-		reason = DROP_RUNT;
-	} else {
-		type = load16(&header->type);
-		if (type == ETHERNET_VLAN && !packet->vlan_present) {
-			packet->l3 += VLAN_TAG;
-			if (packet->length < packet->l3) {
-				reason = DROP_RUNT;
-			} else {
-				vlan = load16(packet_data(packet) + ETHERNET_HEADER) & VLAN_ID_MASK;
-				type = load16(packet_data(packet) + ETHERNET_HEADER + 2);
-			}
-		}
-	}
+	reason = read_type(packet, &type, &vlan) ? DROP_NONE : DROP_RUNT;
 	in = claim(f, packet, vlan, &reason);
 	if (in == NULL || reason != DROP_NONE)
 		return reason;
@@ -91,7 +99,8 @@ enum drop_reason ethernet_input(struct forward *f, struct packet *packet)
 	}
 }
 
-enum drop_reason ethernet_output(struct forward *f, const struct interface_entry *interface, const uint8_t *destination, uint16_t ethertype, struct packet *packet)
+enum drop_reason ethernet_output(struct forward *f, const struct interface_entry *interface,
+	const uint8_t *destination, uint16_t ethertype, struct packet *packet)
 {
 	uint16_t length = interface->vlan != 0 ? ETHERNET_HEADER + VLAN_TAG : ETHERNET_HEADER;
 	struct ethernet_header *header;

@@ -23,8 +23,8 @@ static uint64_t word_at(const uint8_t *at)
 
 static uint32_t ports_at(const uint8_t *ip, uint32_t length, uint8_t protocol, uint32_t offset)
 {
-	bool has_ports = protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP
-		|| protocol == IPPROTO_UDPLITE;
+	bool has_ports = protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP
+		|| protocol == IPPROTO_DCCP || protocol == IPPROTO_UDPLITE;
 
 	return has_ports && length >= 4 && offset <= length - 4 ? load32(ip + offset) : 0;
 }
@@ -44,6 +44,7 @@ static uint64_t hash_ip6(uint64_t hash, const uint8_t *data, uint32_t length)
 {
 	uint32_t label = load32(data) & 0xfffff;
 	struct ip6_walk walk;
+	uint32_t ports;
 
 	for (uint32_t i = 0; i < 32; i += 8)
 		hash = mix(hash, word_at(data + offsetof(struct ip6_header, source) + i));
@@ -51,7 +52,8 @@ static uint64_t hash_ip6(uint64_t hash, const uint8_t *data, uint32_t length)
 		return mix(hash, label);
 	if (!ip6_walk(data, length, &walk))
 		return hash;
-	return mix(hash, (uint64_t)(walk.fragment != 0 ? 0 : ports_at(data, length, walk.next, walk.offset)) << 8 | walk.next);
+	ports = walk.fragment != 0 ? 0 : ports_at(data, length, walk.next, walk.offset);
+	return mix(hash, (uint64_t)ports << 8 | walk.next);
 }
 
 uint32_t flow_hash(const struct forward *f, const struct packet *packet)

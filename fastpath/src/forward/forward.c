@@ -15,7 +15,8 @@ static uint64_t seed(const struct state_segment *state)
 	return state->random_key[0] ^ (state->random_key[1] << 1) ^ state->started_ns ^ (state->attaches << 48);
 }
 
-int forward_init(struct forward *f, const uint8_t *tables, size_t tables_size, struct state_segment *state, const struct forward_ops *ops)
+int forward_init(struct forward *f, const uint8_t *tables, size_t tables_size, struct state_segment *state,
+	const struct forward_ops *ops)
 {
 	int result;
 

@@ -2,7 +2,8 @@
 // only (RFC 8200 section 4.5).
 //
 // As Linux does, an IPv4 option that is not to be copied is replaced by NOPs in all pieces
-// but the first, so that all have headers of one length.
+// but the first, so that all have headers of one length.  What comes as a later fragment has
+// had that done to it.
 #include "forward/forward.h"
 
 #include "base/bytes.h"
@@ -21,7 +22,8 @@ void packet_put_chain(struct forward *f, struct packet *chain)
 	}
 }
 
-struct packet *packet_piece(struct forward *f, const struct packet *packet, uint32_t header, uint32_t gap, uint32_t from, uint32_t length)
+struct packet *packet_piece(struct forward *f, const struct packet *packet, uint32_t header, uint32_t gap,
+	uint32_t from, uint32_t length)
 {
 	struct packet *piece = packet_get(f->pool, header + gap + length);
 	const uint8_t *data = packet->buffer + packet->offset;
@@ -89,7 +91,7 @@ struct packet *fragment4(struct forward *f, struct packet *packet, uint32_t mtu)
 		ip = (void *)packet_data(piece);
 		ip->total_length = htons((uint16_t)piece->length);
 		ip->fragment = htons((uint16_t)(offset + (at - header) / 8) | (last && !more ? 0 : IP4_MF));
-		if (at != header)
+		if (at != header && offset == 0)
 			drop_uncopied_options(ip);
 		ip->checksum = 0;
 		ip->checksum = cksum(ip, header);
@@ -156,7 +158,8 @@ struct packet *fragment6(struct forward *f, struct packet *packet, uint32_t mtu)
 		fragment.offset = htons((uint16_t)(at - header) | (last ? 0 : IP6_MF));
 		memcpy(packet_data(piece) + header, &fragment, sizeof fragment);
 		packet_data(piece)[next_at] = IPPROTO_FRAGMENT;
-		store16(packet_data(piece) + offsetof(struct ip6_header, payload_length), (uint16_t)(piece->length - IP6_HEADER));
+		store16(packet_data(piece) + offsetof(struct ip6_header, payload_length),
+			(uint16_t)(piece->length - IP6_HEADER));
 		*tail = piece;
 		tail = &piece->next;
 	}

@@ -21,12 +21,18 @@ enum {
 // types that nobody assigned.
 static bool type_is_error(uint8_t type)
 {
-	return (type >= 1 && type <= ICMP4_REDIRECT + 2) || type == ICMP4_TIME_EXCEEDED || type == ICMP4_PARAMETER_PROBLEM || type > LAST_KNOWN_TYPE;
+	return (type >= 1 && type <= ICMP4_REDIRECT + 2) || type == ICMP4_TIME_EXCEEDED || type == ICMP4_PARAMETER_PROBLEM
+		|| type > LAST_KNOWN_TYPE;
 }
 
-static bool source_answerable(const uint8_t *source)
+// Linux also answers a directed broadcast of ours as a source; RFC 1122 section 3.2.2
+// forbids it, and a stranger could have us flood our own links.
+static bool source_answerable(const struct forward *f, const uint8_t *source)
 {
-	return !ip4_is_this_network(source) && !ip4_is_loopback(source) && !ip4_is_multicast(source) && !ip4_is_limited_broadcast(source);
+	if (ip4_is_any(source) || ip4_is_loopback(source) || ip4_is_multicast(source) || ip4_is_limited_broadcast(source))
+		return false;
+	const struct nexthop *hop = nexthop_select(&f->tables, fib_lookup(&f->tables, FAMILY_IPV4, source), 0);
+	return hop == NULL || hop->kind != NEXTHOP_BROADCAST;
 }
 
 static bool destination_is_group(const uint8_t *destination)
@@ -35,13 +41,14 @@ static bool destination_is_group(const uint8_t *destination)
 }
 
 // The header of a packet about which an error may be sent, else NULL.
-static const struct ip4_header *error_subject(const struct packet *packet, uint32_t *length)
+static const struct ip4_header *error_subject(const struct forward *f, const struct packet *packet, uint32_t *length)
 {
 	if (packet->length < packet->l3 || packet->link_broadcast)
 		return NULL;
 	uint32_t available = packet->length - packet->l3;
 	const struct ip4_header *ip = ip4_at(packet->buffer + packet->offset + packet->l3, available);
-	if (ip == NULL || (ip4_fragment(ip) & IP4_OFFSET) != 0 || !source_answerable(ip->source) || destination_is_group(ip->destination))
+	if (ip == NULL || (ip4_fragment(ip) & IP4_OFFSET) != 0 || !source_answerable(f, ip->source)
+	    || destination_is_group(ip->destination))
 		return NULL;
 	*length = available < ip4_total_length(ip) ? available : ip4_total_length(ip);
 	uint32_t header = ip4_header_length(ip);
@@ -89,7 +96,7 @@ static void header_fill(struct packet *packet, uint8_t tos, const uint8_t *sourc
 	packet->family = FAMILY_IPV4;
 }
 
-static void send(struct forward *f, struct packet *packet)
+static void output(struct forward *f, struct packet *packet)
 {
 	enum drop_reason reason = ip4_output(f, 0, packet);
 	if (reason != DROP_NONE)
@@ -101,14 +108,15 @@ void icmp4_error(struct forward *f, const struct packet *packet, uint8_t type, u
 	uint32_t quoted;
 	uint8_t source[16] = {0};
 	uint8_t destination[16] = {0};
-	const struct ip4_header *ip = error_subject(packet, &quoted);
+	const struct ip4_header *ip = error_subject(f, packet, &quoted);
 	if (ip == NULL)
 		return;
 	memcpy(destination, ip->source, 4);
 	if ((error_limited(type, code) && !icmp_limit_allow(f, FAMILY_IPV4, destination)) || !error_source(f, ip, source))
 		return;
 	uint32_t room = ip_path_mtu(f, FAMILY_IPV4, destination, 0);
-	room = (room >= IP4_HEADER_MAX + ICMP_HEADER && room < ERROR_LENGTH ? room : ERROR_LENGTH) - IP4_HEADER - ICMP_HEADER;
+	room = (room >= IP4_HEADER_MAX + ICMP_HEADER && room < ERROR_LENGTH
+		? room : ERROR_LENGTH) - IP4_HEADER - ICMP_HEADER;
 	if (quoted > room)
 		quoted = room;
 	struct packet *error = packet_get(f->pool, IP4_HEADER + ICMP_HEADER + quoted);
@@ -126,7 +134,7 @@ void icmp4_error(struct forward *f, const struct packet *packet, uint8_t type, u
 	icmp->info = __builtin_bswap32(info);
 	memcpy((uint8_t *)icmp + ICMP_HEADER, ip, quoted);
 	icmp->checksum = cksum(icmp, ICMP_HEADER + quoted);
-	send(f, error);
+	output(f, error);
 }
 
 // RFC 1122 section 3.2.2.6: from the address that was asked, with the payload unchanged.
@@ -143,7 +151,7 @@ static void echo_reply(struct forward *f, struct packet *packet, uint32_t offset
 	icmp->type = ICMP4_ECHO_REPLY;
 	memcpy(&after, icmp, sizeof(after));
 	icmp->checksum = cksum_replace16(icmp->checksum, before, after);
-	send(f, packet);
+	output(f, packet);
 }
 
 enum drop_reason icmp4_input(struct forward *f, struct packet *packet, uint32_t icmp_offset)
@@ -162,6 +170,8 @@ enum drop_reason icmp4_input(struct forward *f, struct packet *packet, uint32_t 
 		// Section 3.2.2.6 lets us ignore what was sent to a group.
 		if (!address_usable(f, FAMILY_IPV4, destination, 0))
 			return DROP_ICMP_IGNORED;
+		if (!source_answerable(f, ip->source))
+			return DROP_IP4_SOURCE;
 		echo_reply(f, packet, icmp_offset, end - icmp_offset);
 		return DROP_NONE;
 	case ICMP4_ECHO_REPLY:

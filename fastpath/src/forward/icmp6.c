@@ -53,7 +53,8 @@ static const struct ip6_header *error_subject(const struct packet *packet, uint8
 static bool error_source(struct forward *f, const struct ip6_header *ip, uint16_t interface, uint8_t *source)
 {
 	uint16_t egress;
-	if (!ip6_is_multicast(ip->destination) && address_usable(f, FAMILY_IPV6, ip->destination, ip6_is_link_local(ip->destination) ? interface : 0)) {
+	if (!ip6_is_multicast(ip->destination) && address_usable(f, FAMILY_IPV6, ip->destination,
+	    ip6_is_link_local(ip->destination) ? interface : 0)) {
 		memcpy(source, ip->destination, 16);
 		return true;
 	}
@@ -81,10 +82,11 @@ static void checksum_fill(struct packet *packet)
 	struct icmp_header *icmp = (void *)(packet_data(packet) + IP6_HEADER);
 	uint32_t length = packet->length - IP6_HEADER;
 	icmp->checksum = 0;
-	icmp->checksum = cksum_finish(cksum_add(cksum_pseudo6(ip->source, ip->destination, PROTOCOL_ICMP6, length), icmp, length));
+	icmp->checksum = cksum_finish(cksum_add(cksum_pseudo6(ip->source, ip->destination, PROTOCOL_ICMP6, length), icmp,
+		length));
 }
 
-static void send(struct forward *f, uint16_t interface, struct packet *packet)
+static void output(struct forward *f, uint16_t interface, struct packet *packet)
 {
 	enum drop_reason reason = ip6_output(f, interface, packet);
 	if (reason != DROP_NONE)
@@ -97,7 +99,8 @@ void icmp6_error(struct forward *f, const struct packet *packet, uint8_t type, u
 	uint32_t quoted;
 	uint8_t source[16] = {0};
 	const struct ip6_header *ip = error_subject(packet, type, code, &quoted);
-	if (ip == NULL || (type != ICMP6_TOO_BIG && !icmp_limit_allow(f, FAMILY_IPV6, ip->source)) || !error_source(f, ip, interface, source))
+	if (ip == NULL || (type != ICMP6_TOO_BIG && !icmp_limit_allow(f, FAMILY_IPV6, ip->source)) || !error_source(f, ip,
+	    interface, source))
 		return;
 	if (quoted > IP6_MIN_MTU - IP6_HEADER - ICMP_HEADER) // section 2.4 (c)
 		quoted = IP6_MIN_MTU - IP6_HEADER - ICMP_HEADER;
@@ -115,11 +118,12 @@ void icmp6_error(struct forward *f, const struct packet *packet, uint8_t type, u
 	icmp->info = __builtin_bswap32(info);
 	memcpy((uint8_t *)icmp + ICMP_HEADER, ip, quoted);
 	checksum_fill(error);
-	send(f, ip6_is_link_local(ip->source) ? interface : 0, error);
+	output(f, ip6_is_link_local(ip->source) ? interface : 0, error);
 }
 
 // Section 4.2: from the address that was asked, or one of the interface for a group.
-static enum drop_reason echo_reply(struct forward *f, uint16_t interface, struct packet *packet, uint32_t offset, uint32_t length)
+static enum drop_reason echo_reply(struct forward *f, uint16_t interface, struct packet *packet, uint32_t offset,
+	uint32_t length)
 {
 	const struct ip6_header *ip = (const void *)(packet_data(packet) + packet->l3);
 	struct ip6_header request = *ip;
@@ -136,18 +140,20 @@ static enum drop_reason echo_reply(struct forward *f, uint16_t interface, struct
 	struct icmp_header *icmp = (void *)(packet_data(packet) + IP6_HEADER);
 	icmp->type = ICMP6_ECHO_REPLY;
 	checksum_fill(packet);
-	send(f, pinned, packet);
+	output(f, pinned, packet);
 	return DROP_NONE;
 }
 
-enum drop_reason icmp6_input(struct forward *f, const struct interface_entry *in, struct packet *packet, uint32_t icmp_offset)
+enum drop_reason icmp6_input(struct forward *f, const struct interface_entry *in, struct packet *packet,
+	uint32_t icmp_offset)
 {
 	const struct ip6_header *ip = (const void *)(packet_data(packet) + packet->l3);
 	uint32_t end = packet->l3 + IP6_HEADER + ip6_payload_length(ip);
 	if (icmp_offset < packet->l3 + (uint32_t)IP6_HEADER || end > packet->length || end < icmp_offset + ICMP_HEADER)
 		return DROP_ICMP_MALFORMED;
 	uint32_t length = end - icmp_offset;
-	if (!icmp_checksum_good(packet, cksum_pseudo6(ip->source, ip->destination, PROTOCOL_ICMP6, length), icmp_offset, length))
+	if (!icmp_checksum_good(packet, cksum_pseudo6(ip->source, ip->destination, PROTOCOL_ICMP6, length), icmp_offset,
+	    length))
 		return DROP_ICMP_CHECKSUM;
 	uint8_t type = packet_data(packet)[icmp_offset];
 	if (type >= ICMP6_ROUTER_SOLICITATION && type <= ICMP6_REDIRECT)

@@ -1,9 +1,8 @@
 // IPv4: input, forwarding (RFC 1812 section 5.2) and output.
 //
 // Where RFC 1812 leaves a choice, Linux's defaults are followed.  On purpose not as there: no
-// redirects are sent, a unicast packet in a link-layer broadcast is not delivered (RFC 1122
-// section 3.3.6), and a source that is the directed broadcast of a connected subnet is
-// refused as any broadcast source.  Not supported: source routing, multicast forwarding.
+// redirects are sent, and a unicast packet in a link-layer broadcast is not delivered
+// (RFC 1122 section 3.3.6).  Not supported: source routing, multicast forwarding.
 #include "forward/route.h"
 
 #include "base/cksum.h"
@@ -38,7 +37,7 @@ static enum drop_reason check_header(struct packet *packet)
 }
 
 // Addresses that no packet on a wire may have; RFC 1812 sections 4.2.2.11 and 5.3.7.  As in
-// Linux, 240.0.0.0/4 is ordinary except for the limited broadcast.
+// Linux, 240.0.0.0/4 and 0.0.0.0/8 are ordinary except for their last and first address.
 static enum drop_reason check_addresses(const struct ip4_header *ip)
 {
 	bool group = ip4_is_limited_broadcast(ip->destination) || ip4_is_local_multicast(ip->destination)
@@ -47,56 +46,71 @@ static enum drop_reason check_addresses(const struct ip4_header *ip)
 	if (ip4_is_multicast(ip->source) || ip4_is_limited_broadcast(ip->source) || ip4_is_loopback(ip->source))
 		return DROP_IP4_SOURCE;
 	// A host that has no address yet speaks to its link only.
-	if (ip4_is_this_network(ip->source) && !(group && ip4_is_any(ip->source)))
+	if (ip4_is_any(ip->source) && !group)
 		return DROP_IP4_SOURCE;
-	if (ip4_is_this_network(ip->destination) || ip4_is_loopback(ip->destination))
+	if (ip4_is_any(ip->destination) || ip4_is_loopback(ip->destination))
 		return DROP_IP4_DESTINATION;
 	return DROP_NONE;
 }
 
-// One of our own addresses, or a broadcast, cannot be where a packet came from.
+// One of our own addresses cannot be where a packet came from.
 static bool source_is_ours(const struct forward *f, const uint8_t *source)
 {
 	uint16_t group = fib_lookup(&f->tables, FAMILY_IPV4, source);
 	const struct nexthop *hop = nexthop_select(&f->tables, group, 0);
 
-	return hop != NULL && (hop->kind == NEXTHOP_LOCAL || hop->kind == NEXTHOP_BROADCAST);
+	return hop != NULL && hop->kind == NEXTHOP_LOCAL;
 }
 
-static enum drop_reason parse_options(struct forward *f, const struct packet *packet, const struct ip4_header *ip, struct ip4_options *options)
+// Obey the options of a packet for `local`, or for somebody else where that is NULL.
+static enum drop_reason process_options(struct forward *f, struct packet *packet, const uint8_t *local,
+	struct ip4_options *options)
 {
+	uint8_t *data = packet_data(packet) + packet->l3;
+	const struct ip4_header *ip = (const void *)data;
+	uint8_t address[16] = {0};
+	uint16_t egress;
 	uint8_t pointer;
 
 	if (ip4_header_length(ip) == IP4_HEADER) {
 		*options = (struct ip4_options){0};
 		return DROP_NONE;
 	}
-	if (!ip4_options_parse((const uint8_t *)ip, options, &pointer)) {
+	if (!ip4_options_parse(data, options, &pointer)) {
 		icmp4_error(f, packet, ICMP4_PARAMETER_PROBLEM, 0, (uint32_t)pointer << 24);
 		return DROP_IP4_OPTIONS;
 	}
-	return options->source_route ? DROP_IP4_OPTIONS : DROP_NONE;
+	if (options->source_route)
+		return DROP_IP4_OPTIONS;
+	if (local != NULL)
+		memcpy(address, local, 4);
+	else if (options->record_route != 0 || options->timestamp != 0)
+		ip_source(f, FAMILY_IPV4, ip->source, 0, address, &egress);
+	ip4_options_record(f, data, options, address);
+	return DROP_NONE;
 }
 
-static enum drop_reason refuse(struct forward *f, const struct packet *packet, uint8_t type, uint8_t code, uint32_t info, enum drop_reason reason)
+static enum drop_reason refuse(struct forward *f, const struct packet *packet, uint8_t type, uint8_t code,
+	uint32_t info, enum drop_reason reason)
 {
 	icmp4_error(f, packet, type, code, info);
 	return reason;
 }
 
-// Our address towards the next hop, for those options that ask for it.
-static void apply_options(struct forward *f, struct ip4_header *ip, const struct ip4_options *options)
+// RFC 1812 section 5.2.4: the address that is recorded is that of the way out.
+static void finish_options(struct forward *f, struct ip4_header *ip, const struct ip4_options *options)
 {
 	uint8_t address[16] = {0};
 	uint16_t egress;
 
-	if (options->record_route == 0 && options->timestamp == 0 && !options->trailing)
+	if (!options->changed)
 		return;
 	ip_source(f, FAMILY_IPV4, ip->destination, 0, address, &egress);
-	ip4_options_apply(f, (uint8_t *)ip, options, address);
+	ip4_options_finish((uint8_t *)ip, options, address);
 }
 
-static enum drop_reason forward4(struct forward *f, struct packet *packet, const struct route *route, const struct ip4_options *options)
+static enum drop_reason forward4(struct forward *f, struct packet *packet, const struct route *route,
+	const struct ip4_options *options)
 {
 	struct ip4_header *ip = (void *)(packet_data(packet) + packet->l3);
 	uint32_t mtu = route->out->mtu;
@@ -114,17 +128,23 @@ static enum drop_reason forward4(struct forward *f, struct packet *packet, const
 	ip->ttl--;
 	memcpy(&after, &ip->ttl, sizeof after);
 	ip->checksum = cksum_replace16(ip->checksum, before, after);
-	apply_options(f, ip, options);
+	finish_options(f, ip, options);
 
 	packet_pull(packet, packet->l3);
 	packet->l3 = 0;
 	return ip_transmit(f, route->out, route->family, route->nexthop, packet);
 }
 
-static enum drop_reason dispatch(struct forward *f, const struct interface_entry *in, struct packet *packet, const struct route *route, const struct ip4_options *options)
+static enum drop_reason deliver(struct forward *f, struct packet *packet, const struct ip4_options *options)
 {
-	struct ip4_header *ip = (void *)(packet_data(packet) + packet->l3);
+	if (options->changed)
+		ip4_options_finish(packet_data(packet) + packet->l3, options, NULL);
+	return ip4_local(f, packet);
+}
 
+static enum drop_reason dispatch(struct forward *f, const struct interface_entry *in, struct packet *packet,
+	const struct route *route, const struct ip4_options *options)
+{
 	switch (route->kind) {
 	case NEXTHOP_FORWARD:
 	case NEXTHOP_CONNECTED:
@@ -132,10 +152,9 @@ static enum drop_reason dispatch(struct forward *f, const struct interface_entry
 	case NEXTHOP_LOCAL:
 		if (packet->link_broadcast)
 			return DROP_IP4_BROADCAST;
-		ip4_options_apply(f, (uint8_t *)ip, options, ip->destination);
-		return ip4_local(f, packet);
+		return deliver(f, packet, options);
 	case NEXTHOP_BROADCAST: // RFC 1812 section 5.3.5.2 and RFC 2644: off, but for our own ears
-		return route->out->index == in->index ? ip4_local(f, packet) : DROP_DIRECTED_BROADCAST;
+		return route->out->index == in->index ? deliver(f, packet, options) : DROP_DIRECTED_BROADCAST;
 	case NEXTHOP_UNREACHABLE:
 		return refuse(f, packet, ICMP4_UNREACHABLE, ICMP4_HOST_UNREACHABLE, 0, DROP_UNREACHABLE);
 	default:
@@ -143,15 +162,16 @@ static enum drop_reason dispatch(struct forward *f, const struct interface_entry
 	}
 }
 
-static enum drop_reason input_group(struct forward *f, const struct interface_entry *in, struct packet *packet, const struct ip4_header *ip)
+static enum drop_reason input_group(struct forward *f, const struct interface_entry *in, struct packet *packet,
+	const struct ip4_header *ip)
 {
 	struct ip4_options options;
 	enum drop_reason reason;
 
 	if (ip4_is_multicast(ip->destination) && !ip4_group_joined(f, in, ip->destination))
 		return DROP_MULTICAST;
-	reason = parse_options(f, packet, ip, &options);
-	return reason != DROP_NONE ? reason : ip4_local(f, packet);
+	reason = process_options(f, packet, NULL, &options);
+	return reason != DROP_NONE ? reason : deliver(f, packet, &options);
 }
 
 enum drop_reason ip4_input(struct forward *f, const struct interface_entry *in, struct packet *packet)
@@ -159,19 +179,22 @@ enum drop_reason ip4_input(struct forward *f, const struct interface_entry *in, 
 	const struct ip4_header *ip = (const void *)(packet_data(packet) + packet->l3);
 	enum drop_reason reason = check_header(packet), routed;
 	struct ip4_options options;
+	const uint8_t *local;
 	struct route route;
 
 	if (reason == DROP_NONE)
 		reason = check_addresses(ip);
 	if (reason != DROP_NONE)
 		return reason;
+	header_trace(f, packet, FAMILY_IPV4, ip->source, ip->destination, ip->ttl, ip->protocol);
 	if (source_is_ours(f, ip->source))
 		return DROP_IP4_SOURCE;
 	if (ip4_is_multicast(ip->destination) || ip4_is_limited_broadcast(ip->destination))
 		return input_group(f, in, packet, ip);
 
 	routed = route_lookup(f, FAMILY_IPV4, ip->destination, flow_hash(f, packet), &route);
-	reason = parse_options(f, packet, ip, &options);
+	local = routed == DROP_NONE && route.kind == NEXTHOP_LOCAL ? ip->destination : NULL;
+	reason = process_options(f, packet, local, &options);
 	if (reason != DROP_NONE)
 		return reason;
 	if (routed == DROP_NO_ROUTE)
@@ -210,6 +233,7 @@ enum drop_reason ip4_output(struct forward *f, uint16_t interface, struct packet
 
 	if (reason != DROP_NONE)
 		return reason;
+	header_trace(f, packet, FAMILY_IPV4, ip->source, ip->destination, ip->ttl, ip->protocol);
 	reason = route_output(f, FAMILY_IPV4, ip->destination, interface, flow_hash(f, packet), &route);
 	if (reason != DROP_NONE)
 		return reason;
@@ -222,8 +246,8 @@ enum drop_reason ip4_output(struct forward *f, uint16_t interface, struct packet
 	case NEXTHOP_UNREACHABLE:
 		return DROP_UNREACHABLE;
 	default:
-		// 127/8 and 0/8 never leave; RFC 1122 section 3.2.1.3.
-		if (ip4_is_loopback(ip->destination) || ip4_is_this_network(ip->destination))
+		// These never leave; RFC 1122 section 3.2.1.3.
+		if (ip4_is_loopback(ip->destination) || ip4_is_any(ip->destination))
 			return DROP_IP4_DESTINATION;
 		return ip_transmit(f, route.out, route.family, route.nexthop, packet);
 	}

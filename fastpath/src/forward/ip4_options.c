@@ -101,36 +101,45 @@ bool ip4_options_parse(const uint8_t *ip, struct ip4_options *options, uint8_t *
 	return true;
 }
 
-static void record_route(uint8_t *option, const uint8_t *address)
+// RFC 791: each router that a packet passes writes its address and moves the pointer on.
+static void record_route(uint8_t *ip, struct ip4_options *options, const uint8_t *address)
 {
-	if (option[2] > option[1])
-		return; // full
-	memcpy(option + option[2] - 1, address, 4);
+	uint8_t *option = ip + options->record_route;
+
+	if (options->record_route == 0 || option[2] > option[1])
+		return; // not asked, or full
+	options->route_slot = (uint8_t)(options->record_route + option[2] - 1);
+	memcpy(ip + options->route_slot, address, 4);
 	option[2] = (uint8_t)(option[2] + 4);
+	options->changed = true;
 }
 
-static void record_time(struct forward *f, uint8_t *option, const uint8_t *address)
+static void record_time(const struct forward *f, uint8_t *ip, struct ip4_options *options, const uint8_t *address)
 {
 	uint32_t time = (uint32_t)(f->now / NS_PER_MS) | TIMESTAMP_NOT_STANDARD;
-	uint8_t *at = option + option[2] - 1;
+	uint8_t *option = ip + options->timestamp;
 	uint8_t flag = option[3] & 15;
+	uint8_t *slot = option + option[2] - 1;
 
-	if (option[2] > option[1]) {
-		if (flag != TIMESTAMP_PRESPECIFIED) // count those who found no room
-			option[3] = (uint8_t)(option[3] + 16);
+	if (options->timestamp == 0 || (flag == TIMESTAMP_PRESPECIFIED && option[2] > option[1]))
 		return;
-	}
-	if (flag == TIMESTAMP_ONLY) {
-		store32(at, time);
+	if (option[2] > option[1]) { // count those who found no room
+		option[3] = (uint8_t)(option[3] + 16);
+	} else if (flag == TIMESTAMP_ONLY) {
+		store32(slot, time);
 		option[2] = (uint8_t)(option[2] + 4);
 	} else if (flag == TIMESTAMP_ADDRESS) {
-		memcpy(at, address, 4);
-		store32(at + 4, time);
+		options->time_slot = (uint8_t)(slot - ip);
+		memcpy(slot, address, 4);
+		store32(slot + 4, time);
 		option[2] = (uint8_t)(option[2] + 8);
-	} else if (flag == TIMESTAMP_PRESPECIFIED && view_address(&f->tables, FAMILY_IPV4, at, 0) != NULL) {
-		store32(at + 4, time);
+	} else if (flag == TIMESTAMP_PRESPECIFIED && view_address(&f->tables, FAMILY_IPV4, slot, 0) != NULL) {
+		store32(slot + 4, time);
 		option[2] = (uint8_t)(option[2] + 8);
+	} else {
+		return;
 	}
+	options->changed = true;
 }
 
 static void zero_trailing(uint8_t *ip)
@@ -144,18 +153,24 @@ static void zero_trailing(uint8_t *ip)
 		memset(ip + at, 0, end - at);
 }
 
-void ip4_options_apply(struct forward *f, uint8_t *ip, const struct ip4_options *options, const uint8_t *address)
+void ip4_options_record(const struct forward *f, uint8_t *ip, struct ip4_options *options, const uint8_t *address)
+{
+	record_route(ip, options, address);
+	record_time(f, ip, options, address);
+	if (options->trailing) {
+		zero_trailing(ip);
+		options->changed = true;
+	}
+}
+
+void ip4_options_finish(uint8_t *ip, const struct ip4_options *options, const uint8_t *address)
 {
 	struct ip4_header *header = (void *)ip;
 
-	if (options->record_route == 0 && options->timestamp == 0 && !options->trailing)
-		return;
-	if (options->record_route != 0)
-		record_route(ip + options->record_route, address);
-	if (options->timestamp != 0)
-		record_time(f, ip + options->timestamp, address);
-	if (options->trailing)
-		zero_trailing(ip);
+	if (options->route_slot != 0 && address != NULL)
+		memcpy(ip + options->route_slot, address, 4);
+	if (options->time_slot != 0 && address != NULL)
+		memcpy(ip + options->time_slot, address, 4);
 	header->checksum = 0;
 	header->checksum = cksum(ip, ip4_header_length(header));
 }

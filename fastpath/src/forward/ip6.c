@@ -31,10 +31,9 @@ static enum drop_reason check_header(struct packet *packet)
 // What no packet on a wire may have; RFC 4291 sections 2.5.2, 2.5.3 and 2.7 with erratum 3480.
 static enum drop_reason check_addresses(const struct ip6_header *ip)
 {
-	// A mapped source would pass for an IPv4 peer of sockets that serve both families.
-	if (ip6_is_loopback(ip->source) || ip6_is_multicast(ip->source) || ip6_is_v4_mapped(ip->source))
+	if (ip6_is_loopback(ip->source) || ip6_is_multicast(ip->source))
 		return DROP_IP6_SOURCE;
-	if (ip6_is_loopback(ip->destination) || ip6_is_any(ip->destination))
+	if (ip6_is_loopback(ip->destination))
 		return DROP_IP6_DESTINATION;
 	if (ip6_is_multicast(ip->destination) && ip6_multicast_scope(ip->destination) <= 1)
 		return DROP_IP6_DESTINATION;
@@ -66,13 +65,15 @@ static enum drop_reason check_hop_by_hop(struct forward *f, const struct packet 
 	return DROP_IP6_EXTENSION;
 }
 
-static enum drop_reason refuse(struct forward *f, const struct packet *packet, uint8_t type, uint8_t code, uint32_t info, enum drop_reason reason)
+static enum drop_reason refuse(struct forward *f, const struct packet *packet, uint8_t type, uint8_t code,
+	uint32_t info, enum drop_reason reason)
 {
 	icmp6_error(f, packet, type, code, info);
 	return reason;
 }
 
-static enum drop_reason forward6(struct forward *f, const struct interface_entry *in, struct packet *packet, const struct route *route)
+static enum drop_reason forward6(struct forward *f, const struct interface_entry *in, struct packet *packet,
+	const struct route *route)
 {
 	struct ip6_header *ip = (void *)(packet_data(packet) + packet->l3);
 	uint32_t mtu = route->out->mtu < IP6_MIN_MTU ? IP6_MIN_MTU : route->out->mtu;
@@ -94,7 +95,8 @@ static enum drop_reason forward6(struct forward *f, const struct interface_entry
 	return ip_transmit(f, route->out, route->family, route->nexthop, packet);
 }
 
-static enum drop_reason dispatch(struct forward *f, const struct interface_entry *in, struct packet *packet, const struct route *route)
+static enum drop_reason dispatch(struct forward *f, const struct interface_entry *in, struct packet *packet,
+	const struct route *route)
 {
 	const struct ip6_header *ip = (const void *)(packet_data(packet) + packet->l3);
 
@@ -116,13 +118,15 @@ static enum drop_reason dispatch(struct forward *f, const struct interface_entry
 }
 
 // Groups and link-local addresses belong to the link and are not looked up.
-static enum drop_reason input_scoped(struct forward *f, const struct interface_entry *in, struct packet *packet, const struct ip6_header *ip)
+static enum drop_reason input_scoped(struct forward *f, const struct interface_entry *in, struct packet *packet,
+	const struct ip6_header *ip)
 {
 	if (ip6_is_multicast(ip->destination))
 		return ip6_group_joined(f, in, ip->destination) ? ip6_local(f, in, packet) : DROP_MULTICAST;
 	if (view_address(&f->tables, FAMILY_IPV6, ip->destination, in->index) == NULL)
 		return DROP_IP6_SCOPE;
-	return address_usable(f, FAMILY_IPV6, ip->destination, in->index) ? ip6_local(f, in, packet) : DROP_DUPLICATE_ADDRESS;
+	return address_usable(f, FAMILY_IPV6, ip->destination, in->index) ? ip6_local(f, in, packet)
+		: DROP_DUPLICATE_ADDRESS;
 }
 
 enum drop_reason ip6_input(struct forward *f, const struct interface_entry *in, struct packet *packet)
@@ -137,8 +141,12 @@ enum drop_reason ip6_input(struct forward *f, const struct interface_entry *in, 
 		reason = check_hop_by_hop(f, packet);
 	if (reason != DROP_NONE)
 		return reason;
+	header_trace(f, packet, FAMILY_IPV6, ip->source, ip->destination, ip->hop_limit, ip->next);
 	if (ip6_is_multicast(ip->destination) || ip6_is_link_local(ip->destination))
 		return input_scoped(f, in, packet, ip);
+	// RFC 4291 section 2.5.2: not even a default route leads to the unspecified address.
+	if (ip6_is_any(ip->destination))
+		return refuse(f, packet, ICMP6_UNREACHABLE, ICMP6_NO_ROUTE, 0, DROP_IP6_DESTINATION);
 	reason = route_lookup(f, FAMILY_IPV6, ip->destination, flow_hash(f, packet), &route);
 	if (reason == DROP_NO_ROUTE)
 		return refuse(f, packet, ICMP6_UNREACHABLE, ICMP6_NO_ROUTE, 0, DROP_NO_ROUTE);
@@ -162,6 +170,7 @@ enum drop_reason ip6_output(struct forward *f, uint16_t interface, struct packet
 	packet->account = ACCOUNT_ORIGINATED;
 	packet->ingress = 0;
 	packet->l3 = 0;
+	header_trace(f, packet, FAMILY_IPV6, ip->source, ip->destination, ip->hop_limit, ip->next);
 	reason = route_output(f, FAMILY_IPV6, ip->destination, interface, flow_hash(f, packet), &route);
 	if (reason != DROP_NONE)
 		return reason;

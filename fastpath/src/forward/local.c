@@ -79,6 +79,9 @@ enum drop_reason ip6_local(struct forward *f, const struct interface_entry *in, 
 	struct ip6_walk walk;
 	uint32_t pointer = 0;
 
+	// A mapped source would pass for an IPv4 peer of sockets that serve both families.
+	if (ip6_is_v4_mapped(ip + offsetof(struct ip6_header, source)))
+		return DROP_IP6_SOURCE;
 	if (!ip6_walk(ip, packet->length - packet->l3, &walk))
 		return DROP_IP6_EXTENSION;
 	forward_trace(f, packet, "local", "next header %u", walk.next);

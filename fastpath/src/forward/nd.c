@@ -59,11 +59,13 @@ static struct packet *nd_build(struct forward *f, const struct interface_entry *
 		body[ND_MESSAGE + 1] = 1;
 		memcpy(body + ND_MESSAGE + 2, out->mac, ETHERNET_ADDRESS);
 	}
-	message->icmp.checksum = cksum_finish(cksum_add(cksum_pseudo6(ip->source, ip->destination, IPPROTO_ND, length), body, length));
+	uint64_t pseudo = cksum_pseudo6(ip->source, ip->destination, IPPROTO_ND, length);
+	message->icmp.checksum = cksum_finish(cksum_add(pseudo, body, length));
 	return packet;
 }
 
-static void nd_send(struct forward *f, const struct interface_entry *out, const struct nd_fields *fields, const uint8_t *mac)
+static void nd_send(struct forward *f, const struct interface_entry *out, const struct nd_fields *fields,
+	const uint8_t *mac)
 {
 	struct packet *packet = nd_build(f, out, fields);
 	uint8_t group[ETHERNET_ADDRESS] = {0};
@@ -74,7 +76,8 @@ static void nd_send(struct forward *f, const struct interface_entry *out, const 
 	packet_send_own(f, out, mac != NULL ? mac : group, ETHERNET_IP6, packet);
 }
 
-void nd_solicit(struct forward *f, const struct interface_entry *out, const uint8_t *target, const uint8_t *mac, const uint8_t *source)
+void nd_solicit(struct forward *f, const struct interface_entry *out, const uint8_t *target, const uint8_t *mac,
+	const uint8_t *source)
 {
 	uint8_t group[16];
 	ip6_solicited_node(target, group);
@@ -93,7 +96,8 @@ void nd_probe(struct forward *f, const struct interface_entry *out, const uint8_
 {
 	uint8_t group[16];
 	ip6_solicited_node(target, group);
-	const struct nd_fields fields = {.type = ICMP6_NEIGHBOR_SOLICITATION, .source = UNSPECIFIED, .destination = group, .target = target};
+	const struct nd_fields fields = {.type = ICMP6_NEIGHBOR_SOLICITATION, .source = UNSPECIFIED, .destination = group,
+		.target = target};
 	nd_send(f, out, &fields, NULL);
 }
 
@@ -226,7 +230,8 @@ static enum drop_reason advertisement_input(struct forward *f, const struct nd_r
 	return DROP_NONE;
 }
 
-enum drop_reason nd_input(struct forward *f, const struct interface_entry *in, struct packet *packet, uint32_t icmp_offset)
+enum drop_reason nd_input(struct forward *f, const struct interface_entry *in, struct packet *packet,
+	uint32_t icmp_offset)
 {
 	if (packet->l3 == 0 || packet->length < packet->l3 + (uint32_t)IP6_HEADER)
 		return DROP_ND_MALFORMED; // not from a link: put together from fragments, or our own
@@ -243,7 +248,8 @@ enum drop_reason nd_input(struct forward *f, const struct interface_entry *in, s
 		return DROP_ND_MALFORMED;
 	bool solicitation = body[0] == ICMP6_NEIGHBOR_SOLICITATION;
 	struct nd_received received = {.in = in, .ip = ip, .target = body + ICMP_HEADER, .flags = body[4]};
-	if (!options_parse(body + ND_MESSAGE, end - icmp_offset - ND_MESSAGE, solicitation ? OPTION_SOURCE_LINK : OPTION_TARGET_LINK, &received.mac))
+	uint8_t option = solicitation ? OPTION_SOURCE_LINK : OPTION_TARGET_LINK;
+	if (!options_parse(body + ND_MESSAGE, end - icmp_offset - ND_MESSAGE, option, &received.mac))
 		return DROP_ND_MALFORMED;
 	enum drop_reason reason = solicitation ? solicitation_input(f, &received) : advertisement_input(f, &received);
 	if (reason == DROP_NONE) {

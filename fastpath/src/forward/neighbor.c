@@ -39,7 +39,8 @@ bool interface_up(const struct forward *f, const struct interface_entry *interfa
 	uint16_t port = interface->port;
 	if (!(interface->flags & INTERFACE_ADMIN_UP))
 		return false;
-	return interface->kind == INTERFACE_LOOPBACK || (port != 0 && port < MAX_PORTS && f->queues[port] != NULL && f->ports[port].link_up != 0);
+	return interface->kind == INTERFACE_LOOPBACK || (port != 0 && port < MAX_PORTS && f->queues[port] != NULL
+		&& f->ports[port].link_up != 0);
 }
 
 struct packet *packet_own(struct forward *f, uint32_t length)
@@ -55,7 +56,8 @@ struct packet *packet_own(struct forward *f, uint32_t length)
 	return packet;
 }
 
-void packet_send_own(struct forward *f, const struct interface_entry *out, const uint8_t *mac, uint16_t ethertype, struct packet *packet)
+void packet_send_own(struct forward *f, const struct interface_entry *out, const uint8_t *mac, uint16_t ethertype,
+	struct packet *packet)
 {
 	enum drop_reason reason = ethernet_output(f, out, mac, ethertype, packet);
 	if (reason != DROP_NONE)
@@ -255,7 +257,8 @@ static void expire(struct forward *f, struct neighbor_entry *entry)
 
 // --- learning ---
 
-void neighbor_learn(struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address, const uint8_t *mac, enum neighbor_evidence evidence)
+void neighbor_learn(struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address, const uint8_t *mac,
+	enum neighbor_evidence evidence)
 {
 	struct neighbor_entry *entry = neighbor_find(f, interface, family, address);
 	if (entry == NULL) {
@@ -294,7 +297,8 @@ void neighbor_learn(struct forward *f, uint16_t interface, uint8_t family, const
 
 // --- sending ---
 
-static enum drop_reason resolve(struct forward *f, const struct interface_entry *out, uint8_t family, const uint8_t *address, struct neighbor_entry *entry, struct packet *packet)
+static enum drop_reason resolve(struct forward *f, const struct interface_entry *out, uint8_t family,
+	const uint8_t *address, struct neighbor_entry *entry, struct packet *packet)
 {
 	enum drop_reason reason = DROP_NONE;
 	if (entry == NULL) {
@@ -318,7 +322,8 @@ static enum drop_reason resolve(struct forward *f, const struct interface_entry 
 	return reason;
 }
 
-enum drop_reason neighbor_output(struct forward *f, const struct interface_entry *out, uint8_t family, const uint8_t *address, struct packet *packet)
+enum drop_reason neighbor_output(struct forward *f, const struct interface_entry *out, uint8_t family,
+	const uint8_t *address, struct packet *packet)
 {
 	if (out->port == 0 || out->index >= MAX_INTERFACES)
 		return DROP_BAD_NEXTHOP;
@@ -349,7 +354,8 @@ static void flush_interface(struct forward *f, uint16_t interface, enum drop_rea
 {
 	for (uint32_t i = 0; f->state->neighbors_used != 0 && i < MAX_NEIGHBORS; i++) {
 		struct neighbor_entry *entry = &f->state->neighbors[i];
-		if (entry->interface == interface && entry->state != NEIGHBOR_FREE && entry->state != NEIGHBOR_DELETED && entry->state != NEIGHBOR_STATIC)
+		if (entry->interface == interface && entry->state != NEIGHBOR_FREE && entry->state != NEIGHBOR_DELETED
+		    && entry->state != NEIGHBOR_STATIC)
 			neighbor_remove(f, entry, reason);
 	}
 }
@@ -375,7 +381,8 @@ static bool neighbor_on_link(const struct forward *f, const struct neighbor_entr
 		return true;
 	for (uint32_t i = 0; i < f->tables.address_count; i++) {
 		const struct address_entry *prefix = &f->tables.addresses[i];
-		if (prefix->interface == entry->interface && prefix->family == entry->family && address_covers(prefix, entry->address))
+		if (prefix->interface == entry->interface && prefix->family == entry->family
+		    && address_covers(prefix, entry->address))
 			return true;
 	}
 	return false;
@@ -396,9 +403,11 @@ static void flush_moved(struct forward *f, const bool *mac_changed, const bool *
 {
 	for (uint32_t i = 0; f->state->neighbors_used != 0 && i < MAX_NEIGHBORS; i++) {
 		struct neighbor_entry *entry = &f->state->neighbors[i];
-		if (entry->state == NEIGHBOR_FREE || entry->state == NEIGHBOR_DELETED || entry->state == NEIGHBOR_STATIC || entry->interface >= MAX_INTERFACES)
+		if (entry->state == NEIGHBOR_FREE || entry->state == NEIGHBOR_DELETED || entry->state == NEIGHBOR_STATIC
+		    || entry->interface >= MAX_INTERFACES)
 			continue;
-		if (view_interface(&f->tables, entry->interface) == NULL || mac_changed[entry->interface] || (prefixes_changed[entry->interface] && !neighbor_on_link(f, entry))) {
+		if (view_interface(&f->tables, entry->interface) == NULL || mac_changed[entry->interface]
+		    || (prefixes_changed[entry->interface] && !neighbor_on_link(f, entry))) {
 			neighbor_remove(f, entry, DROP_EGRESS_DOWN);
 			forget_solicited(f);
 		}
@@ -412,7 +421,6 @@ void neighbor_tables_changed(struct forward *f)
 	bool prefixes_changed[MAX_INTERFACES] = {false};
 	uint64_t digests[MAX_INTERFACES];
 	digest_prefixes(f, digests);
-	static const uint8_t no_mac[ETHERNET_ADDRESS];
 	for (uint16_t i = 1; i < MAX_INTERFACES; i++) {
 		const struct interface_entry *interface = view_interface(&f->tables, i);
 		interface_update(f, i);
@@ -421,7 +429,8 @@ void neighbor_tables_changed(struct forward *f)
 			table->prefixes[i] = 0;
 			continue;
 		}
-		mac_changed[i] = memcmp(table->macs[i], no_mac, ETHERNET_ADDRESS) != 0 && memcmp(table->macs[i], interface->mac, ETHERNET_ADDRESS) != 0;
+		mac_changed[i] = !ethernet_is_zero(table->macs[i])
+			&& memcmp(table->macs[i], interface->mac, ETHERNET_ADDRESS) != 0;
 		prefixes_changed[i] = table->prefixes[i] != 0 && table->prefixes[i] != digests[i];
 		memcpy(table->macs[i], interface->mac, ETHERNET_ADDRESS);
 		table->prefixes[i] = digests[i];
@@ -431,7 +440,7 @@ void neighbor_tables_changed(struct forward *f)
 
 void neighbor_link(struct forward *f, uint16_t port, bool up)
 {
-	(void)up; // interface_up knows, and more
+	(void)up; // interface_up decides, by what forward_port noted
 	for (uint32_t i = 0; i < f->tables.interface_count; i++) {
 		const struct interface_entry *interface = &f->tables.interfaces[i];
 		if (interface->port == port && interface->index < MAX_INTERFACES)

@@ -12,7 +12,7 @@ enum {
 	NEIGHBOR_WINDOW = 64,            // slots after its hash that a key may lie in
 	NEIGHBOR_LIMIT = MAX_NEIGHBORS / 8 * 7,
 	NEIGHBOR_INCOMPLETE_LIMIT = 1024, // so that a sweep cannot push out known neighbors
-	SOLICITED_SLOTS = 4096,          // a power of two
+	SOLICITED_SLOTS = 16384,         // a power of two
 	DAD_BUCKETS = 4096               // a power of two
 };
 
@@ -55,9 +55,11 @@ struct neighbor_table {
 // --- neighbor_table.c ---
 void neighbor_table_attach(struct forward *f);
 uint64_t neighbor_hash(const struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address);
-struct neighbor_entry *neighbor_find(const struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address);
+struct neighbor_entry *neighbor_find(const struct forward *f, uint16_t interface, uint8_t family,
+	const uint8_t *address);
 // A new entry in no state yet, making room where that is allowed; NULL and *reason if not.
-struct neighbor_entry *neighbor_create(struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address, enum drop_reason *reason);
+struct neighbor_entry *neighbor_create(struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address,
+	enum drop_reason *reason);
 // Forget an entry; what it holds is dropped for `reason`.
 void neighbor_remove(struct forward *f, struct neighbor_entry *entry, enum drop_reason reason);
 // The only place that changes a state.  deadline 0: no timer.
@@ -79,7 +81,8 @@ enum neighbor_evidence {
 	EVIDENCE_ANSWER,     // an answer that may be to our request
 	EVIDENCE_UNSOLICITED // an announcement: news of those that we know, nothing more
 };
-void neighbor_learn(struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address, const uint8_t *mac, enum neighbor_evidence evidence);
+void neighbor_learn(struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address, const uint8_t *mac,
+	enum neighbor_evidence evidence);
 void neighbor_reachable(struct forward *f, struct neighbor_entry *entry, const uint8_t *mac);
 void neighbor_stale(struct forward *f, struct neighbor_entry *entry, const uint8_t *mac);
 // Somebody else claims the address of a neighbor in use: ask the one that we know.
@@ -90,15 +93,18 @@ bool neighbor_has_mac(const struct neighbor_entry *entry);
 // An empty packet of ours with room for `length` bytes of payload, which are zeroed.
 struct packet *packet_own(struct forward *f, uint32_t length);
 // Send a packet of ours to a link-layer address; counts and frees it where that fails.
-void packet_send_own(struct forward *f, const struct interface_entry *out, const uint8_t *mac, uint16_t ethertype, struct packet *packet);
+void packet_send_own(struct forward *f, const struct interface_entry *out, const uint8_t *mac, uint16_t ethertype,
+	struct packet *packet);
 
 // --- arp.c ---
 // Ask for `target`; mac NULL: broadcast.  source NULL: choose one of the interface's.
-void arp_request(struct forward *f, const struct interface_entry *out, const uint8_t *target, const uint8_t *mac, const uint8_t *source);
+void arp_request(struct forward *f, const struct interface_entry *out, const uint8_t *target, const uint8_t *mac,
+	const uint8_t *source);
 void arp_announce(struct forward *f, const struct interface_entry *out, const uint8_t *address);
 
 // --- nd.c ---
-void nd_solicit(struct forward *f, const struct interface_entry *out, const uint8_t *target, const uint8_t *mac, const uint8_t *source);
+void nd_solicit(struct forward *f, const struct interface_entry *out, const uint8_t *target, const uint8_t *mac,
+	const uint8_t *source);
 // The probe of duplicate address detection: from the unspecified address.
 void nd_probe(struct forward *f, const struct interface_entry *out, const uint8_t *target);
 void nd_announce(struct forward *f, const struct interface_entry *out, const uint8_t *address);

@@ -28,7 +28,8 @@ uint64_t neighbor_hash(const struct forward *f, uint16_t interface, uint8_t fami
 	return siphash24(f->state->random_key, key, sizeof(key));
 }
 
-static bool entry_matches(const struct neighbor_entry *entry, uint16_t interface, uint8_t family, const uint8_t *address)
+static bool entry_matches(const struct neighbor_entry *entry, uint16_t interface, uint8_t family,
+	const uint8_t *address)
 {
 	return entry->state != NEIGHBOR_DELETED && entry->interface == interface && entry->family == family &&
 	       memcmp(entry->address, address, family == FAMILY_IPV4 ? 4 : 16) == 0;
@@ -39,7 +40,8 @@ static struct neighbor_entry *window_slot(const struct forward *f, uint64_t hash
 	return &f->state->neighbors[(hash + step) & (MAX_NEIGHBORS - 1)];
 }
 
-struct neighbor_entry *neighbor_find(const struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address)
+struct neighbor_entry *neighbor_find(const struct forward *f, uint16_t interface, uint8_t family,
+	const uint8_t *address)
 {
 	uint64_t hash = neighbor_hash(f, interface, family, address);
 	for (uint32_t step = 0; step < NEIGHBOR_WINDOW; step++) {
@@ -353,7 +355,8 @@ static struct neighbor_entry *window_hole(const struct forward *f, uint64_t hash
 	return NULL;
 }
 
-struct neighbor_entry *neighbor_create(struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address, enum drop_reason *reason)
+struct neighbor_entry *neighbor_create(struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address,
+	enum drop_reason *reason)
 {
 	struct neighbor_table *table = f->neighbors;
 	uint64_t hash = neighbor_hash(f, interface, family, address);
@@ -416,12 +419,14 @@ static void chain_attach(struct forward *f, struct neighbor_entry *entry, bool *
 {
 	uint32_t *link = &entry->pending;
 	for (uint32_t count = 0; *link != 0; count++) {
-		if (entry->state != NEIGHBOR_INCOMPLETE || count == MAX_PENDING_PER_NEIGHBOR || !pending_valid(*link) || *link >= f->state->neighbors_used || taken[*link - 1]) {
+		if (entry->state != NEIGHBOR_INCOMPLETE || count == MAX_PENDING_PER_NEIGHBOR || !pending_valid(*link)
+		    || *link >= f->state->neighbors_used || taken[*link - 1]) {
 			*link = 0;
 			return;
 		}
 		struct pending_packet *slot = &f->state->pending[*link - 1];
-		if (slot->length == 0 || slot->length > PENDING_ROOM || slot->ingress >= MAX_INTERFACES || slot->account > ACCOUNT_FRAGMENT) {
+		if (slot->length == 0 || slot->length > PENDING_ROOM || slot->ingress >= MAX_INTERFACES
+		    || slot->account > ACCOUNT_FRAGMENT) {
 			*link = 0;
 			return;
 		}

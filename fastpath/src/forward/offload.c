@@ -103,8 +103,10 @@ uint32_t offload_unit(const struct packet *packet)
 static uint64_t pseudo_header(const struct headers *headers, const uint8_t *ip, uint32_t length)
 {
 	if (headers->family == FAMILY_IPV4)
-		return cksum_pseudo4(ip + offsetof(struct ip4_header, source), ip + offsetof(struct ip4_header, destination), headers->protocol, length);
-	return cksum_pseudo6(ip + offsetof(struct ip6_header, source), ip + offsetof(struct ip6_header, destination), headers->protocol, length);
+		return cksum_pseudo4(ip + offsetof(struct ip4_header, source), ip + offsetof(struct ip4_header, destination),
+			headers->protocol, length);
+	return cksum_pseudo6(ip + offsetof(struct ip6_header, source), ip + offsetof(struct ip6_header, destination),
+		headers->protocol, length);
 }
 
 static void finish_ip(const struct headers *headers, uint8_t *ip, uint32_t length, uint32_t number)
@@ -132,7 +134,8 @@ static void finish_tcp(struct tcp_header *tcp, uint32_t advance, bool first, boo
 		tcp->flags &= (uint8_t)~(TCP_FIN | TCP_PSH);
 }
 
-static void finish_segment(const struct headers *headers, struct packet *segment, uint32_t number, uint32_t advance, bool last, bool checksummed)
+static void finish_segment(const struct headers *headers, struct packet *segment, uint32_t number, uint32_t advance,
+	bool last, bool checksummed)
 {
 	uint8_t *ip = packet_data(segment);
 	uint8_t *transport = ip + headers->transport;

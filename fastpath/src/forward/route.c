@@ -31,7 +31,8 @@ static const struct nexthop *group_hops(const struct forward *f, uint16_t group,
 	return set->hops;
 }
 
-static bool resolve(const struct forward *f, const struct nexthop *hop, const uint8_t *destination, uint8_t family, struct route *route)
+static bool resolve(const struct forward *f, const struct nexthop *hop, const uint8_t *destination, uint8_t family,
+	struct route *route)
 {
 	route->kind = hop->kind;
 	route->out = view_interface(&f->tables, hop->interface);
@@ -58,7 +59,8 @@ static bool usable(const struct forward *f, const struct route *route)
 }
 
 // Another hop of the group: on `interface`, or on any that is up where it is 0.
-static bool other_hop(const struct forward *f, uint16_t interface, const uint8_t *destination, uint8_t family, uint32_t hash, struct route *route)
+static bool other_hop(const struct forward *f, uint16_t interface, const uint8_t *destination, uint8_t family,
+	uint32_t hash, struct route *route)
 {
 	uint32_t count = 0;
 	const struct nexthop *hops = group_hops(f, route->group, &count);
@@ -77,7 +79,8 @@ static bool other_hop(const struct forward *f, uint16_t interface, const uint8_t
 	return false;
 }
 
-enum drop_reason route_lookup(const struct forward *f, uint8_t family, const uint8_t *destination, uint32_t hash, struct route *route)
+enum drop_reason route_lookup(const struct forward *f, uint8_t family, const uint8_t *destination, uint32_t hash,
+	struct route *route)
 {
 	const struct nexthop *hop;
 	struct nexthop copy;
@@ -103,13 +106,15 @@ static void on_link(const struct interface_entry *out, uint8_t family, const uin
 }
 
 // IPv6 link-local addresses and groups mean something on one interface only.
-static enum drop_reason route_scoped(const struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface, struct route *route)
+static enum drop_reason route_scoped(const struct forward *f, uint8_t family, const uint8_t *destination,
+	uint16_t interface, struct route *route)
 {
 	const struct interface_entry *out = view_interface(&f->tables, interface);
 	const struct address_entry *own = view_address(&f->tables, family, destination, interface);
 
 	if (own != NULL) {
-		*route = (struct route){.kind = NEXTHOP_LOCAL, .family = family, .out = view_interface(&f->tables, own->interface)};
+		*route = (struct route){.kind = NEXTHOP_LOCAL, .family = family};
+		route->out = view_interface(&f->tables, own->interface);
 		return DROP_NONE;
 	}
 	if (out == NULL)
@@ -118,28 +123,59 @@ static enum drop_reason route_scoped(const struct forward *f, uint8_t family, co
 	return DROP_NONE;
 }
 
-enum drop_reason route_output(const struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface, uint32_t hash, struct route *route)
+static bool is_group(uint8_t family, const uint8_t *destination)
 {
-	bool group = family == FAMILY_IPV4 ? ip4_is_multicast(destination) || ip4_is_limited_broadcast(destination) : ip6_is_multicast(destination);
+	if (family == FAMILY_IPV6)
+		return ip6_is_multicast(destination);
+	return ip4_is_multicast(destination) || ip4_is_limited_broadcast(destination);
+}
+
+// As Linux does for a socket that is bound to a device: by a route over that interface, else
+// the destination is taken to be on its link.
+static enum drop_reason route_pinned(const struct forward *f, uint8_t family, const uint8_t *destination,
+	uint16_t interface, uint32_t hash, struct route *route)
+{
+	const struct interface_entry *out = view_interface(&f->tables, interface);
+
+	if (out == NULL)
+		return DROP_NO_ROUTE;
+	if (route->group != 0 && other_hop(f, interface, destination, family, hash, route))
+		return DROP_NONE;
+	on_link(out, family, destination, route);
+	return DROP_NONE;
+}
+
+enum drop_reason route_output(const struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface,
+	uint32_t hash, struct route *route)
+{
+	bool group = is_group(family, destination);
 	enum drop_reason reason;
 
 	if ((group && interface != 0) || (family == FAMILY_IPV6 && ip6_is_link_local(destination)))
 		return route_scoped(f, family, destination, interface, route);
 	reason = route_lookup(f, family, destination, hash, route);
-	if (reason == DROP_NONE && group && route->out != NULL) {
-		on_link(route->out, family, destination, route);
-	} else if (interface != 0 && (reason != DROP_NONE || (route->kind != NEXTHOP_LOCAL && (route->out == NULL || route->out->index != interface)))) {
-		// As Linux does for a socket that is bound to a device: by a route over that
-		// interface, else the destination is taken to be on its link.
-		const struct interface_entry *out = view_interface(&f->tables, interface);
-
-		if (out == NULL)
-			return DROP_NO_ROUTE;
-		if (route->group == 0 || !other_hop(f, interface, destination, family, hash, route))
-			on_link(out, family, destination, route);
+	// What is not to be sent at all has no interface.
+	if (reason == DROP_NONE && (route->out == NULL || route->kind == NEXTHOP_LOCAL || route->out->index == interface))
 		return DROP_NONE;
-	}
+	if (interface != 0)
+		return route_pinned(f, family, destination, interface, hash, route);
+	if (reason == DROP_NONE && group)
+		on_link(route->out, family, destination, route);
 	return reason;
+}
+
+void header_trace(struct forward *f, const struct packet *packet, uint8_t family, const uint8_t *source,
+	const uint8_t *destination, uint8_t ttl, uint8_t protocol)
+{
+	int inet = family == FAMILY_IPV4 ? AF_INET : AF_INET6;
+	char from[INET6_ADDRSTRLEN] = "", to[INET6_ADDRSTRLEN] = "";
+
+	if (packet->trace == 0)
+		return;
+	inet_ntop(inet, source, from, sizeof from);
+	inet_ntop(inet, destination, to, sizeof to);
+	forward_trace(f, packet, family == FAMILY_IPV4 ? "ip4" : "ip6", "%s > %s, ttl %u, protocol %u", from, to, ttl,
+		protocol);
 }
 
 void route_trace(struct forward *f, const struct packet *packet, const struct route *route)
@@ -154,7 +190,8 @@ void route_trace(struct forward *f, const struct packet *packet, const struct ro
 	if (route->kind == NEXTHOP_FORWARD)
 		inet_ntop(route->family == FAMILY_IPV4 ? AF_INET : AF_INET6, route->nexthop, text, sizeof text);
 	forward_trace(f, packet, "fib", "group %u, %s%s%s%s%s", route->group, kinds[route->kind],
-		text[0] != '\0' ? " via " : "", text, route->out != NULL ? " on " : "", route->out != NULL ? route->out->name : "");
+		text[0] != '\0' ? " via " : "", text, route->out != NULL ? " on " : "", route->out != NULL
+			? route->out->name : "");
 }
 
 uint32_t ip_path_mtu(const struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface)
@@ -212,7 +249,8 @@ static uint32_t scope_of(const uint8_t *address)
 }
 
 // Is candidate a better than b?
-static bool better_ip6(const struct address_entry *a, const struct address_entry *b, const uint8_t *destination, uint16_t out)
+static bool better_ip6(const struct address_entry *a, const struct address_entry *b, const uint8_t *destination,
+	uint16_t out)
 {
 	uint32_t scope_a = scope_of(a->address), scope_b = scope_of(b->address), scope = scope_of(destination);
 	uint32_t match_a, match_b;
@@ -250,7 +288,8 @@ static bool source_ip6(const struct forward *f, const struct route *route, const
 	return best != NULL;
 }
 
-bool ip_source(struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface, uint8_t *source, uint16_t *egress)
+bool ip_source(struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface, uint8_t *source,
+	uint16_t *egress)
 {
 	struct route route;
 

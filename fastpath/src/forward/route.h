@@ -15,9 +15,14 @@ struct route {
 
 // By the FIB: DROP_NO_ROUTE or DROP_BAD_NEXTHOP where there is none.  Of a group, a hop whose
 // interface is down is passed over for one that is up.
-enum drop_reason route_lookup(const struct forward *f, uint8_t family, const uint8_t *destination, uint32_t hash, struct route *route);
+enum drop_reason route_lookup(const struct forward *f, uint8_t family, const uint8_t *destination, uint32_t hash,
+	struct route *route);
 // For a packet of our own; groups, broadcasts and link-local addresses need no FIB.
-enum drop_reason route_output(const struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface, uint32_t hash, struct route *route);
+enum drop_reason route_output(const struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface,
+	uint32_t hash, struct route *route);
+// Whence and whither a traced packet goes, of a header that was checked.
+void header_trace(struct forward *f, const struct packet *packet, uint8_t family, const uint8_t *source,
+	const uint8_t *destination, uint8_t ttl, uint8_t protocol);
 // How a traced packet goes on.
 void route_trace(struct forward *f, const struct packet *packet, const struct route *route);
 
@@ -34,16 +39,22 @@ bool ip4_group_joined(const struct forward *f, const struct interface_entry *in,
 bool ip6_group_joined(const struct forward *f, const struct interface_entry *in, const uint8_t *group);
 
 // --- ip4_options.c ---
-// What a header asks routers to do; offsets from the IP header, 0: does not ask.
+// What a header asks routers to do; offsets from the IP header, 0: none.
 struct ip4_options {
 	uint8_t record_route;
 	uint8_t timestamp;
+	uint8_t route_slot;   // where our address was written
+	uint8_t time_slot;
 	bool source_route;
 	bool trailing;        // bytes that are not zero after the end of the list
+	bool changed;         // the checksum is stale
 };
 // Check all options.  False where one is malformed: *pointer is its offset for an ICMP error.
 bool ip4_options_parse(const uint8_t *ip, struct ip4_options *options, uint8_t *pointer);
-// Fill in what was asked for, with our address towards the next hop, and the checksum.
-void ip4_options_apply(struct forward *f, uint8_t *ip, const struct ip4_options *options, const uint8_t *address);
+// Write what was asked for, with our address towards the sender, as errors quote it.
+void ip4_options_record(const struct forward *f, uint8_t *ip, struct ip4_options *options, const uint8_t *address);
+// Before the packet goes on: set the checksum, and our address to the one towards its
+// destination where that is given.
+void ip4_options_finish(uint8_t *ip, const struct ip4_options *options, const uint8_t *address);
 
 #endif

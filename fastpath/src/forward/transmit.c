@@ -17,7 +17,8 @@ static bool may_fragment(const struct packet *packet)
 }
 
 // Give each piece to the neighbor.  What becomes of one is its own matter.
-static void output_chain(struct forward *f, const struct interface_entry *out, uint8_t family, const uint8_t *nexthop, struct packet *chain)
+static void output_chain(struct forward *f, const struct interface_entry *out, uint8_t family, const uint8_t *nexthop,
+	struct packet *chain)
 {
 	while (chain != NULL) {
 		struct packet *next = chain->next;
@@ -31,7 +32,8 @@ static void output_chain(struct forward *f, const struct interface_entry *out, u
 	}
 }
 
-static enum drop_reason fragment(struct forward *f, const struct interface_entry *out, uint8_t family, const uint8_t *nexthop, struct packet *packet)
+static enum drop_reason fragment(struct forward *f, const struct interface_entry *out, uint8_t family,
+	const uint8_t *nexthop, struct packet *packet)
 {
 	bool ip6 = packet_data(packet)[0] >> 4 == 6;
 	struct packet *chain;
@@ -49,7 +51,8 @@ static enum drop_reason fragment(struct forward *f, const struct interface_entry
 }
 
 // Each segment is on its own from here: it is sent, cut further, or dropped and counted.
-static enum drop_reason split(struct forward *f, const struct interface_entry *out, uint8_t family, const uint8_t *nexthop, struct packet *packet)
+static enum drop_reason split(struct forward *f, const struct interface_entry *out, uint8_t family,
+	const uint8_t *nexthop, struct packet *packet)
 {
 	struct packet *chain;
 
@@ -71,7 +74,8 @@ static enum drop_reason split(struct forward *f, const struct interface_entry *o
 	return DROP_NONE;
 }
 
-enum drop_reason ip_transmit(struct forward *f, const struct interface_entry *out, uint8_t family, const uint8_t *nexthop, struct packet *packet)
+enum drop_reason ip_transmit(struct forward *f, const struct interface_entry *out, uint8_t family,
+	const uint8_t *nexthop, struct packet *packet)
 {
 	packet->egress = out->index;
 	if (offload_unit(packet) <= out->mtu)

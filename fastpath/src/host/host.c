@@ -159,15 +159,15 @@ int host_socket(struct host *host, uint16_t family, uint16_t type, uint16_t prot
 		protocol = IPPROTO_UDP;
 	if (!supported(family, type, protocol))
 		return -EPROTONOSUPPORT;
-	uint32_t tried = 0;
-	while (tried < MAX_SOCKETS && host->state->sockets[host->slot_hint].cookie != 0) {
-		host->slot_hint = (host->slot_hint + 1) % MAX_SOCKETS;
-		tried++;
-	}
-	if (tried == MAX_SOCKETS)
+	// The lowest free slot: pages of the table that were never touched cost nothing.
+	while (host->slot_hint < MAX_SOCKETS && host->state->sockets[host->slot_hint].cookie != 0)
+		host->slot_hint++;
+	if (host->slot_hint == MAX_SOCKETS)
 		return -ENFILE;
-	*slot = host->slot_hint;
-	host->slot_hint = (host->slot_hint + 1) % MAX_SOCKETS;
+	*slot = host->slot_hint++;
+
+	if (host->state->sockets_used <= *slot)
+		__atomic_store_n(&host->state->sockets_used, *slot + 1, __ATOMIC_RELEASE);
 
 	struct socket_entry *entry = &host->state->sockets[*slot];
 	memset(entry, 0, sizeof(*entry));
@@ -201,6 +201,8 @@ void host_close(struct host *host, uint32_t slot)
 	demux_remove(host, slot);
 	__atomic_store_n(&entry->cookie, 0, __ATOMIC_RELEASE);
 	memset(entry, 0, sizeof(*entry));
+	if (slot < host->slot_hint)
+		host->slot_hint = slot;
 }
 
 void host_attach(struct host *host)
@@ -208,7 +210,7 @@ void host_attach(struct host *host)
 	memset(host->heads, 0, sizeof(host->heads));
 	memset(host->listed, 0, sizeof(host->listed));
 	memset(host->join_heads, 0, sizeof(host->join_heads));
-	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++) {
+	for (uint32_t slot = 0; slot < host_slots(host->state); slot++) {
 		struct socket_entry *entry = host_entry(host, slot);
 		if (entry == NULL)
 			continue;

@@ -11,6 +11,12 @@
 
 struct host;
 
+// Slots that may be in use: looking at the others would allocate their pages for nothing.
+static inline uint32_t host_slots(const struct state_segment *state)
+{
+	return state->sockets_used < MAX_SOCKETS ? (uint32_t)state->sockets_used : MAX_SOCKETS;
+}
+
 enum host_unreachable { HOST_PROTOCOL_UNREACHABLE = 2, HOST_PORT_UNREACHABLE = 3 };
 
 struct host_ops {

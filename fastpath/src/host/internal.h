@@ -113,7 +113,7 @@ struct host {
 	bool listed[MAX_SOCKETS];
 	uint32_t join_heads[JOIN_HEADS];       // membership number + 1
 	uint32_t join_next[MAX_SOCKETS * SOCKET_MEMBERSHIPS];
-	uint32_t slot_hint;
+	uint32_t slot_hint;                    // no slot below is free
 	struct path_mtu paths[PATH_MTUS];
 	struct reassembly *reassembly;
 };

@@ -1,7 +1,7 @@
 // AF_PACKET driver: a TPACKET_V2 receive ring, sendmmsg to transmit, vnet headers both ways.
 //
 // The manager opens the one socket and sets it up; we only map, receive and send.  It must
-// do, in this order (tests/netns/rings.py is the same in Python):
+// do, in this order (manager/rings.py does):
 //   socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, 0)  protocol 0: nothing arrives before bind
 //   SOL_PACKET PACKET_VERSION TPACKET_V2
 //              PACKET_VNET_HDR 1          checksums and super-frames stay the kernel's affair

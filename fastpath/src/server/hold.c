@@ -50,7 +50,7 @@ void hold_flush(struct server *server)
 	if (server->holder == NULL)
 		return;
 	bool all = true;
-	for (uint32_t slot = 0; slot < MAX_SOCKETS && all; slot++)
+	for (uint32_t slot = 0; slot < host_slots(server->state) && all; slot++)
 		all = hold_slot(server, slot);
 	struct connection *holder = server->holder;
 	struct epoll_event event = {
@@ -102,7 +102,7 @@ static void take_back(struct server *server, struct connection *connection, stru
 void hold_orphans_expire(struct server *server)
 {
 	server->orphans_until = 0;
-	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++) {
+	for (uint32_t slot = 0; slot < host_slots(server->state); slot++) {
 		const struct socket_entry *entry = &server->state->sockets[slot];
 		if (entry->cookie != 0 && (entry->flags & SOCKET_ORPHANED))
 			sockets_close(server, slot);
@@ -127,7 +127,7 @@ void hold_request(struct server *server, struct connection *connection, struct r
 	}
 	hold_orphans_expire(server);
 	server->holder = connection;
-	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++) {
+	for (uint32_t slot = 0; slot < host_slots(server->state); slot++) {
 		server->apps[slot].hold_gone = false;
 		server->apps[slot].hold_add = server->apps[slot].fd >= 0;
 	}

@@ -27,7 +27,7 @@ struct server *server_new(struct host *host, struct state_segment *state, const 
 	server->tables_ro = -1;
 	server->state_ro = -1;
 	server->uid = geteuid();
-	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++)
+	for (uint32_t slot = 0; slot < host_slots(server->state); slot++)
 		server->apps[slot].fd = -1;
 	return server;
 }
@@ -38,7 +38,7 @@ void server_free(struct server *server)
 		if (server->connections[i] != NULL)
 			connection_close(server, server->connections[i]);
 	// The sockets stay in the state segment, for a successor.
-	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++)
+	for (uint32_t slot = 0; slot < host_slots(server->state); slot++)
 		sockets_detach(server, slot);
 	if (server->listener >= 0)
 		epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, server->listener, NULL);
@@ -99,7 +99,7 @@ int server_poll(struct server *server, uint64_t now)
 	for (uint32_t i = 0; i < MAX_CONNECTIONS; i++)
 		if (server->connections[i] != NULL)
 			handled += connection_event(server, server->connections[i], EPOLLIN);
-	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++)
+	for (uint32_t slot = 0; slot < host_slots(server->state); slot++)
 		if (server->apps[slot].fd >= 0 && !server->apps[slot].deaf)
 			handled += sockets_event(server, slot, EPOLLIN);
 	return handled;

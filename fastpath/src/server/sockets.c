@@ -61,7 +61,7 @@ static int find_token(const struct server *server, const struct peer *peer, cons
 	static const uint8_t none[16];
 	if (memcmp(token, none, sizeof(none)) == 0)
 		return -1;
-	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++) {
+	for (uint32_t slot = 0; slot < host_slots(server->state); slot++) {
 		const struct socket_entry *entry = &server->state->sockets[slot];
 		if (entry->cookie != 0 && entry->uid == peer->uid && memcmp(entry->token, token, sizeof(entry->token)) == 0)
 			return (int)slot;
@@ -74,7 +74,7 @@ static bool quota_left(const struct server *server, const struct connection *con
 	if (connection->trusted)
 		return true;
 	uint32_t count = 0;
-	for (uint32_t slot = 0; slot < MAX_SOCKETS; slot++) {
+	for (uint32_t slot = 0; slot < host_slots(server->state); slot++) {
 		const struct socket_entry *entry = &server->state->sockets[slot];
 		count += entry->cookie != 0 && entry->uid == connection->peer.uid;
 	}
@@ -112,6 +112,7 @@ static int open_slot(struct server *server, const struct connection *connection,
 	int error = host_socket(server->host, open.family, open.type, open.protocol, slot);
 	if (error < 0)
 		return error;
+	server->apps[*slot].fd = -1; // perhaps the first use of the slot
 	struct socket_entry *entry = &server->state->sockets[*slot];
 	memcpy(entry->token, open.token, sizeof(entry->token));
 	entry->uid = connection->peer.uid;

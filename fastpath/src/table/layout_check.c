@@ -10,10 +10,12 @@
 #include "abi/tables.h"
 
 #define SIZE(type, bytes) static_assert(sizeof(struct type) == (bytes), #type " has another size")
-#define AT(type, field, bytes) static_assert(offsetof(struct type, field) == (bytes), #type "." #field " lies elsewhere")
+#define AT(type, field, bytes) \
+	static_assert(offsetof(struct type, field) == (bytes), #type "." #field " lies elsewhere")
 // Words that are loaded and stored at once must not straddle.
 #define WORD(type, field) \
-	static_assert(offsetof(struct type, field) % sizeof(((struct type *)0)->field) == 0, #type "." #field " is not aligned")
+	static_assert(offsetof(struct type, field) % sizeof(((struct type *)0)->field) == 0, \
+	              #type "." #field " is not aligned")
 // No padding that the compiler chose: the last field ends where the struct ends.
 #define FULL(type, last) \
 	static_assert(offsetof(struct type, last) + sizeof(((struct type *)0)->last) == sizeof(struct type), \

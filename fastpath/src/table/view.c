@@ -243,7 +243,8 @@ const struct interface_entry *view_interface_of(const struct tables_view *view, 
 	return NULL;
 }
 
-const struct address_entry *view_address(const struct tables_view *view, uint8_t family, const uint8_t *address, uint16_t interface)
+const struct address_entry *view_address(const struct tables_view *view, uint8_t family, const uint8_t *address,
+	uint16_t interface)
 {
 	if (view->by_address == NULL || (family != FAMILY_IPV4 && family != FAMILY_IPV6))
 		return NULL;

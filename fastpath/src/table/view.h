@@ -50,7 +50,8 @@ const struct interface_entry *view_interface(const struct tables_view *view, uin
 // The interface of a frame that came on `port` with VLAN id `vlan` (0 untagged), or NULL.
 const struct interface_entry *view_interface_of(const struct tables_view *view, uint16_t port, uint16_t vlan);
 // The entry of an address of this VR on any interface (interface 0) or on one, or NULL.
-const struct address_entry *view_address(const struct tables_view *view, uint8_t family, const uint8_t *address, uint16_t interface);
+const struct address_entry *view_address(const struct tables_view *view, uint8_t family, const uint8_t *address,
+	uint16_t interface);
 
 // Readers announce the epoch in which they follow references; 0 when they stop.
 void view_enter(const struct tables_view *view, struct worker_state *worker);

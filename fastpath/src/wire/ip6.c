@@ -53,7 +53,8 @@ static enum ip6_verdict unknown_option(const uint8_t *data, uint32_t at, uint32_
 	case 2:
 		return IP6_PROBLEM_OPTION;
 	case 3:
-		return ip6_is_multicast(((const struct ip6_header *)(const void *)data)->destination) ? IP6_DISCARD : IP6_PROBLEM_OPTION;
+		return ip6_is_multicast(((const struct ip6_header *)(const void *)data)->destination) ? IP6_DISCARD
+			: IP6_PROBLEM_OPTION;
 	default:
 		return IP6_DISCARD;
 	}

@@ -1,0 +1,380 @@
+"""The broker as apps see it: which virtual routers there are, and what becomes of them.
+
+    Context --(ZeroMQ DEALER, rsock.sock)--> broker      list, watch, tickets
+    Context --(Link, vr/NAME.sock)---------> forwarder   everything about a socket
+
+A request is repeated until it is answered or its time is up, so that a broker that is killed costs
+milliseconds.  Contexts are thread-safe, and after fork a child silently makes connections of its own;
+a `Watch` belongs to one thread and does not survive fork.
+
+Not supported: brokers on other hosts (tcp, CURVE).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import zmq
+
+from rsock.client_core import Message, ProtocolError, Requests, open_body, parse_frames, parse_opened, unpack_map
+from rsock.errors import BrokerGone, VRNotFound, error_of
+from rsock.link import Link
+from rsock.wire import VERSION, Op, Right
+
+if TYPE_CHECKING:
+    from rsock.sockets import socket
+
+DEFAULT_RUN_DIR: Final = "/run/anabranch"
+_REPEAT: Final = 0.05  # seconds until a request is sent again
+_RECONNECT_MS: Final = 5
+# As often as this when the broker is away for long; more would make its return be noticed late.
+_RECONNECT_MAX_MS: Final = 50
+_ALIVE: Final = 0.5  # seconds between a watcher's looks whether the broker still knows it
+_SOCK_RAW: Final = 3
+
+
+def default_endpoint() -> str:
+    """Give the broker's address by the environment."""
+    if endpoint := os.environ.get("RSOCK_ENDPOINT"):
+        return endpoint
+    return f"ipc://{os.environ.get('ANABRANCH_RUN_DIR') or DEFAULT_RUN_DIR}/rsock.sock"
+
+
+@dataclass(frozen=True)
+class VR:
+    """A virtual router, as it was when it was listed."""
+
+    name: str
+    id: int
+    state: str  # up, starting, down
+    rights: Right
+    context: Context
+
+    def socket(self, family: int = -1, kind: int = -1, proto: int = -1) -> socket:
+        """Open a socket in it."""
+        from rsock.sockets import socket  # noqa: PLC0415 - sockets are made of contexts
+
+        return socket(family, kind, proto, vr=self.name, ctx=self.context)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a virtual router: created, up, down or gone."""
+
+    event: str
+    vr: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A socket that a forwarder has just opened for us; the fd is the receiver's."""
+
+    path: str  # of the forwarder's socket
+    slot: int
+    cookie: int
+    fd: int
+
+
+class _Channel:
+    """One DEALER socket: requests that are repeated until answered, and events in between."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._dealer = self._context.socket(zmq.DEALER)
+        self._dealer.linger = 0
+        self._dealer.reconnect_ivl = _RECONNECT_MS
+        self._dealer.reconnect_ivl_max = _RECONNECT_MAX_MS
+        self._dealer.connect(endpoint)
+        self._requests = Requests()
+        self._greeted = False
+        self._pid = os.getpid()
+        self.events: deque[Message] = deque()
+
+    def close(self) -> None:
+        """Close; in a child after fork it is the parent's and stays."""
+        if self._pid == os.getpid():
+            self._dealer.close()
+            self._context.term()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def request(self, op: Op, body: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Ask the broker.  Raises OSError with the errno of its answer, BrokerGone without one."""
+        deadline = time.monotonic() + timeout
+        if not self._greeted:
+            about = {"ver": VERSION, "app": app_name().decode(errors="replace"), "pid": os.getpid()}
+            hello = self._ask(Op.HELLO, about, deadline)
+            if hello.get("version", VERSION) != VERSION:
+                raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
+            self._requests.session = int(hello.get("session", 0)) & 0xFFFFFFFF
+            self._greeted = True
+        return self._ask(op, body, deadline)
+
+    def _ask(self, op: Op, body: dict[str, Any], deadline: float) -> dict[str, Any]:
+        patient = deadline > time.monotonic()
+        number, frames = self._requests.broker(op, body)
+        first = True
+        while first or time.monotonic() < deadline:
+            first = False
+            with contextlib.suppress(zmq.Again):  # its queue is full: the broker has been away for long
+                self._dealer.send_multipart(frames, zmq.DONTWAIT)
+            repeat = min(time.monotonic() + _REPEAT, deadline)
+            while (message := self.receive(repeat)) is not None:
+                if message.op == op and message.request == number:
+                    if message.error:
+                        raise error_of(message.error, str(body.get("vr", "")))
+                    return unpack_map(message.body)
+        reason = errno.ETIMEDOUT if patient else errno.EAGAIN
+        raise BrokerGone(reason, os.strerror(reason))
+
+    def receive(self, deadline: float) -> Message | None:
+        """Give the next reply; events go to `events`.  None: the time is up."""
+        while True:
+            left = deadline - time.monotonic()
+            if not self._dealer.poll(max(0, round(left * 1000))):
+                return None
+            try:
+                message = parse_frames(self._dealer.recv_multipart(zmq.DONTWAIT))
+            except (ProtocolError, zmq.Again):
+                continue
+            if message.is_reply:
+                return message
+            self.events.append(message)
+
+    def wait_event(self, deadline: float) -> Message | None:
+        """Give the next event; None: the time is up."""
+        while not self.events:
+            if self._dealer.poll(max(0, round((deadline - time.monotonic()) * 1000))) == 0:
+                return None
+            with contextlib.suppress(ProtocolError, zmq.Again):
+                message = parse_frames(self._dealer.recv_multipart(zmq.DONTWAIT))
+                if not message.is_reply:
+                    self.events.append(message)
+        return self.events.popleft()
+
+
+class Context:
+    """A connection to one broker, and through it to the virtual routers."""
+
+    def __init__(self, endpoint: str | None = None, *, timeout: float = 5.0) -> None:
+        self.endpoint = endpoint or default_endpoint()
+        self.timeout = timeout
+        self._lock = threading.RLock()
+        self._pid = 0
+        self._channel: _Channel | None = None
+        self._links: dict[str, Link] = {}
+        _contexts.add(self)
+
+    def vrs(self) -> list[VR]:
+        """List the virtual routers where this process has any right."""
+        with self._lock:
+            answer = self._broker().request(Op.LIST, {}, self.timeout)
+        return [VR(vr["name"], vr["id"], vr["state"], Right(vr.get("rights", 0)), self) for vr in answer["vrs"]]
+
+    def vr(self, name: str) -> VR:
+        """Give one by name.  Raises VRNotFound."""
+        for vr in self.vrs():
+            if vr.name == name:
+                return vr
+        raise VRNotFound(errno.ENODEV, f"{os.strerror(errno.ENODEV)}: {name}")
+
+    def watch(self, *, initial: bool = False) -> Watch:
+        """Watch events from now on; `initial`: first those that made the present state."""
+        return Watch(self.endpoint, self.timeout, initial=initial)
+
+    def close(self) -> None:
+        """Close all connections; sockets stay open, and a later call connects anew."""
+        with self._lock:
+            channel, links = self._channel, self._links
+            self._channel, self._links = None, {}
+            if self._pid == os.getpid():
+                if channel is not None:
+                    channel.close()
+                for link in links.values():
+                    link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def open(self, vr: str, family: int, kind: int, protocol: int) -> Opened:
+        """Open a socket and give its parts; `rsock.socket` is made of them."""
+        want = Right.RAW if kind == _SOCK_RAW else Right.UDP | (Right.RAW if protocol else 0)
+        try:
+            with self._lock:
+                wish = {"vr": vr, "want": int(want), "family": family, "type": kind, "proto": protocol}
+                ticket = self._broker().request(Op.TICKET, wish, self.timeout)
+            link = self.link(ticket["path"])
+            # The token makes a repetition after a lost reply harmless.
+            body = open_body(family, kind, protocol, os.urandom(16), app_name())
+            reply, fd = link.call_fd(Op.OPEN, body, timeout=self.timeout)
+        except PermissionError:
+            raise error_of(errno.EPERM if kind == _SOCK_RAW else errno.EACCES, vr) from None
+        slot, _rights, cookie = parse_opened(reply)
+        return Opened(ticket["path"], slot, cookie, fd)
+
+    def link(self, path: str) -> Link:
+        """Give this process's connection to a forwarder."""
+        with self._lock:
+            self._check_pid()
+            if path not in self._links:
+                self._links[path] = Link(path)
+            return self._links[path]
+
+    def _broker(self) -> _Channel:
+        self._check_pid()
+        if self._channel is None:
+            self._channel = _Channel(self.endpoint)
+        return self._channel
+
+    def _check_pid(self) -> None:
+        # A child of fork must not touch its parent's ZeroMQ context, not even to close it.
+        if self._pid != os.getpid():
+            _inherited.append((self._channel, self._links))
+            self._pid = os.getpid()
+            self._channel = None
+            self._links = {}
+
+    def after_fork(self) -> None:
+        """Make the lock anew: in the parent another thread may have held it."""
+        self._lock = threading.RLock()
+
+
+class Watch(Iterator[Event]):
+    """Events as they happen; a for-loop over it ends when it is closed."""
+
+    def __init__(self, endpoint: str, timeout: float, *, initial: bool) -> None:
+        self._timeout = timeout
+        self._channel: _Channel | None = _Channel(endpoint)
+        self._ready: deque[Event] = deque()
+        self._states: dict[str, str] = {}
+        self._epoch: object = None
+        try:
+            self._register(initial=initial)
+        except BaseException:
+            self.close()
+            raise
+
+    def __next__(self) -> Event:
+        event = self.wait(None)
+        if event is None:
+            raise StopIteration
+        return event
+
+    def wait(self, timeout: float | None) -> Event | None:
+        """Give the next event; None when the time is up, or the watch was closed."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._channel is not None and not self._ready:
+            look = time.monotonic() + _ALIVE
+            message = self._channel.wait_event(look if deadline is None else min(look, deadline))
+            if message is not None:
+                self._take(message)
+            elif deadline is not None and time.monotonic() >= deadline:
+                return None
+            else:
+                self._look()
+        return self._ready.popleft() if self._ready else None
+
+    def close(self) -> None:
+        """End it."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def _register(self, *, initial: bool) -> None:
+        assert self._channel is not None
+        answer = self._channel.request(Op.WATCH, {}, self._timeout)
+        self._epoch = answer.get("epoch")
+        states = {vr["name"]: vr["state"] for vr in answer.get("vrs", [])}
+        if initial:
+            self._compare(states, "initial")
+        self._states = states
+
+    def _look(self) -> None:
+        """See whether the broker is still the one that knows us; what was missed is told then."""
+        assert self._channel is not None
+        try:
+            answer = self._channel.request(Op.PING, {}, _ALIVE)
+            if answer.get("epoch") == self._epoch and answer.get("watching", True):
+                return
+            answer = self._channel.request(Op.WATCH, {}, _ALIVE)
+        except (BrokerGone, ProtocolError):
+            return  # it will be back
+        self._epoch = answer.get("epoch")
+        states = {vr["name"]: vr["state"] for vr in answer.get("vrs", [])}
+        self._compare(states, "broker restarted")
+        self._states = states
+
+    def _compare(self, states: dict[str, str], reason: str) -> None:
+        for name in self._states.keys() - states.keys():
+            self._ready.append(Event("gone", name, reason))
+        for name, state in states.items():
+            before = self._states.get(name)
+            if before is None:
+                self._ready.append(Event("created", name, reason))
+            if state == "up" and before != "up":
+                self._ready.append(Event("up", name, reason))
+            elif state != "up" and before == "up":
+                self._ready.append(Event("down", name, reason))
+
+    def _take(self, message: Message) -> None:
+        try:
+            body = unpack_map(message.body)
+            event = Event(str(body["event"]), str(body["vr"]), str(body.get("reason", "")))
+        except (ProtocolError, KeyError):
+            return
+        if event.event == "gone":
+            self._states.pop(event.vr, None)
+        else:
+            self._states[event.vr] = "up" if event.event == "up" else "down"
+        self._ready.append(event)
+
+
+_contexts: weakref.WeakSet[Context] = weakref.WeakSet()
+_inherited: list[object] = []  # a parent's connections: kept, so that nothing closes them in the child
+_default: list[Context] = []
+_default_lock = threading.Lock()
+
+
+def default_context() -> Context:
+    """Give the context of those who did not make one."""
+    with _default_lock:
+        if not _default or _default[0].endpoint != default_endpoint():
+            _default[:] = [Context()]
+        return _default[0]
+
+
+def _after_fork() -> None:
+    for context in list(_contexts):
+        context.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def app_name() -> bytes:
+    """Give the name by which operators know this process."""
+    try:
+        return Path("/proc/self/comm").read_bytes().strip()
+    except OSError:
+        return b"python"

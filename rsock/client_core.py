@@ -1,0 +1,221 @@
+"""The app's half of both protocols in `wire`, without any I/O.
+
+    Requests          numbers requests, remembers them for repetition, matches replies
+    broker_*          frames to and from the broker: [header, msgpack map]
+    forwarder_*       records to and from a forwarder: header + body
+    Datagram          the record on a datagram socket's fd
+
+A request keeps its number when it is repeated, so that whoever answers can tell a repetition; all
+requests are harmless to repeat but BIND, whose caller looks at what it has (see client).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+
+from rsock.wire import DATAGRAM, HEADER, MAGIC, VERSION, DatagramFlag, Flag, Op, layout
+
+_OPEN: Final = layout("rsock_open")
+_OPENED: Final = layout("rsock_opened")
+_NAME: Final = layout("rsock_name")
+_OPTION: Final = layout("rsock_option")
+EPROTO: Final = 71
+ANY: Final = bytes(16)
+
+
+class ProtocolError(ValueError):
+    """A peer sent what the protocol does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A reply, or an unasked message of a stream (Flag.DATA)."""
+
+    op: int
+    flags: int
+    session: int
+    request: int
+    error: int
+    body: bytes
+
+    @property
+    def is_reply(self) -> bool:
+        """Tell an answer from an event."""
+        return bool(self.flags & Flag.REPLY) and not self.flags & Flag.DATA
+
+
+class Requests:
+    """Numbers of requests; one for each connection."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self.session = 0
+
+    def header(self, op: Op, slot: int = 0, cookie: int = 0) -> tuple[int, bytes]:
+        """Give the number of a new request and its header."""
+        self._last += 1
+        return self._last, HEADER.pack(MAGIC, op, 0, self.session, self._last, slot, 0, cookie)
+
+    def broker(self, op: Op, body: dict[str, Any]) -> tuple[int, list[bytes]]:
+        """Give the number and frames of a new request to the broker."""
+        number, header = self.header(op)
+        return number, [header, msgpack.packb(body)]
+
+
+def parse(header: bytes, body: bytes) -> Message:
+    """Read a header.  Raises ProtocolError."""
+    if len(header) < HEADER.size:
+        raise ProtocolError("short header")
+    magic, op, flags, session, request, _slot, error, _cookie = HEADER.unpack_from(header)
+    if magic != MAGIC:
+        raise ProtocolError("not rsock")
+    if flags & Flag.ERROR and error == 0:
+        error = EPROTO
+    return Message(op, flags, session, request, error if flags & Flag.ERROR else 0, body)
+
+
+def parse_frames(frames: list[bytes]) -> Message:
+    """Read a message of the broker.  Raises ProtocolError."""
+    if len(frames) != 2:
+        raise ProtocolError(f"{len(frames)} frames")
+    return parse(frames[0], frames[1])
+
+
+def parse_record(record: bytes) -> Message:
+    """Read a record of a forwarder.  Raises ProtocolError."""
+    return parse(record, record[HEADER.size :])
+
+
+def unpack_map(body: bytes) -> dict[str, Any]:
+    """Read a msgpack map.  Raises ProtocolError."""
+    try:
+        value = msgpack.unpackb(body, raw=False, strict_map_key=True)
+    except Exception as error:
+        raise ProtocolError(f"not msgpack: {error}") from error
+    if not isinstance(value, dict):
+        raise ProtocolError("not a map")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address as the forwarder writes it: 16 bytes, IPv4 in the first four."""
+
+    family: int  # AF_*; 0: none
+    address: bytes
+    port: int
+    interface: int
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Both ends of a socket; `remote` is None when it is not connected."""
+
+    local: Endpoint
+    remote: Endpoint | None
+
+
+def open_body(family: int, kind: int, protocol: int, token: bytes, app: bytes) -> bytes:
+    """Write OPEN; `app` is the name that operators see."""
+    return _OPEN.pack(family, kind, protocol, 0, token) + app[:15]
+
+
+def parse_opened(body: bytes) -> tuple[int, int, int]:
+    """Read the reply of OPEN: slot, rights, cookie."""
+    if len(body) < _OPENED.size:
+        raise ProtocolError("short reply")
+    slot, rights, cookie = _OPENED.unpack_from(body)
+    return slot, rights, cookie
+
+
+def name_body(endpoint: Endpoint) -> bytes:
+    """Write BIND or CONNECT."""
+    return _NAME.pack(endpoint.family, endpoint.port, endpoint.interface, endpoint.address, 0, 0, 0, ANY)
+
+
+def parse_names(body: bytes) -> Names:
+    """Read the reply of BIND, CONNECT or NAME."""
+    if len(body) < _NAME.size:
+        raise ProtocolError("short reply")
+    family, port, interface, address, far_family, far_port, far_interface, far = _NAME.unpack_from(body)
+    remote = Endpoint(far_family, far, far_port, far_interface) if far_family else None
+    return Names(Endpoint(family, address, port, interface), remote)
+
+
+def option_body(level: int, name: int, value: bytes = b"", room: int | None = None) -> bytes:
+    """Write SETOPT, or GETOPT with room for the answer."""
+    return _OPTION.pack(level, name, len(value) if room is None else room) + value
+
+
+def parse_option(body: bytes) -> bytes:
+    """Read the reply of GETOPT."""
+    if len(body) < _OPTION.size:
+        raise ProtocolError("short reply")
+    _level, _name, length = _OPTION.unpack_from(body)
+    return body[_OPTION.size : _OPTION.size + length]
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """What stands before a payload on an unconnected datagram socket's fd."""
+
+    family: int  # 4 or 6, of the packet
+    flags: int
+    ttl: int
+    tos: int
+    port: int
+    interface: int
+    error: int
+    icmp_type: int
+    icmp_code: int
+    local_port: int
+    info: int
+    timestamp: int
+    address: bytes
+    local: bytes
+
+    @property
+    def is_error(self) -> bool:
+        """Tell an error about something that was sent from a datagram."""
+        return bool(self.flags & DatagramFlag.ERROR)
+
+    @property
+    def is_icmp(self) -> bool:
+        """Tell whether another node reported the error."""
+        return bool(self.flags & DatagramFlag.ICMP)
+
+
+def parse_datagram(record: bytes) -> Datagram:
+    """Read the header of a received record.  Raises ProtocolError."""
+    if len(record) < DATAGRAM.size:
+        raise ProtocolError("short record")
+    version, *fields = DATAGRAM.unpack_from(record)
+    if version != VERSION:
+        raise ProtocolError(f"version {version}")
+    return Datagram(*fields)
+
+
+def datagram_header(
+    family: int, address: bytes, port: int, interface: int = 0, ttl: int = 0, local: bytes | None = None
+) -> bytes:
+    """Write the header of a datagram to send; `local`: the source address to use."""
+    flags = DatagramFlag.LOCAL if local is not None else 0
+    return DATAGRAM.pack(
+        VERSION, family, flags, ttl, 0, port, interface, 0, 0, 0, 0, 0, 0, address, ANY if local is None else local
+    )
+
+
+def total(buffers: Iterable[bytes | bytearray | memoryview]) -> int:
+    """Give the bytes in a list of buffers."""
+    return sum(memoryview(buffer).nbytes for buffer in buffers)
+
+
+__all__ = [
+    "Datagram", "Endpoint", "Message", "Names", "ProtocolError", "Requests", "datagram_header", "name_body",
+    "open_body", "option_body", "parse", "parse_datagram", "parse_frames", "parse_names", "parse_opened",
+    "parse_option", "parse_record", "total", "unpack_map",
+]  # fmt: skip

@@ -1,0 +1,361 @@
+// Hostile apps: what they write to vr/NAME.sock and to their sockets' fds, against the whole
+// server and host stack.  Forwarding is a stub that swallows packets.
+//
+// Input: records of one byte (what to do), one byte of length, and bytes.  Half of the
+// requests get the cookie of a live socket, so that more than the doorkeeper is tried.
+#define _GNU_SOURCE
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include "rsock_wire.h"
+#include "server/server.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+enum { CLIENTS = 2, FDS = 8 };
+
+struct world {
+	struct state_segment *state;
+	struct tables_view tables;
+	struct interface_entry interface;
+	struct address_entry address;
+	struct rule_entry rule;
+	struct host *host;
+	struct server *server;
+	int epoll;
+	int listener;
+	int clients[CLIENTS];
+	int fds[FDS];
+	uint32_t fd_count;
+	uint64_t now;
+	struct sockaddr_un name;
+	socklen_t name_length;
+};
+
+static void packet_end(void *user, struct packet *packet)
+{
+	(void)user;
+	free(packet->buffer);
+	free(packet);
+}
+
+static enum drop_reason output(void *user, uint16_t interface, uint8_t family, struct packet *packet)
+{
+	(void)interface;
+	(void)family;
+	packet_end(user, packet);
+	return DROP_NONE;
+}
+
+static bool source(void *user, uint8_t family, const uint8_t *destination, uint16_t interface, uint8_t *out, uint16_t *egress)
+{
+	struct world *w = user;
+	(void)destination;
+	(void)interface;
+	memcpy(out, w->address.address, 16);
+	*egress = 1;
+	return family == FAMILY_IPV4;
+}
+
+static uint32_t path_mtu(void *user, uint8_t family, const uint8_t *destination, uint16_t interface)
+{
+	(void)user;
+	(void)family;
+	(void)destination;
+	(void)interface;
+	return 1500;
+}
+
+static void unreachable(void *user, struct packet *packet, uint8_t code)
+{
+	(void)user;
+	(void)packet;
+	(void)code;
+}
+
+static bool upcall(void *user, uint32_t slot, const void *header, const uint8_t *payload, uint32_t length)
+{
+	return server_upcall(((struct world *)user)->server, slot, header, payload, length);
+}
+
+static void error(void *user, uint32_t slot, int number)
+{
+	server_error(((struct world *)user)->server, slot, number);
+}
+
+static struct packet *packet_new(void *user, uint32_t room)
+{
+	struct packet *packet = calloc(1, sizeof(*packet));
+	(void)user;
+	packet->buffer = malloc(PACKET_HEADROOM + room);
+	packet->room = PACKET_HEADROOM + room;
+	packet->offset = PACKET_HEADROOM;
+	return packet;
+}
+
+static int port_add(void *user, const struct port_spec *spec, const int *fds, int fd_count)
+{
+	(void)user;
+	if (spec->port == 0 || spec->port >= MAX_PORTS)
+		abort();
+	if (spec->driver == DRIVER_TRACE)
+		return -22;
+	for (int i = 0; i < fd_count; i++)
+		close(fds[i]);
+	return 0;
+}
+
+static int port_remove(void *user, uint16_t port)
+{
+	(void)user;
+	return port < MAX_PORTS ? 0 : -22;
+}
+
+static int port_link(void *user, uint16_t port, uint32_t link_up, uint32_t mtu)
+{
+	(void)user;
+	(void)link_up;
+	(void)mtu;
+	return port < MAX_PORTS ? 0 : -22;
+}
+
+static bool port_at(void *user, int n, struct port_spec *spec, int *fds, int *fd_count)
+{
+	memset(spec, 0, sizeof(*spec));
+	fds[0] = ((struct world *)user)->listener;
+	*fd_count = 1;
+	return n < 2;
+}
+
+static void observe(void *user, bool trace, bool capture)
+{
+	(void)user;
+	(void)trace;
+	(void)capture;
+}
+
+static void stop(void *user)
+{
+	(void)user;
+}
+
+static void serve(struct world *w)
+{
+	const struct host_ops host_ops = {
+		.output = output, .source = source, .path_mtu = path_mtu, .unreachable = unreachable, .upcall = upcall,
+		.error = error, .packet_get = packet_new, .packet_put = packet_end, .user = w,
+	};
+	const struct server_ops server_ops = {
+		.port_add = port_add, .port_remove = port_remove, .port_link = port_link, .port_at = port_at,
+		.observe = observe, .shutdown = stop, .user = w,
+	};
+	w->epoll = epoll_create1(EPOLL_CLOEXEC);
+	w->host = host_new(w->state, &w->tables, &host_ops);
+	w->server = server_new(w->host, w->state, &w->tables, &server_ops, w->epoll);
+	host_attach(w->host);
+	if (server_listen(w->server, w->listener, w->epoll, w->epoll) < 0)
+		abort();
+}
+
+static void leave(struct world *w)
+{
+	server_free(w->server);
+	host_free(w->host);
+	close(w->epoll);
+}
+
+static void start(struct world *w)
+{
+	static const uint8_t ours[4] = {10, 0, 0, 1};
+	memset(w, 0, sizeof(*w));
+	w->state = calloc(1, sizeof(*w->state));
+	w->interface = (struct interface_entry){.index = 1, .port = 1, .kind = INTERFACE_ETHERNET, .flags = INTERFACE_ADMIN_UP, .mtu = 1500, .name = "a"};
+	w->address = (struct address_entry){.family = FAMILY_IPV4, .length = 24, .interface = 1};
+	memcpy(w->address.address, ours, 4);
+	w->rule = (struct rule_entry){.identity = RULE_ANY, .operations = RULE_UDP | RULE_RAW, .port_count = 1, .ports = {{1024, 65535}}};
+	w->tables.interfaces = &w->interface;
+	w->tables.interface_count = 1;
+	w->tables.by_index[1] = 1;
+	w->tables.addresses = &w->address;
+	w->tables.address_count = 1;
+	w->tables.rules = &w->rule;
+	w->tables.rule_count = 1;
+	w->now = 1;
+	w->name.sun_family = AF_UNIX;
+	w->name_length = (socklen_t)offsetof(struct sockaddr_un, sun_path) + 1 +
+		(socklen_t)snprintf(w->name.sun_path + 1, sizeof(w->name.sun_path) - 1, "anabranch-fuzz-%d", (int)getpid());
+	w->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (bind(w->listener, (struct sockaddr *)&w->name, w->name_length) < 0 || listen(w->listener, 8) < 0)
+		abort();
+	serve(w);
+	for (int i = 0; i < CLIENTS; i++)
+		w->clients[i] = -1;
+}
+
+static int client(struct world *w, uint32_t which)
+{
+	int *fd = &w->clients[which % CLIENTS];
+	if (*fd < 0) {
+		*fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		if (connect(*fd, (struct sockaddr *)&w->name, w->name_length) < 0) {
+			close(*fd);
+			*fd = -1;
+		}
+	}
+	return *fd;
+}
+
+static void run(struct world *w)
+{
+	struct epoll_event events[32];
+	for (int round = 0; round < 4; round++) {
+		int count = epoll_wait(w->epoll, events, 32, 0);
+		if (count <= 0)
+			break;
+		for (int i = 0; i < count; i++)
+			server_event(w->server, events[i].data.u64, events[i].events, w->now);
+	}
+	if (server_deadline(w->server) <= w->now)
+		server_tick(w->server, w->now);
+}
+
+// Take the answers; fds that come with them are sockets to play with.
+static void answers(struct world *w, int fd)
+{
+	uint8_t record[4096];
+	char room[256];
+	for (;;) {
+		struct iovec part = {.iov_base = record, .iov_len = sizeof(record)};
+		struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
+		if (recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0)
+			return;
+		for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c != NULL; c = CMSG_NXTHDR(&message, c)) {
+			int count = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+			for (int i = 0; i < count; i++) {
+				int received;
+				memcpy(&received, CMSG_DATA(c) + (size_t)i * sizeof(int), sizeof(int));
+				if (w->fd_count < FDS)
+					w->fds[w->fd_count++] = received;
+				else
+					close(received);
+			}
+		}
+	}
+}
+
+static void request(struct world *w, uint8_t what, const uint8_t *bytes, uint32_t length)
+{
+	uint8_t record[sizeof(struct rsock_header) + 256];
+	struct rsock_header header = {.magic = RSOCK_MAGIC, .request = 1};
+	int fd = client(w, what);
+	if (fd < 0)
+		return;
+	header.op = length > 0 ? bytes[0] : RSOCK_OP_PING;
+	header.socket = length > 1 ? bytes[1] % 8 : 0;
+	header.cookie = w->state->sockets[header.socket % MAX_SOCKETS].cookie;
+	memcpy(record, &header, sizeof(header));
+	memcpy(record + sizeof(header), bytes, length);
+	if (what & 4)
+		memcpy(record, bytes, length < sizeof(header) ? length : sizeof(header));
+	char room[CMSG_SPACE(2 * sizeof(int))] = {0};
+	struct iovec part = {.iov_base = record, .iov_len = sizeof(header) + length};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+	if (what & 8) {
+		int given[2] = {w->fd_count > 0 ? w->fds[0] : fd, fd};
+		message.msg_control = room;
+		message.msg_controllen = sizeof(room);
+		struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(given));
+		memcpy(CMSG_DATA(c), given, sizeof(given));
+	}
+	(void)sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	run(w);
+	answers(w, fd);
+}
+
+static void open_one(struct world *w, uint8_t what)
+{
+	struct rsock_open open = {.family = what & 16 ? AF_INET6 : AF_INET, .type = what & 32 ? SOCK_RAW : SOCK_DGRAM, .protocol = what & 32 ? 89 : 0};
+	struct rsock_header header = {.magic = RSOCK_MAGIC, .op = RSOCK_OP_OPEN};
+	int fd = client(w, what);
+	uint8_t record[sizeof(header) + sizeof(open)];
+	memcpy(record, &header, sizeof(header));
+	memcpy(record + sizeof(header), &open, sizeof(open));
+	if (fd < 0)
+		return;
+	(void)send(fd, record, sizeof(record), MSG_DONTWAIT | MSG_NOSIGNAL);
+	run(w);
+	answers(w, fd);
+}
+
+static void datagram(struct world *w, uint8_t what, const uint8_t *bytes, uint32_t length)
+{
+	uint8_t record[sizeof(struct rsock_datagram) + 256];
+	struct rsock_datagram header = {.version = RSOCK_VERSION, .family = FAMILY_IPV4, .port = 53, .address = {10, 0, 0, 2}};
+	if (w->fd_count == 0)
+		return;
+	int fd = w->fds[what % w->fd_count];
+	memcpy(record, &header, sizeof(header));
+	memcpy(record + sizeof(header), bytes, length);
+	if (what & 8)
+		memcpy(record, bytes, length < sizeof(header) ? length : sizeof(header));
+	(void)send(fd, record, what & 16 ? length : sizeof(header) + length, MSG_DONTWAIT | MSG_NOSIGNAL);
+	run(w);
+}
+
+static void step(struct world *w, uint8_t what, const uint8_t *bytes, uint32_t length)
+{
+	switch (what >> 6) {
+	case 0:
+		open_one(w, what);
+		break;
+	case 1:
+		request(w, what, bytes, length);
+		break;
+	case 2:
+		datagram(w, what, bytes, length);
+		break;
+	default:
+		if (what & 1 && w->fd_count > 0)
+			close(w->fds[--w->fd_count]);
+		if (what & 2) {
+			leave(w); // the forwarder dies; the next one finds its sockets
+			serve(w);
+		}
+		if (what & 4 && w->clients[0] >= 0) {
+			close(w->clients[0]);
+			w->clients[0] = -1;
+		}
+		w->now += (uint64_t)length * 100000000;
+		run(w);
+		break;
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct world w;
+	start(&w);
+	while (size >= 2) {
+		uint32_t length = data[1] < size - 2 ? data[1] : (uint32_t)(size - 2);
+		step(&w, data[0], data + 2, length);
+		data += 2 + length;
+		size -= 2 + length;
+	}
+	leave(&w);
+	for (int i = 0; i < CLIENTS; i++)
+		if (w.clients[i] >= 0)
+			close(w.clients[i]);
+	while (w.fd_count > 0)
+		close(w.fds[--w.fd_count]);
+	close(w.listener);
+	free(w.state);
+	return 0;
+}
