@@ -27,6 +27,9 @@ from manager.reactor import Reactor, Timer
 
 CRASHES: Final = 5
 WINDOW: Final = 10.0
+# A process that served for longer died of an accident, as in a test that kills it again and again; only
+# one that hardly lives is in a crash loop, and only there does waiting help anybody.
+SHORT_LIFE: Final = 0.25
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 30.0
 SUSPICION: Final = 0.05
@@ -199,11 +202,13 @@ class Member:
             self._on_due()
 
     def _next_delay(self) -> float:
-        """Give the seconds to wait: none, until deaths come too fast; then twice as long each time."""
+        """Give the seconds to wait: none, until short lives follow each other; then twice as long each time."""
         now = time.monotonic()
-        self._recent.append(now)
-        if now - self._born > WINDOW:  # it lived well: an accident, not a habit
+        if now - self._born > SHORT_LIFE:
+            self._recent.clear()
             self._delay = 0.0
+            return 0.0
+        self._recent.append(now)
         if self._delay or sum(now - moment < WINDOW for moment in self._recent) >= CRASHES:
             self._delay = min(max(FIRST_DELAY, 2 * self._delay), LONGEST_DELAY)
         return self._delay

@@ -203,8 +203,10 @@ static int core_wire(struct core *core)
 	if (core->server == NULL)
 		return -ENOMEM;
 	host_attach(core->host);
-	if (core->state->attaches > 1)
+	if (core->state->attaches > 1) {
 		core_reconcile(core->state);
+		core_ports_await(core);
+	}
 	return 0;
 }
 

@@ -31,6 +31,8 @@ struct core {
 	struct port *ports[MAX_PORTS];
 	uint16_t port_ids[MAX_PORTS];  // of those that are held, in the order they came
 	int port_count;
+	bool awaited[MAX_PORTS];       // held by the predecessor, not yet given to us
+	uint64_t awaited_until_ns;     // when we receive even so; 0: nothing is awaited
 	int epoll_fd;
 	int signal_fd;
 	uint64_t polled_ns;            // when epoll was last asked while there was work
@@ -48,6 +50,11 @@ struct core {
 void core_reconcile(struct state_segment *state);
 
 // --- core_port.c ---
+// Note the ports that a dead predecessor held: see core_ports_complete.
+void core_ports_await(struct core *core);
+// Are all ports here that the predecessor had?  Until then nothing is received, since a
+// packet for a port that is still to come would be dropped.  Not for longer than a second.
+bool core_ports_complete(struct core *core, uint64_t now);
 void core_flush(void *user, uint16_t port);
 // Put the observer round the ports, or take it off, as last asked for.
 void core_observe_apply(struct core *core);

@@ -117,6 +117,31 @@ void core_observe_apply(struct core *core)
 
 // --- coming and going ---
 
+static const uint64_t await_ns = 1000000000u;
+
+void core_ports_await(struct core *core)
+{
+	for (int id = 1; id < MAX_PORTS; id++) {
+		core->awaited[id] = (core->state->ports[id].flags & PORT_PRESENT) != 0;
+		if (core->awaited[id])
+			core->awaited_until_ns = UINT64_MAX; // the clock starts with the first iteration
+	}
+}
+
+bool core_ports_complete(struct core *core, uint64_t now)
+{
+	if (core->awaited_until_ns == 0)
+		return true;
+	if (core->awaited_until_ns == UINT64_MAX)
+		core->awaited_until_ns = now + await_ns;
+	for (int id = 1; id < MAX_PORTS && now < core->awaited_until_ns; id++) {
+		if (core->awaited[id])
+			return false;
+	}
+	core->awaited_until_ns = 0;
+	return true;
+}
+
 static void port_publish(struct port *port)
 {
 	port->state->driver = port->spec.driver;
@@ -146,6 +171,7 @@ int core_port_add(struct core *core, const struct port_spec *spec, const int *fd
 		port->ops->close(port);
 		return error;
 	}
+	core->awaited[spec->port] = false;
 	core->ports[spec->port] = port;
 	core->port_ids[core->port_count++] = spec->port;
 	port_publish(port);
@@ -156,6 +182,8 @@ int core_port_add(struct core *core, const struct port_spec *spec, const int *fd
 int core_port_remove(struct core *core, uint16_t id)
 {
 	struct port *port = port_find(core, id);
+	if (id < MAX_PORTS)
+		core->awaited[id] = false;
 	if (port == NULL)
 		return -ENOENT;
 	core_flush(core, id);

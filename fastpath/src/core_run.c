@@ -72,6 +72,8 @@ static int iterate_port(struct core *core, struct port *port)
 static int iterate_ports(struct core *core)
 {
 	int handled = 0;
+	if (!core_ports_complete(core, core->forward.now))
+		return 0;
 	for (int round = 0; round < ROUNDS; round++) {
 		int before = handled;
 		for (int i = 0; i < core->port_count; i++) {

@@ -1,5 +1,7 @@
 """An unprivileged app of the tests: obeys lines on stdin, answers with JSON lines on stdout.
 
+    python app_worlds.py UID [GROUP ...]      started as root, gives all rights up once it is loaded
+
     open NAME VR KIND          udp | udp6 | echo | echo6 | raw
     bind NAME ADDRESS PORT
     connect NAME ADDRESS PORT
@@ -102,6 +104,10 @@ class App:
 
 def main() -> None:
     """Obey until stdin ends."""
+    uid, *groups = map(int, sys.argv[1:])
+    os.setgroups(groups)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
     app = App()
     print(json.dumps({"ok": True, "uid": os.getuid()}), flush=True)
     for line in sys.stdin:

@@ -254,23 +254,18 @@ class Frames:
 
 
 def refused4(frame: bytes) -> bool:
-    """Tell what a VR refuses and the kernel forwards.
-
-    An address in 0.0.0.0/8 or a directed broadcast as source (RFC 1812 section 5.3.7), and a fragment that
-    would end beyond 65535 octets, which the kernel cuts into pieces with wrapped offsets.
-    """
-    source, destination = int.from_bytes(frame[26:30], "big"), int.from_bytes(frame[30:34], "big")
+    """Tell a fragment that would end beyond 65535 octets: a VR drops it, the kernel cuts it with wrapped offsets."""
     ends = (int.from_bytes(frame[20:22], "big") & 0x1FFF) * 8 + int.from_bytes(frame[16:18], "big") - (frame[14] & 15) * 4
-    broadcasts = (0x0A000000, 0x0A0000FF, 0x0A000100, 0x0A0001FF)
-    return ends > 0xFFFF - 20 or 0 < source < 1 << 24 or 0 < destination < 1 << 24 or source in broadcasts
+    return ends > 0xFFFF - 20
 
 
 def refused6(frame: bytes) -> bool:
-    """Tell what a VR refuses in silence and the kernel does not.
+    """Tell what a VR does otherwise than the kernel.
 
-    An IPv4-mapped source (RFC 4942 section 2.2) and the unspecified destination (RFC 4291 section 2.5.2).
+    It drops the unspecified destination in silence (RFC 4291 section 2.5.2), and sends an ICMPv6 error to a
+    source that is reached by another link than the packet came on from its address on that other link.
     """
-    return frame[22:34] == bytes(10) + b"\xff\xff" or not any(frame[38:54])
+    return not any(frame[38:54]) or frame[22:28] == bytes.fromhex("20010db8000c")
 
 
 def comparable(frame: bytes) -> bool:

@@ -38,12 +38,8 @@ class App:
     """A running app; calls raise AssertionError where the app's call failed."""
 
     def __init__(self, lab: Lab, uid: int = APP_UID, groups: tuple[int, ...] = ()) -> None:
-        self._process = lab.helper(
-            lab.box.command("setpriv", f"--reuid={uid}", f"--regid={uid}", *(
-                [f"--groups={','.join(map(str, groups))}"] if groups else ["--clear-groups"]
-            ), "env", f"ANABRANCH_RUN_DIR={lab.run_dir}", sys.executable, "-P", str(APP)),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        words = ("env", f"ANABRANCH_RUN_DIR={lab.run_dir}", sys.executable, "-P", str(APP), str(uid), *map(str, groups))
+        self._process = lab.helper(lab.box.command(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._read()["uid"] == uid
 
     def _read(self) -> dict[str, Any]:
@@ -97,6 +93,8 @@ def worlds() -> Iterator[Lab]:
             "blue": router("blue", {"app": f"gid:{MONITOR_GID}", "allow": ["udp"], "ports": ["1024-65535"]}, ALL),
         })  # fmt: skip
         lab.start()
+        for name in ("red", "blue"):  # duplicate address detection takes a second or two
+            wait_until(lambda vr=name: lab.vr_run("ping", vr, "2001:db8::2", "-c", "1").returncode == 0, "IPv6 is usable")
         yield lab
 
 

@@ -139,6 +139,7 @@ class Router:
         self._writer = out[0]
         self.publish()
         self.core = self._create()
+        self._dead: list[Any] = []  # cores that crashed: their memory and fds are given back at the end
         self.ports: dict[int, Port] = {}
         for interface in self.interfaces.values():
             if interface.port and interface.port not in self.ports:
@@ -247,6 +248,7 @@ class Router:
 
     def crash(self) -> None:
         """Leave the core as a killed process would, and start its successor on the same segments."""
+        self._dead.append(self.core)
         self.core = self._create()
         for port in self.ports.values():
             port.attach(self.core, mtu=1500, up=True)
@@ -350,7 +352,8 @@ class Router:
 
     def close(self) -> None:
         """Give everything back."""
-        lib.core_destroy(self.core)
+        for core in (self.core, *self._dead):
+            lib.core_destroy(core)
         lib.table_writer_close(self._writer)
         for port in self.ports.values():
             port.close()
