@@ -61,15 +61,29 @@ def wire_header() -> str:
     """Turn the definitions of rsock/wire.py into a C header."""
     wire = runpy.run_path(str(ROOT.parent / "rsock" / "wire.py"))
     out = ["// Generated from rsock/wire.py by fastpath/build.py.", "#ifndef RSOCK_WIRE_H", "#define RSOCK_WIRE_H", ""]
-    out += ["#include <stdint.h>", "", f"#define RSOCK_MAGIC {wire['MAGIC']}", f"#define RSOCK_VERSION {wire['VERSION']}"]
-    for enum_name, prefix in (("Op", "RSOCK_OP_"), ("Flag", "RSOCK_FLAG_"), ("Right", "RSOCK_RIGHT_"), ("DatagramFlag", "RSOCK_DATAGRAM_")):
+    out += [
+        "#include <stdint.h>",
+        "",
+        f"#define RSOCK_MAGIC {wire['MAGIC']}",
+        f"#define RSOCK_VERSION {wire['VERSION']}",
+    ]
+    for enum_name, prefix in (
+        ("Op", "RSOCK_OP_"),
+        ("Flag", "RSOCK_FLAG_"),
+        ("Right", "RSOCK_RIGHT_"),
+        ("DatagramFlag", "RSOCK_DATAGRAM_"),
+    ):
         members = ", ".join(f"{prefix}{member.name} = {int(member)}" for member in wire[enum_name])
         out.append(f"enum {{ {members} }};")
     ctypes = {"B": "uint8_t", "H": "uint16_t", "I": "uint32_t", "Q": "uint64_t"}
     for name, fields in wire["STRUCTS"].items():
         out.append(f"struct {name} {{")
         for field in fields:
-            declaration = f"uint8_t {field.name}[{field.code[:-1]}]" if field.code.endswith("s") else f"{ctypes[field.code]} {field.name}"
+            declaration = (
+                f"uint8_t {field.name}[{field.code[:-1]}]"
+                if field.code.endswith("s")
+                else f"{ctypes[field.code]} {field.name}"
+            )
             out.append(f"\t{declaration};{' // ' + field.help if field.help else ''}")
         out.append("} __attribute__((packed));")
     return "\n".join([*out, "", "#endif", ""])
@@ -87,7 +101,9 @@ def _constants(parser_ffi: FFI) -> dict[str, int]:
     for name, (kind, _quals) in parser_ffi._parser._declarations.items():
         if name.startswith(("enum ", "anonymous ")) and hasattr(kind, "enumerators"):
             constants.update(zip(kind.enumerators, kind.enumvalues, strict=True))
-    constants |= {name: int(value) for name, value in parser_ffi._parser._int_constants.items() if isinstance(value, int)}
+    constants |= {
+        name: int(value) for name, value in parser_ffi._parser._int_constants.items() if isinstance(value, int)
+    }
     return constants
 
 
@@ -120,7 +136,7 @@ def layout_module(parser_ffi: FFI, hash_value: int) -> str:
     out = ['"""Generated from include/abi by build.py: sizes, offsets and constants as plain numbers."""', ""]
     out += ["from typing import Final", "", f"ABI_HASH: Final = {hash_value:#x}", "SIZES: Final[dict[str, int]] = {"]
     structs = []
-    for name, (_kind, _quals) in parser_ffi._parser._declarations.items():
+    for name in parser_ffi._parser._declarations:
         if name.startswith("struct "):
             ctype = parser_ffi.typeof(name)
             if ctype.fields is not None:
@@ -146,7 +162,8 @@ def stub(parser_ffi: FFI) -> str:
     for name, (kind, _quals) in parser_ffi._parser._declarations.items():
         if name.startswith("function "):
             arguments = ", ".join(f"a{i}: {_python(argument)}" for i, argument in enumerate(kind.args))
-            out.append(f"    def {name.removeprefix('function ')}(self{', ' if arguments else ''}{arguments}) -> {_python(kind.result)}: ...")
+            parameters = f"self, {arguments}" if arguments else "self"
+            out.append(f"    def {name.removeprefix('function ')}({parameters}) -> {_python(kind.result)}: ...")
     return "\n".join([*out, "", "lib: _Lib", ""])
 
 
@@ -159,7 +176,9 @@ def _python(kind: Any) -> str:
 
 def sources() -> list[str]:
     """List the C files of the core, relative to the project."""
-    files = sorted((ROOT / "src").glob("*.c")) + [file for folder in SOURCES for file in sorted((ROOT / "src" / folder).glob("*.c"))]
+    files = sorted((ROOT / "src").glob("*.c")) + [
+        file for folder in SOURCES for file in sorted((ROOT / "src" / folder).glob("*.c"))
+    ]
     return [str(file.relative_to(ROOT.parent)) for file in files if file.exists()]
 
 
@@ -178,14 +197,22 @@ def build() -> FFI:
     built.cdef(text)
     sanitize = os.environ.get("ANABRANCH_SANITIZE", "")
     flags = ["-std=gnu11", "-O2", "-g", "-fno-strict-aliasing", "-fvisibility=hidden", *WARNINGS, "-Werror"]
-    flags += ["-fstack-protector-strong", "-Wno-unused-parameter"] if not sanitize else [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
+    flags += (
+        ["-fstack-protector-strong", "-Wno-unused-parameter"]
+        if not sanitize
+        else [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
+    )
     built.set_source(
         "fastpath._core",
         # What cffi generates is not held to the rules of our own files.
         "".join(f'#pragma GCC diagnostic ignored "{warning}"\n' for warning in ("-Wconversion", "-Wmissing-prototypes"))
         + "".join(f'#include "abi/{name}.h"\n' for name in ABI),
         sources=sources(),
-        include_dirs=[str((ROOT / "include").relative_to(ROOT.parent)), str((ROOT / "src").relative_to(ROOT.parent)), "build/include"],
+        include_dirs=[
+            str((ROOT / "include").relative_to(ROOT.parent)),
+            str((ROOT / "src").relative_to(ROOT.parent)),
+            "build/include",
+        ],
         depends=[str(path.relative_to(ROOT.parent)) for path in ROOT.rglob("*.h")],
         extra_compile_args=flags,
         extra_link_args=[f"-fsanitize={sanitize}"] if sanitize else ["-Wl,-z,relro,-z,now"],

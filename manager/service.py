@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -35,6 +35,9 @@ from manager.supervisor import Supervisor
 from manager.unit import Box, State, Unit
 from manager.watch import Watch
 from vrouter.config.schema import Config
+
+if TYPE_CHECKING:
+    from manager.config.merge import Marks
 
 STOP_PATIENCE: Final = 5.0
 SETTLE_PATIENCE: Final = 20.0
@@ -84,10 +87,13 @@ class Service:
 
     def read(self) -> Config:
         """Read and check the configuration.  Raises ApplyError."""
+        return self._load()[0]
+
+    def _load(self) -> tuple[Config, Marks]:
         loaded = load(self._conf_dir, self._run_dir / "conf")
         if loaded.config is None:
             raise ApplyError(render(loaded.errors).rstrip("\n"), json.loads(render(loaded.errors, "json")))
-        return loaded.config
+        return loaded.config, loaded.marks
 
     def start(self, config: Config) -> None:
         """Bring everything up: adopt what lives, undo what a crash left, start the rest."""
@@ -135,16 +141,16 @@ class Service:
 
     def plan(self) -> Plan:
         """Tell what applying the files as they are now would do.  Raises ApplyError."""
-        config = self.read()
-        _resolved(config)
-        return diff(self._config or Config(), config)
+        config, marks = self._load()
+        self._refuse(_resolved(config))
+        return diff(self._config or Config(), config, marks)
 
     def apply(self) -> Plan:
         """Begin to carry out what has changed in the files; when_settled() tells when it is done."""
-        config = self.read()
+        config, marks = self._load()
         plans = _resolved(config)
         self._refuse(plans)
-        plan = diff(self._config or Config(), config)
+        plan = diff(self._config or Config(), config, marks)
         self._config = config
         self._carry_out(plans, config)
         return plan

@@ -458,6 +458,9 @@ class Unit:
         wanted = self._configuration()
         if wanted == self._sent:
             return
+        # Links first: what a control does not know is up, and routes over one that is down must not come and go.
+        for port in self.ports.values():
+            self._tell_link(port)
         self._configuring, self._busy_since = wanted, time.monotonic()
         self._control_peer.request(ControlOp.CONFIGURE, self._configure_answered, router=wanted)
 
@@ -467,8 +470,6 @@ class Unit:
         if error is not None:
             self._log.error("control refused its configuration", reason=error)
         self._sent = sent
-        for port in self.ports.values():
-            self._tell_link(port)
         self._configured = True
         self._report("")
         self._configure()

@@ -9,9 +9,13 @@
 
 from __future__ import annotations
 
-from rsock.client import VR, Context, Event, Watch, default_context
-from rsock.errors import BrokerGone, RsockDenied, RsockError, VRDown, VRNotFound
-from rsock.sockets import default_vr, socket
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rsock.client import VR, Context, Event, Watch
+    from rsock.errors import BrokerGone, RsockDenied, RsockError, VRDown, VRNotFound
+    from rsock.sockets import default_vr, socket
 
 __all__ = [
     "VR", "BrokerGone", "Context", "Event", "RsockDenied", "RsockError", "VRDown", "VRNotFound", "Watch", "default_vr",
@@ -19,16 +23,42 @@ __all__ = [
 ]  # fmt: skip
 
 
+# Found when they are first used: `rsock.wire` alone, as a forwarder needs it, must not bring ZeroMQ along.
+_PLACES: Final = {
+    "rsock.client": ("VR", "Context", "Event", "Watch"),
+    "rsock.errors": ("BrokerGone", "RsockDenied", "RsockError", "VRDown", "VRNotFound"),
+    "rsock.sockets": ("default_vr", "socket"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _PLACES.items():
+        if name in names:
+            found = globals()[name] = getattr(importlib.import_module(module), name)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 def vrs() -> list[VR]:
     """List the virtual routers where this process has any right."""
-    return default_context().vrs()
+    return _default_context().vrs()
 
 
 def vr(name: str) -> VR:
     """Give a virtual router by name.  Raises VRNotFound."""
-    return default_context().vr(name)
+    return _default_context().vr(name)
 
 
 def watch(*, initial: bool = False) -> Watch:
     """Watch events of virtual routers from now on."""
-    return default_context().watch(initial=initial)
+    return _default_context().watch(initial=initial)
+
+
+def _default_context() -> Context:
+    from rsock.client import default_context  # noqa: PLC0415 - see _PLACES
+
+    return default_context()

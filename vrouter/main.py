@@ -30,7 +30,8 @@ def main(name: str, *, uid: int, gid: int, fds: dict[str, int], run_dir: str) ->
     confine(uid, gid)
     loop = Loop()
     fib = FibSync(TableWriter(fds["tables"], fds["state_ro"]), fds["tables"])
-    control = Control(name, fib, loop.call_later)
+    forwarder = ForwarderLink(loop, os.path.join(run_dir, "vr", f"{name}.sock"))  # noqa: PTH118 - pathlib stays out
+    control = Control(name, fib, loop.call_later, forwarder.nudge)
 
     def shutdown(_message: dict[str, Any]) -> dict[str, Any]:
         loop.call_later(0, loop.stop)  # after the answer has left
@@ -43,7 +44,6 @@ def main(name: str, *, uid: int, gid: int, fds: dict[str, int], run_dir: str) ->
         ControlOp.SHUTDOWN: shutdown,
     }
     link = ManagerLink(loop, socket.socket(fileno=fds["listener"]), handlers)
-    forwarder = ForwarderLink(loop, os.path.join(run_dir, "vr", f"{name}.sock"))  # noqa: PTH118 - pathlib stays out
     forwarder.connect()
     loop.run()
     link.close()

@@ -51,10 +51,9 @@ def groups_of(identity: Identity) -> frozenset[int]:
 
 
 def rights_in(rules: list[dict[str, Any]], identity: Identity, groups: frozenset[int]) -> int:
-    """Give the `Right` bits that an app has in a VR with these rules; root has all."""
+    """Give the `Right` bits that an app has in a VR: those of the first rule that names it; root has all."""
     if identity.uid == 0:
         return ALL_RIGHTS
-    rights = 0
     for rule in rules:
         kind = rule["identity"]
         mine = (
@@ -63,5 +62,5 @@ def rights_in(rules: list[dict[str, Any]], identity: Identity, groups: frozenset
             or (kind == "gid" and rule["id"] in groups)
         )  # fmt: skip
         if mine:
-            rights |= rule["operations"]
-    return rights
+            return int(rule["operations"])
+    return 0

@@ -42,12 +42,16 @@ def bpf(command: int, attributes: bytes) -> int:
 
 def instruction(code: int, destination: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
     """Encode one eBPF instruction."""
-    return struct.pack("<BBhi", code, destination | source << 4, offset, immediate - (1 << 32) if immediate >> 31 else immediate)
+    return struct.pack(
+        "<BBhi", code, destination | source << 4, offset, immediate - (1 << 32) if immediate >> 31 else immediate
+    )
 
 
 def frame(destination: bytes) -> bytes:
     """Give the generated frame: 10.0.0.2 to 10.0.2.1, UDP."""
-    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 46, 0, 0x4000, 64, 17, 0, socket.inet_aton("10.0.0.2"), socket.inet_aton("10.0.2.1"))
+    head = struct.pack(
+        ">BBHHHBBH4s4s", 0x45, 0, 46, 0, 0x4000, 64, 17, 0, socket.inet_aton("10.0.0.2"), socket.inet_aton("10.0.2.1")
+    )
     total = sum(struct.unpack(">10H", head))
     total = (total & 0xFFFF) + (total >> 16)
     head = head[:10] + struct.pack(">H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
@@ -57,8 +61,16 @@ def frame(destination: bytes) -> bytes:
 
 def program(map_fd: int, ifindex: int, gap_ns: int, data: bytes) -> bytes:
     """Assemble: wait for the time of the next frame, write it, redirect it."""
-    stores = b"".join(instruction(0x62, 7, 0, at, int.from_bytes(data[at : at + 4], "little")) for at in range(0, FRAME_SIZE, 4))
-    send = stores + instruction(0xB7, 1, 0, 0, ifindex) + instruction(0xB7, 2) + instruction(0x85, 0, 0, 0, 23) + instruction(0x95)
+    stores = b"".join(
+        instruction(0x62, 7, 0, at, int.from_bytes(data[at : at + 4], "little")) for at in range(0, FRAME_SIZE, 4)
+    )
+    send = (
+        stores
+        + instruction(0xB7, 1, 0, 0, ifindex)
+        + instruction(0xB7, 2)
+        + instruction(0x85, 0, 0, 0, 23)
+        + instruction(0x95)
+    )
     drop = instruction(0xB7, 0, 0, 0, 1) + instruction(0x95)
     # r7 data, r8 the map's one value: time of the next frame; r9 now.
     body = instruction(0x61, 7, 1, 0) + instruction(0x61, 2, 1, 4)
@@ -82,7 +94,15 @@ def load(code: bytes) -> int:
     licence = ctypes.create_string_buffer(b"Apache-2.0")
     log = ctypes.create_string_buffer(1 << 16)
     attributes = struct.pack(
-        "<IIQQIIQI", PROG_TYPE_XDP, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(licence), 1, len(log), ctypes.addressof(log), 0
+        "<IIQQIIQI",
+        PROG_TYPE_XDP,
+        len(code) // 8,
+        ctypes.addressof(instructions),
+        ctypes.addressof(licence),
+        1,
+        len(log),
+        ctypes.addressof(log),
+        0,
     )
     try:
         return bpf(PROG_LOAD, attributes.ljust(72, b"\0"))
@@ -97,7 +117,22 @@ def run(device: str, destination: str, rate: int) -> None:
     fd = load(program(map_fd, socket.if_nametoindex(device), 1_000_000_000 // rate, data))
     source = ctypes.create_string_buffer(data, len(data))
     test = struct.pack(
-        "<IIIIQQIIIIQQIII", fd, 0, len(data), 0, ctypes.addressof(source), 0, 1 << 30, 0, 0, 0, 0, 0, TEST_LIVE_FRAMES, 0, 64
+        "<IIIIQQIIIIQQIII",
+        fd,
+        0,
+        len(data),
+        0,
+        ctypes.addressof(source),
+        0,
+        1 << 30,
+        0,
+        0,
+        0,
+        0,
+        0,
+        TEST_LIVE_FRAMES,
+        0,
+        64,
     )
     while True:
         try:

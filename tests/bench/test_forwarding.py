@@ -46,6 +46,9 @@ def test_forwarding_against_the_kernel() -> None:
             kernel.close()
             ours.close()
         baseline = (before + after) / 2
-        print(f"\nforwarding, 60 bytes, 1 core: kernel {before / 1e6:.3f} and {after / 1e6:.3f} Mpps, VR {own / 1e6:.3f} Mpps")
+        print(
+            f"\nforwarding, 60 bytes, 1 core: kernel {before / 1e6:.3f} and {after / 1e6:.3f} Mpps,"
+            f" VR {own / 1e6:.3f} Mpps"
+        )
         print(f"ratio VR : kernel = {own / baseline:.2f}")
         assert own > 0

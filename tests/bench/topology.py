@@ -43,7 +43,16 @@ class Responder(threading.Thread):
             except TimeoutError:
                 continue
             if frame[20:22] == b"\0\x01" and frame[38:42] == SINK_ADDRESS:
-                reply = frame[6:12] + FOREIGN_MAC + b"\x08\x06" + frame[14:20] + b"\0\x02" + FOREIGN_MAC + SINK_ADDRESS + frame[22:32]
+                reply = (
+                    frame[6:12]
+                    + FOREIGN_MAC
+                    + b"\x08\x06"
+                    + frame[14:20]
+                    + b"\0\x02"
+                    + FOREIGN_MAC
+                    + SINK_ADDRESS
+                    + frame[22:32]
+                )
                 self._socket.send(reply.ljust(60, b"\0"))
 
     def stop(self) -> None:
@@ -65,7 +74,12 @@ class Line:
             namespace.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
         lab.veth(self.devices[0], router, self._generator, "g0")
         lab.veth(self.devices[1], router, self._sink, "s0")
-        for namespace, device in ((self._generator, "g0"), (router, self.devices[0]), (router, self.devices[1]), (self._sink, "s0")):
+        for namespace, device in (
+            (self._generator, "g0"),
+            (router, self.devices[0]),
+            (router, self.devices[1]),
+            (self._sink, "s0"),
+        ):
             namespace.run("ethtool", "-K", device, "gro", "on")
         for namespace, device in ((router, self.devices[0]), (router, self.devices[1]), (self._sink, "s0")):
             self.pin(namespace, device)
@@ -92,7 +106,9 @@ class Line:
 
     def rate(self, offered: int, seconds: float = 1.0) -> float:
         """Offer a rate; give the packets a second that reach the sink."""
-        words = self._generator.command("taskset", "-c", GENERATOR_CPU, sys.executable, str(GENERATOR), "g0", self.mac, str(offered))
+        words = self._generator.command(
+            "taskset", "-c", GENERATOR_CPU, sys.executable, str(GENERATOR), "g0", self.mac, str(offered)
+        )
         generator = self._lab.helper(words)
         try:
             time.sleep(0.4)  # the generator's start and a warm-up

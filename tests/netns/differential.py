@@ -29,7 +29,10 @@ class Difference:
 
     def __str__(self) -> str:
         def lines(outputs: Counter[tuple[str, bytes]]) -> str:
-            return "".join(f"\n    {side} x{count} {frame.hex()}" for (side, frame), count in outputs.items()) or "\n    nothing"
+            return (
+                "".join(f"\n    {side} x{count} {frame.hex()}" for (side, frame), count in outputs.items())
+                or "\n    nothing"
+            )
 
         return (
             f"input {self.frame.hex()}\n  only kernel:{lines(self.expected - self.actual)}"
@@ -44,17 +47,22 @@ def normalize(frame: bytes) -> bytes:
     not tell; and in an ICMP error about a packet with options, the options (the kernel sends them back
     and quotes them as it has altered them) with what they push out of the quotation.
     """
-    if frame[12:14] != b"\x08\x00" or len(frame) < 34 or frame[14] >> 4 != 4:  # noqa: PLR2004
+    if frame[12:14] != b"\x08\x00" or len(frame) < 34 or frame[14] >> 4 != 4:
         return frame
     head = 14 + (frame[14] & 15) * 4
     if frame[23] != socket.IPPROTO_ICMP or len(frame) < head + 8:
         return _without_times(frame, head)
     error = frame[head] in ICMP_ERRORS
     quoted = head + 8
-    if error and len(frame) >= quoted + 20 and frame[quoted] & 15 > 5:  # noqa: PLR2004
+    if error and len(frame) >= quoted + 20 and frame[quoted] & 15 > 5:
         payload = quoted + (frame[quoted] & 15) * 4
         parts = (frame[:14], frame[15:16], frame[22:24], frame[26:34], frame[head : head + 2], frame[head + 4 : quoted])
-        return b"".join(parts) + frame[quoted : quoted + 10] + frame[quoted + 12 : quoted + 20] + frame[payload : payload + 8]
+        return (
+            b"".join(parts)
+            + frame[quoted : quoted + 10]
+            + frame[quoted + 12 : quoted + 20]
+            + frame[payload : payload + 8]
+        )
     return frame[:18] + b"\0\0" + frame[20:24] + b"\0\0" + frame[26:]
 
 
@@ -71,7 +79,7 @@ def _without_times(frame: bytes, head: int) -> bytes:
 
 def is_error(frame: bytes) -> bool:
     """Tell an ICMP message of the router from a forwarded packet."""
-    return (frame[12:14] == b"\x08\x00" and frame[23] == 1) or (frame[12:14] == b"\x86\xdd" and frame[20] == 58)  # noqa: PLR2004
+    return (frame[12:14] == b"\x08\x00" and frame[23] == 1) or (frame[12:14] == b"\x86\xdd" and frame[20] == 58)
 
 
 class Comparison:
@@ -107,7 +115,9 @@ class Comparison:
                 return None
         return Difference(frame, expected, actual)
 
-    def _exchange(self, batch: list[bytes], wait: float) -> tuple[Counter[tuple[str, bytes]], Counter[tuple[str, bytes]]]:
+    def _exchange(
+        self, batch: list[bytes], wait: float
+    ) -> tuple[Counter[tuple[str, bytes]], Counter[tuple[str, bytes]]]:
         begin = time.monotonic()
         for frame in batch:
             self._reference.send(frame)

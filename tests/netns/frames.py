@@ -21,13 +21,75 @@ PEER_MAC: Final = bytes.fromhex("020000000c02")
 IPV4: Final = 0x0800
 IPV6: Final = 0x86DD
 ON_LINK: Final = tuple(
-    ipaddress.ip_network(text) for text in ("10.0.0.0/24", "10.0.1.0/24", "2001:db8:a::/64", "2001:db8:b::/64", "fe80::/10")
+    ipaddress.ip_network(text)
+    for text in ("10.0.0.0/24", "10.0.1.0/24", "2001:db8:a::/64", "2001:db8:b::/64", "fe80::/10")
 )
 ROUTER_ADDRESSES: Final = {
     ipaddress.ip_address(text)
-    for text in ("10.0.0.1", "10.0.1.1", "10.0.0.255", "10.0.1.255", "10.0.0.0", "10.0.1.0", "2001:db8:a::1", "2001:db8:b::1")
+    for text in (
+        "10.0.0.1",
+        "10.0.1.1",
+        "10.0.0.255",
+        "10.0.1.255",
+        "10.0.0.0",
+        "10.0.1.0",
+        "2001:db8:a::1",
+        "2001:db8:b::1",
+    )
 }
 PEERS: Final = {ipaddress.ip_address(text) for text in ("10.0.0.2", "10.0.1.2", "2001:db8:a::2", "2001:db8:b::2")}
+
+
+# IPv4 options, well-formed and not: record route, timestamp, source routes, router alert, unknown ones.
+OPTIONS4: Final = (
+    "01010101",
+    "00000000",
+    "94040000",
+    "07070400000000",
+    "072704" + 36 * "00",
+    "07030501",
+    "07070300000000",
+    "440c0500" + 8 * "00",
+    "440c0d00" + 8 * "00",
+    "440c0501" + 8 * "00",
+    "83070400000000",
+    "89070400000000",
+    "820b" + 9 * "00",
+    "9904aabb",
+    "0700",
+    "07ff04",
+    "070104",
+    "440405f0",
+    "01019405",
+)
+# IPv6 options of six bytes: padding, router alert, unknown ones of each action, lengths that do not fit.
+OPTIONS6: Final = (
+    "000000000000",
+    "010400000000",
+    "050200000100",
+    "3e0400000000",
+    "7e0400000000",
+    "be0400000000",
+    "fe0400000000",
+    "010500000000",
+    "c20400010000",
+    "01ff00000000",
+)
+# Addresses that a router looks at twice.
+ODD4: Final = (
+    "0.0.0.0",
+    "0.1.2.3",
+    "127.0.0.1",
+    "224.0.0.5",
+    "239.1.2.3",
+    "240.0.0.1",
+    "255.255.255.255",
+    "10.0.0.1",
+    "10.0.0.255",
+    "10.0.1.1",
+    "10.0.1.255",
+    "169.254.1.1",
+)
 
 
 def checksum(data: bytes) -> int:
@@ -46,19 +108,43 @@ def ethernet(payload: bytes, ethertype: int, destination: bytes = ROUTER_MAC, so
 
 
 def ip4(
-    source: int, destination: int, payload: bytes, *, protocol: int = 17, ttl: int = 64, ident: int = 0, flags: int = 0,
-    offset: int = 0, options: bytes = b"", tos: int = 0,
+    source: int,
+    destination: int,
+    payload: bytes,
+    *,
+    protocol: int = 17,
+    ttl: int = 64,
+    ident: int = 0,
+    flags: int = 0,
+    offset: int = 0,
+    options: bytes = b"",
+    tos: int = 0,
 ) -> bytes:
     """An IPv4 packet with a good checksum; `options` is padded to a multiple of four."""
     options = options.ljust((len(options) + 3) // 4 * 4, b"\0")
     length = 20 + len(options) + len(payload)
-    head = struct.pack(
-        ">BBHHHBBHII", 0x45 + len(options) // 4, tos, length, ident, flags << 13 | offset, ttl, protocol, 0, source, destination
-    ) + options
+    head = (
+        struct.pack(
+            ">BBHHHBBHII",
+            0x45 + len(options) // 4,
+            tos,
+            length,
+            ident,
+            flags << 13 | offset,
+            ttl,
+            protocol,
+            0,
+            source,
+            destination,
+        )
+        + options
+    )
     return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + payload
 
 
-def ip6(source: bytes, destination: bytes, payload: bytes, *, following: int = 17, hop_limit: int = 64, label: int = 0) -> bytes:
+def ip6(
+    source: bytes, destination: bytes, payload: bytes, *, following: int = 17, hop_limit: int = 64, label: int = 0
+) -> bytes:
     """An IPv6 packet."""
     return struct.pack(">IHBB", 6 << 28 | label, len(payload), following, hop_limit) + source + destination + payload
 
@@ -112,7 +198,9 @@ class Frames:
 
     def _udp4(self, source: int, destination: int, size: int | None = None) -> bytes:
         data = self._rng.randbytes(self._rng.randrange(60) if size is None else size)
-        body = struct.pack(">HHHH", self._rng.randrange(1, 65536), self._rng.randrange(1, 65536), 8 + len(data), 0) + data
+        body = (
+            struct.pack(">HHHH", self._rng.randrange(1, 65536), self._rng.randrange(1, 65536), 8 + len(data), 0) + data
+        )
         if self._rng.random() < 0.1:
             return body  # no checksum, which IPv4 allows
         return self._sum4(source, destination, body)
@@ -124,7 +212,9 @@ class Frames:
 
     def _udp6(self, source: bytes, destination: bytes, size: int | None = None) -> bytes:
         data = self._rng.randbytes(self._rng.randrange(60) if size is None else size)
-        body = struct.pack(">HHHH", self._rng.randrange(1, 65536), self._rng.randrange(1, 65536), 8 + len(data), 0) + data
+        body = (
+            struct.pack(">HHHH", self._rng.randrange(1, 65536), self._rng.randrange(1, 65536), 8 + len(data), 0) + data
+        )
         return upper(source + destination, 17, body, 6)
 
     def _packet4(self, destination: int, size: int | None = None, **fields: int | bytes) -> bytes:
@@ -147,18 +237,11 @@ class Frames:
         return ethernet(self._packet4(self._routed4(), size, flags=flags, offset=offset), IPV4)
 
     def _options4(self) -> bytes:
-        options = self._rng.choice((
-            b"\x01" * 4, b"\0\0\0\0", b"\x94\x04\0\0", b"\x07\x07\x04" + bytes(4), b"\x07\x27\x04" + bytes(36), b"\x07\x03\x05\x01",
-            b"\x07\x07\x03" + bytes(4), b"\x44\x0c\x05\x00" + bytes(8), b"\x44\x0c\x0d\x00" + bytes(8), b"\x44\x0c\x05\x01" + bytes(8),
-            b"\x83\x07\x04" + bytes(4), b"\x89\x07\x04" + bytes(4), b"\x82\x0b" + bytes(9), b"\x99\x04\xaa\xbb", b"\x07\x00", b"\x07\xff\x04",
-            b"\x07\x01\x04", b"\x44\x04\x05\xf0", b"\x01\x01\x94\x05",
-        ))  # fmt: skip
+        options = bytes.fromhex(self._rng.choice(OPTIONS4))
         return ethernet(self._packet4(self._routed4(), self._rng.choice((20, 1380)), options=options), IPV4)
 
     def _martian4(self) -> bytes:
-        odd = ("0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.5", "239.1.2.3", "240.0.0.1", "255.255.255.255", "10.0.0.1", "10.0.0.255",
-               "10.0.1.1", "10.0.1.255", "169.254.1.1")  # fmt: skip
-        address = int(ipaddress.IPv4Address(self._rng.choice(odd)))
+        address = int(ipaddress.IPv4Address(self._rng.choice(ODD4)))
         if self._rng.random() < 0.5:
             destination = self._routed4()
             return ethernet(ip4(address, destination, self._udp4(address, destination), ttl=self._ttl()), IPV4)
@@ -168,13 +251,19 @@ class Frames:
         source, destination = self._source4(), int(ipaddress.IPv4Address(self._rng.choice(("10.0.0.1", "10.0.1.1"))))
         kind = self._rng.randrange(4)
         if kind == 0:
-            body = struct.pack(">BBHHH", 8, 0, 0, self._rng.getrandbits(16), 1) + self._rng.randbytes(self._rng.choice((0, 8, 56, 1400)))
+            body = struct.pack(">BBHHH", 8, 0, 0, self._rng.getrandbits(16), 1) + self._rng.randbytes(
+                self._rng.choice((0, 8, 56, 1400))
+            )
             body = body[:2] + struct.pack(">H", checksum(body)) + body[4:]
-            return ethernet(ip4(source, destination, body, protocol=1, ttl=self._ttl(), ident=1, tos=self._rng.getrandbits(8)), IPV4)
+            return ethernet(
+                ip4(source, destination, body, protocol=1, ttl=self._ttl(), ident=1, tos=self._rng.getrandbits(8)), IPV4
+            )
         if kind == 1:  # bad ICMP checksum
             return ethernet(ip4(source, destination, b"\x08\0\x12\x34" + bytes(12), protocol=1), IPV4)
         if kind == 2:
-            return ethernet(ip4(source, destination, self._rng.randbytes(40), protocol=self._rng.choice((3, 47, 89, 99, 200))), IPV4)
+            return ethernet(
+                ip4(source, destination, self._rng.randbytes(40), protocol=self._rng.choice((3, 47, 89, 99, 200))), IPV4
+            )
         return ethernet(ip4(source, destination, self._udp4(source, destination), ttl=self._ttl()), IPV4)
 
     def _unrouted4(self) -> bytes:
@@ -184,7 +273,9 @@ class Frames:
     def _packet6(self, destination: bytes, size: int | None = None, hop_limit: int | None = None) -> bytes:
         source = self._source6()
         hops = self._ttl() if hop_limit is None else hop_limit
-        return ip6(source, destination, self._udp6(source, destination, size), hop_limit=hops, label=self._rng.getrandbits(28))
+        return ip6(
+            source, destination, self._udp6(source, destination, size), hop_limit=hops, label=self._rng.getrandbits(28)
+        )
 
     def _plain6(self) -> bytes:
         return ethernet(self._packet6(self._routed6()), IPV6)
@@ -196,10 +287,7 @@ class Frames:
     def _extension6(self) -> bytes:
         source, destination = self._source6(), self._routed6()
         body = self._udp6(source, destination)
-        option = self._rng.choice((
-            bytes(6), b"\x01\x04\0\0\0\0", b"\x05\x02\0\0\x01\0", b"\x3e\x04\0\0\0\0", b"\x7e\x04\0\0\0\0", b"\xbe\x04\0\0\0\0",
-            b"\xfe\x04\0\0\0\0", b"\x01\x05\0\0\0\0", b"\xc2\x04\0\x01\0\0", b"\x01\xff\0\0\0\0",
-        ))  # fmt: skip
+        option = bytes.fromhex(self._rng.choice(OPTIONS6))
         kind = self._rng.choice((0, 0, 0, 43, 44, 60, 59, 135, 253))
         if kind == 43:
             header = struct.pack(">BBBB", 17, 2, self._rng.choice((0, 2, 4)), self._rng.choice((0, 1))) + bytes(20)
@@ -212,16 +300,31 @@ class Frames:
         return ethernet(ip6(source, destination, header + body, following=kind, hop_limit=self._ttl()), IPV6)
 
     def _local6(self) -> bytes:
-        source, destination = self._source6(), ipaddress.IPv6Address(self._rng.choice(("2001:db8:a::1", "2001:db8:b::1"))).packed
+        source, destination = (
+            self._source6(),
+            ipaddress.IPv6Address(self._rng.choice(("2001:db8:a::1", "2001:db8:b::1"))).packed,
+        )
         if self._rng.random() < 0.5:
-            body = struct.pack(">BBHHH", 128, 0, 0, self._rng.getrandbits(16), 1) + self._rng.randbytes(self._rng.choice((0, 8, 56, 1200)))
+            body = struct.pack(">BBHHH", 128, 0, 0, self._rng.getrandbits(16), 1) + self._rng.randbytes(
+                self._rng.choice((0, 8, 56, 1200))
+            )
             if self._rng.random() < 0.9:
                 body = upper(source + destination, 58, body, 2)
             return ethernet(ip6(source, destination, body, following=58, hop_limit=self._ttl()), IPV6)
         return ethernet(ip6(source, destination, self._udp6(source, destination), hop_limit=self._ttl()), IPV6)
 
     def _scoped6(self) -> bytes:
-        odd = ("::", "::1", "fe80::1234", "ff02::1", "ff0e::1", "::ffff:10.0.0.9", "2001:db8:ffff::1", "fec0::1", "fc00::1")
+        odd = (
+            "::",
+            "::1",
+            "fe80::1234",
+            "ff02::1",
+            "ff0e::1",
+            "::ffff:10.0.0.9",
+            "2001:db8:ffff::1",
+            "fec0::1",
+            "fc00::1",
+        )
         address = ipaddress.IPv6Address(self._rng.choice(odd)).packed
         if self._rng.random() < 0.5:
             destination = self._routed6()
@@ -240,7 +343,9 @@ class Frames:
         return other + frame[6:]
 
     def _mutated(self) -> bytes:
-        frame = bytearray(self._rng.choice((self._plain4, self._options4, self._fragment4, self._plain6, self._extension6))())
+        frame = bytearray(
+            self._rng.choice((self._plain4, self._options4, self._fragment4, self._plain6, self._extension6))()
+        )
         for _ in range(self._rng.randrange(1, 4)):
             frame[self._rng.randrange(14, min(len(frame), 74))] = self._rng.getrandbits(8)
         if frame[12:14] == b"\x08\x00" and self._rng.random() < 0.7:  # let it past the checksum
@@ -254,8 +359,16 @@ class Frames:
 
 
 def refused4(frame: bytes) -> bool:
-    """Tell a fragment that would end beyond 65535 octets: a VR drops it, the kernel cuts it with wrapped offsets."""
-    ends = (int.from_bytes(frame[20:22], "big") & 0x1FFF) * 8 + int.from_bytes(frame[16:18], "big") - (frame[14] & 15) * 4
+    """Tell what the kernel does against the standards, and a VR does not.
+
+    It cuts a fragment that would end beyond 65535 octets into pieces with wrapped offsets, and sends ICMP
+    errors to a directed broadcast where that is the source (RFC 1122 section 3.2.2).
+    """
+    if frame[26:30] in (bytes((10, 0, net, host)) for net in (0, 1) for host in (0, 255)):
+        return True
+    ends = (
+        (int.from_bytes(frame[20:22], "big") & 0x1FFF) * 8 + int.from_bytes(frame[16:18], "big") - (frame[14] & 15) * 4
+    )
     return ends > 0xFFFF - 20
 
 
@@ -291,7 +404,9 @@ def comparable(frame: bytes) -> bool:
     else:
         return True
     for address in (source, destination):
-        if address not in ROUTER_ADDRESSES | PEERS and any(address in network for network in ON_LINK if network.version == address.version):
+        if address not in ROUTER_ADDRESSES | PEERS and any(
+            address in network for network in ON_LINK if network.version == address.version
+        ):
             return address == source and address.version == 6 and address.is_link_local
     local = destination in ROUTER_ADDRESSES or destination.is_multicast or int(destination) == 0xFFFFFFFF
     return not (local and protocol in (2, 6, 33, 58 if frame[12] == 0x08 else 1, 132, 136))

@@ -9,6 +9,7 @@ and neighbor solicitations for the two peer addresses, and hands over everything
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import selectors
 import socket
@@ -57,8 +58,18 @@ class Peer:
     ip6: bytes
 
 
-IN: Final = Peer("in", bytes.fromhex("020000000c02"), socket.inet_aton("10.0.0.2"), socket.inet_pton(socket.AF_INET6, "2001:db8:a::2"))
-OUT: Final = Peer("out", bytes.fromhex("020000000d02"), socket.inet_aton("10.0.1.2"), socket.inet_pton(socket.AF_INET6, "2001:db8:b::2"))
+IN: Final = Peer(
+    "in",
+    bytes.fromhex("020000000c02"),
+    socket.inet_aton("10.0.0.2"),
+    socket.inet_pton(socket.AF_INET6, "2001:db8:a::2"),
+)
+OUT: Final = Peer(
+    "out",
+    bytes.fromhex("020000000d02"),
+    socket.inet_aton("10.0.1.2"),
+    socket.inet_pton(socket.AF_INET6, "2001:db8:b::2"),
+)
 
 
 class Link:
@@ -76,17 +87,17 @@ class Link:
             except (BlockingIOError, InterruptedError):
                 time.sleep(0.0005)
             except OSError as error:
-                if error.errno not in (105, 22):  # ENOBUFS: again; EINVAL: shorter than a header
-                    raise
-                if error.errno == 22:  # noqa: PLR2004
+                if error.errno == errno.EINVAL:  # shorter than a link header: the kernel refuses it
                     return
+                if error.errno != errno.ENOBUFS:
+                    raise
                 time.sleep(0.0005)
             else:
                 return
 
     def receive(self) -> list[bytes]:
         """Take what waits, answering resolution on the way."""
-        frames = []
+        frames: list[bytes] = []
         while True:
             try:
                 frame = self.socket.recv(65536)
@@ -109,7 +120,7 @@ class Link:
             following, at = frame[54], 54 + 8 * (frame[55] + 1)
         if following != socket.IPPROTO_ICMPV6 or len(frame) < at + 8:
             return False
-        if frame[at] == 135 and frame[at + 8 : at + 24] == self.peer.ip6 and any(frame[22:38]):  # noqa: PLR2004
+        if frame[at] == 135 and frame[at + 8 : at + 24] == self.peer.ip6 and any(frame[22:38]):
             body = b"\x88\0\0\0\x60\0\0\0" + self.peer.ip6 + b"\x02\x01" + self.peer.mac
             pseudo = self.peer.ip6 + frame[22:38] + struct.pack(">IHBB", len(body), 0, 0, 58)
             body = body[:2] + struct.pack(">H", checksum(pseudo + body)) + body[4:]

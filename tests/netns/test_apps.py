@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,7 +64,9 @@ class App:
 
 def respond(lab: Lab, namespace: Namespace, text: str, port: int = PORT) -> None:
     """Start a UDP responder that says who it is."""
-    started = lab.helper(namespace.command(sys.executable, "-c", RESPONDER, text, str(port)), stdout=subprocess.PIPE, text=True)
+    started = lab.helper(
+        namespace.command(sys.executable, "-c", RESPONDER, text, str(port)), stdout=subprocess.PIPE, text=True
+    )
     assert started.stdout is not None
     assert started.stdout.readline() == "ready\n"
 
@@ -74,6 +77,11 @@ def router(name: str, *rules: dict[str, Any]) -> dict[str, Any]:
         "interfaces": {"lan": {"device": f"{name}-lan", "addresses": ["10.0.0.1/24", "2001:db8::1/64"]}},
         "rsock": {"rules": list(rules)},
     }
+
+
+def reaches(lab: Lab, name: str, address: str) -> bool:
+    """Tell whether a VR gets an answer from an address."""
+    return lab.vr_run("ping", name, address, "-c", "1").returncode == 0
 
 
 ALL: Final = {"app": f"uid:{APP_UID}", "allow": "all"}
@@ -94,7 +102,7 @@ def worlds() -> Iterator[Lab]:
         })  # fmt: skip
         lab.start()
         for name in ("red", "blue"):  # duplicate address detection takes a second or two
-            wait_until(lambda vr=name: lab.vr_run("ping", vr, "2001:db8::2", "-c", "1").returncode == 0, "IPv6 is usable")
+            wait_until(partial(reaches, lab, name, "2001:db8::2"), "IPv6 is usable")
         yield lab
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -47,7 +48,7 @@ class Pair:
         lab.configure(routers)
         lab.start()
         for source, _sink in self.hosts.values():
-            wait_until(lambda here=source: here.ping("10.0.1.2"), "the path is there")
+            wait_until(partial(source.ping, "10.0.1.2"), "the path is there")
 
     def under_traffic(self, fault: Callable[[], None]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Run a fault in the middle of a stream through each VR; give what the two counted."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from lab import Lab, wait_until
 from traffic import Stream
@@ -28,7 +30,7 @@ def test_no_frame_of_one_router_is_seen_behind_the_other() -> None:
         lab.configure(routers)
         lab.start()
         for stream, source in streams:
-            wait_until(lambda here=source: here.ping("10.0.1.2"), "the path is there")
+            wait_until(partial(source.ping, "10.0.1.2"), "the path is there")
             stream.start(MACS["in"], "10.0.0.2", "10.0.1.2")
         for stream, _source in streams:
             counted = stream.result(30)

@@ -55,10 +55,13 @@ def test_groups_count_only_for_the_same_user() -> None:
     assert groups_of(Identity(own.uid, 78, 2**22 + 1)) == {78}
 
 
-def test_rights_add_up_and_default_to_none() -> None:
-    rules = [rule("uid", 1000, UDP), rule("gid", 7, RAW), rule("curve", 0, ALL_RIGHTS)]
-    assert rights_in(rules, APP, frozenset({1000, 7})) == UDP | RAW
-    assert rights_in(rules, APP, frozenset({1000})) == UDP
+def test_the_first_rule_that_matches_decides_alone_and_the_default_is_none() -> None:
+    rules = [rule("curve", 0, ALL_RIGHTS), rule("uid", 1000, UDP), rule("gid", 7, RAW), rule("any", 0, 0)]
+    assert rights_in(rules, APP, frozenset({1000, 7})) == UDP
+    assert rights_in(rules[2:], APP, frozenset({1000, 7})) == RAW
+    assert rights_in(rules, Identity(1002, 7, 0), frozenset({7})) == RAW
+    assert rights_in(rules, Identity(1002, 8, 0), frozenset({8})) == 0
+    assert rights_in([rule("any", 0, 0), *rules], APP, frozenset()) == 0
     assert rights_in(rules, Identity(1001, 1001, 0), frozenset()) == 0
     assert rights_in([], ROOT, frozenset()) == ALL_RIGHTS
 

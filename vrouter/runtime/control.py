@@ -36,9 +36,11 @@ _RouteKey = tuple[Prefix, Protocol, str]
 class Control:
     """The state of a VR's control."""
 
-    def __init__(self, name: str, fib: FibSync, call_later: Callable[[float, Callable[[], None]], object]) -> None:
-        """Work on `fib`; `call_later(seconds, callback)` is the loop's."""
+    def __init__(self, name: str, fib: FibSync, call_later: Callable[[float, Callable[[], None]], object],
+                 published: Callable[[], None] = lambda: None) -> None:  # fmt: skip
+        """Work on `fib`; `call_later(seconds, callback)` is the loop's, `published` is called after each change."""
         self._call_later = call_later
+        self._published = published
         self._tidying = False
         self._name = name
         self._fib = fib
@@ -119,6 +121,7 @@ class Control:
         interfaces = tuple(self._with_link_mtu(interface) for interface in self._config.interfaces)
         changes = self._rib.flush()
         self._fib.apply(Root(interfaces, self._addresses, self._rules), changes, self._rib.installed)
+        self._published()
 
     def _tidy(self) -> None:
         """Give memory back; where the tables had no room for everything, try again."""

@@ -12,6 +12,7 @@ Messages: rsock/wire.py.
 from __future__ import annotations
 
 import array
+import contextlib
 import logging
 import os
 import socket
@@ -27,6 +28,7 @@ _HOLD: Final = layout("rsock_hold")
 _FIRST_RETRY: Final = 0.002
 _LAST_RETRY: Final = 0.1
 _MAX_RECORD: Final = 512
+_NUDGE: Final = HEADER.pack(MAGIC, Op.PING, 0, 0, 0, 0, 0, 0)
 log = logging.getLogger(__name__)
 
 
@@ -59,6 +61,12 @@ class ForwarderLink:
         self._peer = peer
         self._unsent = deque([*self._held, ALL])
         self._loop.watch(peer.fileno(), READ | WRITE, self._ready)
+
+    def nudge(self) -> None:
+        """Wake the forwarder, so that it looks at new tables now and not at its next turn; best effort."""
+        if self._peer is not None and not self._unsent:
+            with contextlib.suppress(OSError):  # busy, then it looks anyway; or gone, then _ready() hears of it
+                self._peer.send(_NUDGE)
 
     def close(self) -> None:
         """Close the connection and all that is kept."""

@@ -1,0 +1,241 @@
+"""What kernel hosts do in tests of forwarding: transfers that are verified, captures, and the counter laws."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from conftest import require_program
+from lab import Lab, LabError, Namespace, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+UDP_SEGMENT: Final = 103
+UDP_GRO: Final = 104
+IP_MTU_DISCOVER: Final = 10
+IPV6_MTU_DISCOVER: Final = 23
+PMTUDISC_DONT: Final = 0
+PMTUDISC_PROBE: Final = 3
+MIB: Final = 1 << 20
+_PIECE: Final = os.urandom(4 * MIB)
+
+
+def family_of(address: str) -> int:
+    """Give the address family of a literal."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def transfer(source: Namespace, sink: Namespace, address: str, size: int, timeout: float = 30.0) -> None:
+    """Send `size` bytes over TCP to an address of `sink`; what comes out is what went in, to the last bit."""
+    sent, came = hashlib.sha256(), hashlib.sha256()
+    with (
+        sink.socket(family_of(address), socket.SOCK_STREAM) as listener,
+        source.socket(family_of(address), socket.SOCK_STREAM) as sender,
+    ):
+        listener.bind((address, 0))
+        listener.listen()
+        listener.settimeout(timeout)
+        sender.settimeout(timeout)
+
+        def send() -> None:
+            left = size
+            with contextlib.suppress(OSError):  # the receiving side tells what is missing
+                while left:
+                    piece = memoryview(_PIECE)[left % 4096 :][:left]
+                    sent.update(piece)
+                    sender.sendall(piece)
+                    left -= len(piece)
+                sender.shutdown(socket.SHUT_WR)
+
+        sender.connect((address, listener.getsockname()[1]))
+        taken, _ = listener.accept()
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            with taken:
+                taken.settimeout(timeout)
+                buffer = bytearray(4 * MIB)
+                total = 0
+                while count := taken.recv_into(buffer):
+                    came.update(memoryview(buffer)[:count])
+                    total += count
+        finally:
+            thread.join()
+    assert (total, came.digest()) == (size, sent.digest())
+
+
+def super_datagrams(
+    source: Namespace, sink: Namespace, address: str, segment: int, count: int, *, fragment: bool = False
+) -> list[bytes]:
+    """Send UDP datagrams by the tens in super-packets (UDP_SEGMENT); give those that came, in order."""
+    inet = family_of(address) == socket.AF_INET
+    with (
+        sink.socket(family_of(address), socket.SOCK_DGRAM) as receiver,
+        source.socket(family_of(address), socket.SOCK_DGRAM) as sender,
+    ):
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 32 * MIB)
+        receiver.bind((address, 0))
+        if fragment and inet:
+            sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT)
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, segment)
+        sender.connect((address, receiver.getsockname()[1]))
+        batch = 60000 // segment
+        for first in range(0, count, batch):
+            numbers = range(first, min(count, first + batch))
+            super_packet = b"".join(struct.pack(">I", number).ljust(segment, b"\xa5") for number in numbers)
+            with contextlib.suppress(OSError):  # the report about an earlier one, where it was too big
+                sender.send(super_packet)
+        came: list[bytes] = []
+        receiver.settimeout(1.0)
+        with contextlib.suppress(TimeoutError):
+            while len(came) < count:
+                came.append(receiver.recv(65536))
+    return came
+
+
+def numbered(segment: int, count: int) -> list[bytes]:
+    """Give what `super_datagrams` sends."""
+    return [struct.pack(">I", number).ljust(segment, b"\xa5") for number in range(count)]
+
+
+def ping(host: Namespace, *words: str) -> str:
+    """Ping with any options; give the text, whatever came of it."""
+    done = host.run("ping", "-n", "-i", "0.01", "-W", "2", *words, check=False)
+    return done.stdout + done.stderr
+
+
+def answered(text: str, count: int) -> bool:
+    """Tell whether a ping got every answer."""
+    return f"{count} packets transmitted, {count} received" in text
+
+
+class Capture:
+    """Frames of a host's device, for tshark to judge."""
+
+    def __init__(self, lab: Lab, host: Namespace, file: Path, device: str = "eth0") -> None:
+        """Capture from now on."""
+        self._file = file
+        self._process = lab.helper(
+            host.command(require_program("tcpdump"), "-Z", "root", "-U", "-n", "-i", device, "-s", "0", "-B", "65536",
+                         "-w", str(file)),
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if "listening on" in line:
+                return
+        raise LabError("tcpdump does not capture")
+
+    def fields(self, *names: str, where: str = "") -> list[list[str]]:
+        """End it (once), and give fields of all frames that match; an absent field is empty."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.communicate(timeout=10)
+        checks = [f"{protocol}:TRUE" for protocol in
+                  ("ip.check_checksum", "udp.check_checksum", "tcp.check_checksum")]  # fmt: skip
+        options = [word for check in checks for word in ("-o", check)]
+        wanted = [word for name in names for word in ("-e", name)]
+        done = subprocess.run(
+            [require_program("tshark"), "-n", "-r", str(self._file), *options, "-Y", where or "frame",
+             "-T", "fields", "-E", "separator=;", *wanted],
+            capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        return [line.split(";") for line in done.stdout.splitlines()]
+
+    def assert_clean(self, source_mac: str, *, at_least: int) -> None:
+        """All that the router at that MAC sent is well-formed, with good checksums of every kind."""
+        mine = f"eth.src == {source_mac}"
+        assert len(self.fields("frame.number", where=mine)) >= at_least
+        bad = "_ws.malformed || ip.checksum.status == 0 || udp.checksum.status == 0 || tcp.checksum.status == 0"
+        bad += " || icmp.checksum.status == 0 || icmpv6.checksum.status == 0"
+        assert self.fields("frame.number", "_ws.col.Info", where=f"{mine} && ({bad})") == []
+
+
+def counters_at_rest(lab: Lab, router: str) -> dict[str, dict[str, Any]]:
+    """Give the counters of all interfaces, once nothing moves any more."""
+    seen: list[dict[str, dict[str, Any]]] = []
+
+    def same() -> bool:
+        seen.append({entry["name"]: entry["counters"] for entry in lab.vr("show", "interfaces", router)})
+        return len(seen) > 1 and seen[-1] == seen[-2]
+
+    wait_until(same, f"{router} is at rest", 10)
+    return seen[-1]
+
+
+def check_laws(lab: Lab, *routers: str) -> None:
+    """Check both counter laws, exactly, on every interface of these routers.
+
+    What was forwarded into an interface is not counted by pairs: it is what left there, and over all
+    interfaces as much has left as has entered.
+    """
+    for router in routers:
+        counters = counters_at_rest(lab, router)
+        for name, c in counters.items():
+            fates = c["forwarded_packets"] + c["punt_packets"] + c["held_packets"] + sum(c["drops"].values())
+            assert c["rx_packets"] == fates, (router, name, c)
+            sources = c["forwarded_out_packets"] + c["originated_packets"] + c["fragments_created"]
+            assert c["tx_packets"] == sources, (router, name, c)
+        entered = sum(c["forwarded_packets"] for c in counters.values())
+        left = sum(c["forwarded_out_packets"] for c in counters.values())
+        assert entered == left, (router, counters)
+
+
+def check_two_way_laws(lab: Lab, router: str) -> None:
+    """Check also the second law as it is meant, where two interfaces forward to each other alone."""
+    check_laws(lab, router)
+    counters = {name: c for name, c in counters_at_rest(lab, router).items() if c["rx_packets"] or c["tx_packets"]}
+    first, second = counters
+    for name, other in ((first, second), (second, first)):
+        into = counters[other]["forwarded_packets"]
+        own = counters[name]["originated_packets"] + counters[name]["fragments_created"]
+        assert counters[name]["tx_packets"] == into + own, (router, name, counters)
+
+
+def drops(lab: Lab, router: str) -> dict[str, int]:
+    """Give all drops of a router by reason, its own included."""
+    total: dict[str, int] = {}
+    for entry in lab.vr("show", "drops", router):
+        total[entry["reason"]] = total.get(entry["reason"], 0) + entry["count"]
+    return total
+
+
+@contextlib.contextmanager
+def background(lab: Lab, *words: str) -> Iterator[list[Any]]:
+    """Run `vr -j` beside the body; the list that this gives is filled with its JSON lines at the end.
+
+    The command must end by itself (-n) once the body has done what it waits for.
+    """
+    from lab import VR, program
+
+    found: list[Any] = []
+    process = lab.helper(program(VR, "--run-dir", str(lab.run_dir), "-j", *words), stdout=subprocess.PIPE, text=True)
+    serving = lab.router(words[1])["pids"]["forwarder"]
+    wait_until(lambda: _talks_to(process.pid, serving), "the command is at work", 5)
+    yield found
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    found += [json.loads(line) for line in output.splitlines()]
+
+
+def _talks_to(pid: int, serving: int) -> bool:
+    """Tell whether a command holds a connected socket."""
+    del serving
+    try:
+        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESRCH):
+            return False
+        raise
+    return any(link.startswith("socket:") for link in links)
