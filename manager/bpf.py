@@ -11,7 +11,9 @@ Not supported: 802.1ad outer tags on a shared NIC.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -19,29 +21,12 @@ import sys
 from typing import Final
 
 from manager.kernel import bpf
-from manager.netlink import (
-    NLM_F_CREATE,
-    NLM_F_DUMP,
-    NLM_F_EXCL,
-    NLM_F_REPLACE,
-    RTM_DELQDISC,
-    RTM_DELTFILTER,
-    RTM_GETQDISC,
-    RTM_NEWQDISC,
-    RTM_NEWTFILTER,
-    Netlink,
-    attribute,
-    attributes,
-)
+from manager.netlink import Netlink
 
 TC_ACT_UNSPEC: Final = -1  # not mine: ask the next classifier
 TC_ACT_SHOT: Final = 2
 PROG_LOAD: Final = 5
 PROG_TYPE_SCHED_CLS: Final = 3
-CLSACT: Final = 0xFFFFFFF1
-INGRESS: Final = 0xFFFFFFF2
-ALL_PROTOCOLS: Final = 0x0300  # ETH_P_ALL in network order
-DIRECT_ACTION: Final = 1
 VLAN_ID: Final = 0x0FFF
 PRIORITY: Final = 7  # of our filters on a NIC that is not ours alone
 # struct __sk_buff
@@ -168,54 +153,25 @@ def load_program(instructions: list[Instruction]) -> int:
         raise OSError(error.errno, f"the kernel refused a BPF program: {lines[-2:] or error.strerror}") from error
 
 
-def _tc(index: int, handle: int, parent: int, info: int) -> bytes:
-    return struct.pack("=BxxxiIII", 0, index, handle, parent, info)
-
-
-def has_clsact(netlink: Netlink, index: int) -> bool:
-    """Tell whether a device has a clsact (or ingress) queueing discipline already."""
-    for answer in netlink.request(RTM_GETQDISC, NLM_F_DUMP, _tc(0, 0, 0, 0)):
-        _family, device, _handle, parent, _info = struct.unpack_from("=BxxxiIII", answer.body)
-        if device == index and parent == CLSACT and attributes(answer.body[20:]).get(1, b"").startswith(b"clsact"):
-            return True
-    return False
-
-
 def add_clsact(netlink: Netlink, index: int) -> None:
     """Give a device the hook for our filters; fine when it has one."""
-    body = _tc(index, 0xFFFF0000, CLSACT, 0) + attribute(1, b"clsact\0")
-    try:
-        netlink.request(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body)
-    except FileExistsError:
-        return
-
-
-def delete_clsact(netlink: Netlink, index: int) -> None:
-    """Take the hook and all filters on it away."""
-    netlink.request(RTM_DELQDISC, 0, _tc(index, 0xFFFF0000, CLSACT, 0))
+    with contextlib.suppress(FileExistsError):
+        netlink.add_clsact(index)
 
 
 def attach(netlink: Netlink, index: int, instructions: list[Instruction], handle: int = 1) -> None:
     """Run a program on all frames that the device receives; `handle` tells ours apart on one device."""
     program = load_program(instructions)
     try:
-        options = (
-            attribute(6, struct.pack("=I", program))
-            + attribute(7, b"anabranch\0")
-            + attribute(8, struct.pack("=I", DIRECT_ACTION))
-        )
-        body = _tc(index, handle, INGRESS, PRIORITY << 16 | ALL_PROTOCOLS)
-        body += attribute(1, b"bpf\0") + attribute(2, options)
-        netlink.request(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_REPLACE, body)
+        netlink.set_filter(index, PRIORITY, handle, program)
     finally:
         os.close(program)
 
 
 def detach(netlink: Netlink, index: int, handle: int) -> None:
     """Take one of our programs off a device; fine when it is gone."""
-    body = _tc(index, handle, INGRESS, PRIORITY << 16 | ALL_PROTOCOLS) + attribute(1, b"bpf\0")
     try:
-        netlink.request(RTM_DELTFILTER, 0, body)
+        netlink.delete_filter(index, PRIORITY, handle)
     except OSError as error:
-        if error.errno not in {2, 19, 22}:  # no such filter, device or qdisc
+        if error.errno not in {errno.ENOENT, errno.ENODEV, errno.EINVAL}:  # no such filter, device or qdisc
             raise

@@ -172,7 +172,7 @@ def share(journal: Journal, key: str, router: str, path: Path, device: str, vlan
         entry = replace(
             _describe(source, source_fd, nic, key, router, path),
             kind="share", target=target, target_name=inner, veth=veth, vlan=vlan, addresses=(), routes=(),
-            clsact=others[0].clsact if others else bpf.has_clsact(source, nic.index),
+            clsact=others[0].clsact if others else source.has_clsact(nic.index),
             flags=others[0].flags if others else nic.flags,
         )  # fmt: skip
         journal.write(entry)
@@ -250,7 +250,7 @@ def _give_back_share(journal: Journal, entry: Entry, source: Path) -> list[str]:
         if last:
             if not entry.clsact:
                 with contextlib.suppress(OSError):
-                    bpf.delete_clsact(home, nic.index)
+                    home.delete_clsact(nic.index)
             wanted = IFF_PROMISC | IFF_ALLMULTI | IFF_UP
             home.set_link(nic.index, flags=(entry.flags & wanted, wanted))
     return []
@@ -259,7 +259,7 @@ def _give_back_share(journal: Journal, entry: Entry, source: Path) -> list[str]:
 def _undress(there: Netlink, link: Link, entry: Entry) -> None:
     """Take off what we put on, while the device is still with the VR."""
     with contextlib.suppress(OSError):
-        bpf.delete_clsact(there, link.index)
+        there.delete_clsact(link.index)
     there.set_link(link.index, up=False)
     if link.mac != entry.mac:
         there.set_link(link.index, mac=entry.mac)

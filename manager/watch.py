@@ -58,7 +58,7 @@ class Watch:
         self.follow(())
 
     def _on_events(self, netlink: Netlink) -> None:
-        netlink.events()
+        netlink.drain()
         if not self._due:
             self._due = True
             self._reactor.after(SETTLE, self._look)

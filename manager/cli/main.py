@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -20,6 +21,7 @@ from manager.cli.registry import COMMANDS, Argument, Command, load
 from manager.cli.words import complete_word
 
 DEFAULT_RUN_DIR: Final = "/run/anabranch"
+_HELP: Final = frozenset({"-h", "--help"})
 _TYPES: Final = {"str": str, "int": int, "float": float}
 
 
@@ -82,9 +84,8 @@ def _global_options(words: list[str]) -> tuple[Path, bool, list[str]]:
 
 
 def _dispatch(run_dir: Path, as_json: bool, words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(overview(tuple(words[1:])))
-        return Exit.OK if words else Exit.USAGE
+    if not words or words[0] in _HELP or words[0] == "help":
+        return _help(tuple(words[1:]), as_json, asked=words)
     if words[0] in ("-V", "--version"):
         from importlib.metadata import version
 
@@ -92,8 +93,7 @@ def _dispatch(run_dir: Path, as_json: bool, words: list[str]) -> int:
         return Exit.OK
     found = find(words)
     if found is None:
-        print(overview(tuple(word for word in words if not word.startswith("-"))))
-        return Exit.OK if {"-h", "--help"} & set(words) else Exit.USAGE
+        return _help(tuple(word for word in words if not word.startswith("-")), as_json, asked=_HELP & set(words))
     command, rest = found
     request = Request(run_dir, as_json, vars(_parser(command).parse_args(rest)))
     result = load(command.run)(request)
@@ -101,6 +101,14 @@ def _dispatch(run_dir: Path, as_json: bool, words: list[str]) -> int:
     if data is not None:
         _print(command, data, as_json)
     return int(code)
+
+
+def _help(prefix: tuple[str, ...], as_json: bool, *, asked: Collection[str]) -> int:
+    """List the commands: as an answer, or as a hint to one who has not named any."""
+    if not asked and as_json:
+        raise usage(f"more words are needed after 'vr {' '.join(prefix)}'" if prefix else "a command is needed")
+    print(overview(prefix))
+    return Exit.OK if asked else Exit.USAGE
 
 
 def find(words: list[str]) -> tuple[Command, list[str]] | None:

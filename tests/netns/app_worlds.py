@@ -11,6 +11,7 @@
     port NAME                  {port}
     wait EVENT VR              from rsock.watch(): {vr, reason}
     vrs                        {vrs}
+    gather TEXT ADDRESS PORT NAME ...   ask through all of them at once, with asyncio: {answers}
     close NAME
 
 Each answer has `ok`; a failed call has `errno` and `type`.
@@ -18,6 +19,7 @@ Each answer has `ok`; a failed call has `errno` and `type`.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -97,9 +99,49 @@ class App:
     def vrs(self) -> dict[str, Any]:
         return {"vrs": sorted(vr.name for vr in rsock.vrs())}
 
+    def gather(self, text: str, address: str, port: str, *names: str) -> dict[str, Any]:
+        return {"answers": asyncio.run(self._gather(text.encode(), (address, int(port)), names))}
+
+    async def _gather(self, data: bytes, where: tuple[str, int], names: tuple[str, ...]) -> dict[str, str]:
+        async with asyncio.timeout(TIMEOUT):
+            answers = await asyncio.gather(*(endpoint_ask(self._sockets[name], data, where) for name in names))
+        return dict(zip(names, answers, strict=True))
+
     def close(self, name: str) -> dict[str, Any]:
         self._sockets.pop(name).close()
         return {}
+
+
+class Asking(asyncio.DatagramProtocol):
+    """Keeps the first datagram that comes."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def datagram_received(self, data: bytes, _sender: Any) -> None:
+        if not self.answer.done():
+            self.answer.set_result(data)
+
+    def error_received(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+async def endpoint_ask(sock: socket.socket, data: bytes, where: tuple[str, int]) -> str:
+    """Ask with a datagram endpoint, then once more with the loop's own socket calls."""
+    loop = asyncio.get_running_loop()
+    sock.setblocking(False)
+    copy = sock.dup()
+    transport, asking = await loop.create_datagram_endpoint(Asking, sock=copy)
+    try:
+        transport.sendto(data, where)
+        first = (await asking.answer).decode()
+    finally:
+        transport.close()
+    await loop.sock_sendto(sock, data, where)
+    again, _sender = await loop.sock_recvfrom(sock, 65536)
+    assert again.decode() == first
+    return first
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -14,11 +14,11 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from conftest import require_program
-from lab import Lab, LabError, Namespace, wait_until
+from tests.conftest import require_program
+from lab import VR, Lab, LabError, Namespace, program, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 UDP_SEGMENT: Final = 103
@@ -207,35 +207,37 @@ def drops(lab: Lab, router: str) -> dict[str, int]:
     """Give all drops of a router by reason, its own included."""
     total: dict[str, int] = {}
     for entry in lab.vr("show", "drops", router):
-        total[entry["reason"]] = total.get(entry["reason"], 0) + entry["count"]
+        total[entry["reason"]] = total.get(entry["reason"], 0) + entry["packets"]
     return total
 
 
-@contextlib.contextmanager
-def background(lab: Lab, *words: str) -> Iterator[list[Any]]:
-    """Run `vr -j` beside the body; the list that this gives is filled with its JSON lines at the end.
+class Trace:
+    """`vr trace --drops`: the lives of dropped packets, as they are told."""
 
-    The command must end by itself (-n) once the body has done what it waits for.
-    """
-    from lab import VR, program
+    def __init__(self, lab: Lab, router: str, *words: str) -> None:
+        """Follow the router from now on, or nearly so: stir until what is awaited comes."""
+        command = program(VR, "--run-dir", str(lab.run_dir), "-j", "trace", router, *words)
+        self._process = lab.helper(command, stdout=subprocess.PIPE)
+        self._lives: list[dict[str, Any]] = []
+        self._rest = b""
 
-    found: list[Any] = []
-    process = lab.helper(program(VR, "--run-dir", str(lab.run_dir), "-j", *words), stdout=subprocess.PIPE, text=True)
-    serving = lab.router(words[1])["pids"]["forwarder"]
-    wait_until(lambda: _talks_to(process.pid, serving), "the command is at work", 5)
-    yield found
-    output, _ = process.communicate(timeout=20)
-    assert process.returncode == 0
-    found += [json.loads(line) for line in output.splitlines()]
+    def expect(self, stir: Callable[[], object], wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Do what makes packets, again and again, until the life of one that is wanted has been told."""
 
+        def found() -> dict[str, Any] | None:
+            stir()
+            self._read(0.15)
+            return next((life for life in self._lives if wanted(life)), None)
 
-def _talks_to(pid: int, serving: int) -> bool:
-    """Tell whether a command holds a connected socket."""
-    del serving
-    try:
-        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ESRCH):
-            return False
-        raise
-    return any(link.startswith("socket:") for link in links)
+        life: dict[str, Any] = wait_until(found, "the packet is traced", 10)
+        return life
+
+    def _read(self, seconds: float) -> None:
+        assert self._process.stdout is not None
+        while select.select([self._process.stdout], [], [], seconds)[0]:
+            chunk = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not chunk:
+                raise LabError("vr trace has ended")
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            self._lives += [json.loads(line) for line in lines]
+            seconds = 0

@@ -138,6 +138,15 @@ def test_one_selector_for_all_worlds(app: App) -> None:
     assert app("select", *names)["ready"] == ["kernel"]
 
 
+def test_asyncio_in_all_worlds_at_once(app: App) -> None:
+    names = []
+    for world, vr in (("red", "red"), ("blue", "blue"), ("kernel", "-")):
+        app("open", world, vr, "udp")
+        names.append(world)
+    answers = app("gather", "loop", "10.0.0.2", PORT, *names)["answers"]
+    assert answers == {world: f"{world}:loop" for world in names}
+
+
 def test_connected_and_ipv6(app: App) -> None:
     app("open", "a", "red", "udp")
     app("connect", "a", "10.0.0.2", PORT)
