@@ -16,7 +16,8 @@ import sys
 import time
 from socket import AF_INET, SOCK_DGRAM
 
-import rsock
+# By name, and so at once: a program that drops its rights may not be able to read its modules later.
+from rsock import Watch, socket, vrs, watch
 
 PORT = 7777
 WORLDS = ("red", "blue", "kernel")
@@ -27,7 +28,7 @@ ROW = "  {:8} {:12} {:32} {:>9}"
 def ask(vr: str, address: str) -> tuple[str, float]:
     """Ask in one world; give the answer and the best time of some rounds in milliseconds."""
     best, answer = float("inf"), "no answer"
-    with rsock.socket(AF_INET, SOCK_DGRAM, vr=vr) as sock:
+    with socket(AF_INET, SOCK_DGRAM, vr=vr) as sock:
         sock.connect((address, PORT))
         for _ in range(ROUNDS):
             start = time.perf_counter()
@@ -50,7 +51,7 @@ def show(vr: str, address: str) -> None:
         print(ROW.format(vr, address, answer, f"{milliseconds:.3f} ms"), flush=True)
 
 
-def wait_for(events: rsock.Watch, vr: str) -> None:
+def wait_for(events: Watch, vr: str) -> None:
     """Wait until that router is up."""
     for event in events:
         if event.vr == vr and event.event == "up":
@@ -79,8 +80,8 @@ def main() -> None:
     print(ROW.format("WORLD", "ADDRESS", "ANSWER", "LATENCY"))
     for vr in WORLDS:
         show(vr, arguments.ask)
-    events = rsock.watch()  # before we look, so that nothing is missed
-    if arguments.until not in {vr.name for vr in rsock.vrs()}:
+    events = watch()  # before we look, so that nothing is missed
+    if arguments.until not in {vr.name for vr in vrs()}:
         print(f"\nThe same process is waiting for a router called {arguments.until} ...\n", flush=True)
         wait_for(events, arguments.until)
     show(arguments.until, arguments.ask)

@@ -18,12 +18,15 @@ import msgpack
 import structlog
 
 from manager.reactor import READ, Reactor
-from manager.zygote import MAX_FDS, MAX_MESSAGE
+from manager.zygote import NUMBER, REPORT, Word
 
 ROOT: Final = str(Path(__file__).resolve().parent.parent)
 _START: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); from manager.zygote import main; main(int(sys.argv[2]))"
 )
+
+_MAX_REPORT: Final = 1 << 16
+_RETRY: Final = 0.5
 
 log = structlog.get_logger()
 
@@ -117,10 +120,9 @@ class Zygote:
         """Ask for a process; `done` gets it.  The fds stay ours."""
         number = next(self._requests)
         message = {
-            "op": "spawn", "request": number, "role": role, "name": name, "uid": uid, "gid": gid,
-            "run_dir": run_dir, "fds": list(fds),
+            "role": role, "name": name, "uid": uid, "gid": gid, "run_dir": run_dir, "fds": list(fds),
         }  # fmt: skip
-        data, kept = msgpack.packb(message), [os.dup(fd) for fd in fds.values()]
+        data, kept = NUMBER.pack(number) + msgpack.packb(message), [os.dup(fd) for fd in fds.values()]
         self._waiting[number] = (data, kept, done)
         self._send(data, kept)
 
@@ -150,34 +152,40 @@ class Zygote:
         assert self._socket is not None
         while True:
             try:
-                data, fds, _flags, _address = socket.recv_fds(self._socket, MAX_MESSAGE, MAX_FDS)
+                data, fds, _flags, _address = socket.recv_fds(self._socket, _MAX_REPORT, 1)
             except BlockingIOError:
                 return
             except OSError:
                 data = b""
-            if not data:
+            if len(data) < REPORT.size:
                 self._on_death()
                 return
-            self._take(msgpack.unpackb(data), fds)
+            self._take(data, fds)
 
-    def _take(self, message: dict[str, Any], fds: list[int]) -> None:
-        kind = message["op"]
-        if kind == "spawned" and (entry := self._waiting.pop(message["request"], None)):
+    def _take(self, data: bytes, fds: list[int]) -> None:
+        word, request, pid, status = REPORT.unpack_from(data)
+        if word == Word.SPAWNED and fds and (entry := self._waiting.pop(request, None)):
             _data, kept, done = entry
             for fd in kept:
                 os.close(fd)
-            done(Child(self._reactor, message["pid"], fds[0]))
-        elif kind == "exit" and message["status"]:
-            status = message["status"]
+            done(Child(self._reactor, pid, fds[0]))
+        elif word == Word.SPAWNED:  # no process was to be had
+            log.error("cannot fork")
+            self._reactor.after(_RETRY, lambda: self._again(request))
+        elif word == Word.EXITED and status:
             how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-            log.info("exit", pid=message["pid"], how=how)
-        elif kind == "stopped":
-            self._stopped(message["pid"])
-        elif kind == "ready":
+            log.info("exit", pid=pid, how=how)
+        elif word == Word.STOPPED:
+            self._stopped(pid)
+        elif word == Word.READY:
             self.ready = True
-        elif kind == "failed":
+        elif word == Word.FAILED:
             self._closing = True
-            self._broken(message["error"])
+            self._broken(data[REPORT.size :].decode())
+
+    def _again(self, request: int) -> None:
+        if entry := self._waiting.get(request):
+            self._send(entry[0], entry[1])
 
     def _on_death(self) -> None:
         self._drop_socket()

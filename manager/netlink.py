@@ -35,7 +35,6 @@ from pyroute2.netlink import (
 )
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import (
-    RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELQDISC,
     RTM_DELTFILTER,
@@ -298,10 +297,6 @@ class Netlink:
     def add_address(self, body: bytes) -> None:
         """Add, or replace, an address from its raw body."""
         self._exchange(_filled(_Body(), body=body), RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
-
-    def delete_address(self, body: bytes) -> None:
-        """Remove an address by its raw body."""
-        self._exchange(_filled(_Body(), body=body), RTM_DELADDR)
 
     def routes(self) -> list[bytes]:
         """Give the raw bodies (struct rtmsg and attributes) of all routes, IPv4 and IPv6."""

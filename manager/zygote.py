@@ -1,25 +1,28 @@
 """The zygote: a warm process from which forwarders, controls and the broker are forked.
 
-    manager --{op: spawn, role, ...} + fds--> zygote --fork--> child: enters its namespace, takes its title,
-            <--{op: spawned, pid} + pidfd---                   confines itself, runs its main
-            <--{op: exit | stopped, pid}----
+    manager --number, {role, ...} + fds--> zygote --fork--> child: enters its namespace, takes its title,
+            <--{spawned, pid} + pidfd---                    confines itself, runs its main
+            <--{exited | stopped, pid}--
 
 All VR code is imported once and frozen, so that a child shares it with everybody: about a millisecond
 and a megabyte for a process.  It has one thread, no ZeroMQ context, and none of the manager's
 libraries.  When the manager goes it ends; its children live on.
+
+Its loop is C's (fastpath/src/base/zygote.c), so that no Python runs between two forks.  A child goes on
+in Python without the hooks of os.fork(): there is one thread, and no lock is held.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
+import enum
 import gc
 import importlib
 import os
 import resource
-import select
 import signal
 import socket
+import struct
 import sys
 import traceback
 from typing import Any, Final, NoReturn
@@ -31,9 +34,20 @@ from manager import kernel
 
 # Imported by name in this process alone: the manager must not load them, not even indirectly.
 MAINS: Final = {"forwarder": "fastpath.forwarder", "control": "vrouter.main", "broker": "rsock.broker"}
-MAX_MESSAGE: Final = 1 << 16
-MAX_FDS: Final = 64
+# struct zygote_report and its words in abi/core.h, which the manager may not import.
+REPORT: Final = struct.Struct("=IIii")
+NUMBER: Final = struct.Struct("=I")
 _OPEN_FILES: Final = 1 << 16
+
+
+class Word(enum.IntEnum):
+    """What the zygote reports."""
+
+    READY = 1
+    FAILED = 2  # a text follows
+    SPAWNED = 3
+    EXITED = 4
+    STOPPED = 5
 
 
 def main(fd: int) -> NoReturn:
@@ -43,79 +57,35 @@ def main(fd: int) -> NoReturn:
     manager = socket.socket(fileno=fd)
     try:
         mains = {role: importlib.import_module(module).main for role, module in MAINS.items()}
+        binding = importlib.import_module("fastpath.binding")
+        importlib.import_module(MAINS["control"]).rehearse()
     except Exception:  # noqa: BLE001 - told to the manager, which explains it
-        _send(manager, {"op": "failed", "error": traceback.format_exc()})
+        _report(manager, Word.FAILED, traceback.format_exc())
         sys.exit(1)
     limit = min(_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    birth = binding.ffi.new("struct zygote_birth *")
+    request = binding.ffi.buffer(birth.request)
     gc.collect()
     gc.freeze()
-    _send(manager, {"op": "ready"})
-    poll = select.poll()
-    poll.register(manager, select.POLLIN)
-    poll.register(wake_read, select.POLLIN)
-    while True:
-        for number, _events in poll.poll():
-            if number == wake_read:
-                os.read(wake_read, 4096)
-                _report(manager)
-            elif not _serve(manager, mains, (wake_read, wake_write)):
-                sys.exit(0)
+    _report(manager, Word.READY)
+    if binding.lib.zygote_serve(manager.fileno(), birth) != 1:
+        sys.exit(0)
+    manager.detach()
+    _run(msgpack.unpackb(request[: birth.length]), birth.fds[0 : birth.fd_count], mains)
 
 
-def _send(manager: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
-    """Tell the manager; when it has gone, the next read says so."""
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+def _report(manager: socket.socket, word: Word, text: str = "") -> None:
+    """Tell the manager; when it has gone, that is noticed later."""
     with contextlib.suppress(OSError):
-        manager.sendmsg([msgpack.packb(message)], rights)
+        manager.send(REPORT.pack(word, 0, 0, 0) + text.encode())
 
 
-def _report(manager: socket.socket) -> None:
-    """Reap the dead; tell of the dead and of the stopped."""
-    while True:
-        try:
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG)
-        except ChildProcessError:
-            return
-        if found is None:
-            return
-        stopped = found.si_code in {os.CLD_STOPPED, os.CLD_TRAPPED}
-        status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-        _send(manager, {"op": "stopped" if stopped else "exit", "pid": found.si_pid, "status": status})
-
-
-def _serve(manager: socket.socket, mains: dict[str, Any], own: tuple[int, int]) -> bool:
-    """Take one request; False: the manager has gone."""
-    try:
-        data, fds, _flags, _address = socket.recv_fds(manager, MAX_MESSAGE, MAX_FDS)
-    except OSError:
-        return False
-    if not data:
-        return False
-    request = msgpack.unpackb(data)
-    pid = os.fork()
-    if pid == 0:
-        for number in (manager.detach(), *own):
-            os.close(number)
-        _run(request, dict(zip(request["fds"], fds, strict=True)), mains)
-    for number in fds:
-        os.close(number)
-    pidfd = os.pidfd_open(pid)
-    _send(manager, {"op": "spawned", "request": request["request"], "pid": pid}, (pidfd,))
-    os.close(pidfd)
-    return True
-
-
-def _run(request: dict[str, Any], fds: dict[str, int], mains: dict[str, Any]) -> NoReturn:
+def _run(request: dict[str, Any], numbers: list[int], mains: dict[str, Any]) -> NoReturn:
     """Be the child."""
     status = 1
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        fds = dict(zip(request["fds"], numbers, strict=True))
         role, name = request["role"], request["name"]
         setproctitle(f"anabranch: {name} {role}" if name else f"anabranch: {role}")
         if (netns := fds.pop("netns", None)) is not None:

@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+SO_RCVBUFFORCE: Final = 33
 UDP_SEGMENT: Final = 103
-UDP_GRO: Final = 104
 IP_MTU_DISCOVER: Final = 10
-IPV6_MTU_DISCOVER: Final = 23
 PMTUDISC_DONT: Final = 0
-PMTUDISC_PROBE: Final = 3
 MIB: Final = 1 << 20
 _PIECE: Final = os.urandom(4 * MIB)
 
@@ -84,7 +82,7 @@ def super_datagrams(
         sink.socket(family_of(address), socket.SOCK_DGRAM) as receiver,
         source.socket(family_of(address), socket.SOCK_DGRAM) as sender,
     ):
-        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 32 * MIB)
+        receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 32 * MIB)
         receiver.bind((address, 0))
         if fragment and inet:
             sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT)
@@ -159,7 +157,8 @@ class Capture:
         assert len(self.fields("frame.number", where=mine)) >= at_least
         bad = "_ws.malformed || ip.checksum.status == 0 || udp.checksum.status == 0 || tcp.checksum.status == 0"
         bad += " || icmp.checksum.status == 0 || icmpv6.checksum.status == 0"
-        assert self.fields("frame.number", "_ws.col.Info", where=f"{mine} && ({bad})") == []
+        found = self.fields("frame.number", "_ws.col.Info", where=f"{mine} && ({bad})")
+        assert not found, found[:10]
 
 
 def counters_at_rest(lab: Lab, router: str) -> dict[str, dict[str, Any]]:
@@ -229,7 +228,10 @@ class Trace:
             self._read(0.15)
             return next((life for life in self._lives if wanted(life)), None)
 
-        life: dict[str, Any] = wait_until(found, "the packet is traced", 10)
+        try:
+            life: dict[str, Any] = wait_until(found, "the packet is traced", 5)
+        except LabError as error:
+            raise LabError(f"{error}; but: {self._lives[-20:]}") from None
         return life
 
     def _read(self, seconds: float) -> None:

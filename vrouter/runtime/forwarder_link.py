@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 class ForwarderLink:
     """One connection to vr/NAME.sock, made anew for ever."""
 
-    def __init__(self, loop: Loop, path: str) -> None:
+    def __init__(self, loop: Loop, path: str | bytes) -> None:
+        """`path` is an address of AF_UNIX."""
         self._loop = loop
         self._path = path
         self._peer: socket.socket | None = None

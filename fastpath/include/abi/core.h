@@ -71,6 +71,31 @@ void link_end_close(struct link_end *end);
 int confine_drop(uint32_t uid, uint32_t gid);      // ids, groups, all capabilities, no_new_privs, not dumpable
 int confine_seccomp(uint32_t profile);
 
+// The zygote's loop.  Forks a child for each message of the manager and reports births, ends
+// and stops, until the manager goes: 0.  Returns 1 in a child; `birth` says what was asked.
+enum zygote_word {
+	ZYGOTE_READY = 1, // said by the zygote's Python
+	ZYGOTE_FAILED = 2, // the same; a text follows
+	ZYGOTE_SPAWNED = 3, // with a pidfd; without: no process was to be had
+	ZYGOTE_EXITED = 4,
+	ZYGOTE_STOPPED = 5
+};
+enum zygote_limits { ZYGOTE_FDS = 16, ZYGOTE_REQUEST = 4096 };
+struct zygote_report {
+	uint32_t word;
+	uint32_t request; // its number
+	int32_t pid;
+	int32_t status;   // of one that exited; negative: the signal that ended it
+};
+struct zygote_birth {
+	uint32_t number;  // of the request: the first word of the message
+	uint32_t length;  // of the rest
+	uint32_t fd_count;
+	int32_t fds[ZYGOTE_FDS];
+	uint8_t request[ZYGOTE_REQUEST];
+};
+int zygote_serve(int manager_fd, struct zygote_birth *birth);
+
 // Writer of a tables segment (control).  One for each segment; rebuilds its allocator
 // from what is published, so that a successor goes on where the dead one stopped.
 struct table_writer;

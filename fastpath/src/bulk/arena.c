@@ -163,8 +163,10 @@ static void pages_punch(struct arena *arena, uint32_t page, uint32_t stop)
 	              (off_t)(stop - page) * ARENA_PAGE) < 0)
 		return;
 	for (; page < stop; page++) {
-		arena->backed -= arena->pages[page].backed;
-		arena->pages[page].backed = 0;
+		if (arena->pages[page].backed) { // no store into entries that were never touched
+			arena->backed--;
+			arena->pages[page].backed = 0;
+		}
 	}
 }
 
