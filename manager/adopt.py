@@ -50,12 +50,32 @@ class _Found:
 
 
 def records(run_dir: Path) -> list[dict[str, Any]]:
-    """Give what the last manager knew of its VRs; only root writes there."""
+    """Give what the last manager knew of its VRs; only root writes there, but disks fail."""
     try:
-        found: list[dict[str, Any]] = json.loads((run_dir / "routers.json").read_text())
-    except (OSError, ValueError):
+        found: object = json.loads((run_dir / "routers.json").read_text())
+    except FileNotFoundError:
         return []
-    return found
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("routers.json is damaged: no router is adopted", reason=str(error))
+        return []
+    return [record for record in found if _is_record(record)] if isinstance(found, list) else []
+
+
+def _is_record(record: object) -> bool:
+    """Tell whether a record has what adopting it takes."""
+    if not isinstance(record, dict):
+        return False
+    texts = all(isinstance(record.get(key), str) and "\0" not in record[key] for key in ("name", "netns"))
+    numbers = all(type(record.get(key)) is int for key in ("id", "uid", "restarts"))
+    pids, interfaces = record.get("pids"), record.get("interfaces")
+    if not (texts and numbers and isinstance(pids, dict) and isinstance(interfaces, dict)):
+        return False
+    if "/" in record["name"] + record["netns"]:
+        return False
+    return all(pid is None or (type(pid) is int and 0 < pid < 1 << 31) for pid in pids.values()) and all(
+        isinstance(entry, dict) and isinstance(entry.get("key"), str | None) and type(entry.get("port")) is int
+        for entry in interfaces.values()
+    )
 
 
 def adopt_all(run_dir: Path, box: Box, plans: dict[str, RouterPlan], uid_range: tuple[int, int]) -> list[Unit]:

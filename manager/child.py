@@ -12,18 +12,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgpack
 import structlog
 
 from manager.reactor import READ, Reactor
-from manager.zygote import NUMBER, REPORT, Word
+from manager.zygote import FORWARDER, FORWARDER_FDS, HEAD, REPORT, Role, Word
 
 ROOT: Final = str(Path(__file__).resolve().parent.parent)
-_START: Final = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from manager.zygote import main; main(int(sys.argv[2]))"
-)
+_START: Final = "import sys; sys.path.insert(0, sys.argv[1]); from manager.zygote import main; main(int(sys.argv[2]))"
 
 _MAX_REPORT: Final = 1 << 16
 _RETRY: Final = 0.5
@@ -119,10 +117,13 @@ class Zygote:
               done: Callable[[Child], None]) -> None:  # fmt: skip
         """Ask for a process; `done` gets it.  The fds stay ours."""
         number = next(self._requests)
-        message = {
-            "role": role, "name": name, "uid": uid, "gid": gid, "run_dir": run_dir, "fds": list(fds),
-        }  # fmt: skip
-        data, kept = NUMBER.pack(number) + msgpack.packb(message), [os.dup(fd) for fd in fds.values()]
+        if role == "forwarder":
+            fds = {what: fds[what] for what in FORWARDER_FDS}
+            data = HEAD.pack(number, Role.FORWARDER) + FORWARDER.pack(uid, gid, name.encode())
+        else:
+            request = {"role": role, "name": name, "uid": uid, "gid": gid, "run_dir": run_dir, "fds": list(fds)}
+            data = HEAD.pack(number, Role.PYTHON) + msgpack.packb(request)
+        kept = [os.dup(fd) for fd in fds.values()]
         self._waiting[number] = (data, kept, done)
         self._send(data, kept)
 

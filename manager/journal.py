@@ -15,8 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import structlog
+
 VERSION: Final = 1
+SHORTEST_BODY: Final = 8  # struct ifaddrmsg
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -74,18 +79,23 @@ class Journal:
             self._sync_directory()
 
     def entries(self) -> list[Entry]:
-        """Give all entries of this boot; what cannot be read was never acted upon."""
+        """Give all entries of this boot.
+
+        Entries are replaced whole, so one that cannot be read was damaged by the disk or by hand: it is
+        put aside for the operator, and nothing is done to any device on its account.
+        """
         found = []
         for path in sorted(self._directory.glob("*.json")):
             try:
-                data: dict[str, Any] = json.loads(path.read_text())
-                if data.pop("version") != VERSION or data.pop("boot") != self._boot:
+                data: object = json.loads(path.read_text())
+                if isinstance(data, dict) and (data.get("version"), data.get("boot")) != (VERSION, self._boot):
                     path.unlink()
                     continue
-                data["addresses"], data["routes"] = tuple(data["addresses"]), tuple(data["routes"])
-                found.append(Entry(**data))
-            except (ValueError, KeyError, TypeError):
-                path.unlink()
+                found.append(_parse(data))
+            except (OSError, ValueError, RecursionError) as error:
+                log.warning("journal entry is damaged: put aside", path=str(path), reason=str(error))
+                with contextlib.suppress(OSError):
+                    path.replace(path.with_suffix(".damaged"))
         return found
 
     def close(self) -> None:
@@ -102,3 +112,29 @@ class Journal:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def _parse(data: object) -> Entry:
+    """Read an entry; ValueError where it is not exactly one."""
+    fields = {field.name: str(field.type) for field in dataclasses.fields(Entry)}
+    if not isinstance(data, dict) or data.keys() != fields.keys() | {"version", "boot"}:
+        raise ValueError("other fields than an entry has")
+    values: dict[str, Any] = {name: data[name] for name in fields}
+    for name, kind in fields.items():
+        value = values[name]
+        if kind == "tuple[str, ...]" and isinstance(value, list):
+            values[name] = tuple(_hexadecimal(text) for text in value)
+        elif kind in {"int", "bool"}:
+            if type(value).__name__ != kind:
+                raise ValueError(f"{name} is no {kind}")
+        elif not isinstance(value, str) or "\0" in value:
+            raise ValueError(f"{name} is no text")
+    if values["kind"] not in {"device", "share"} or "/" in values["target"]:
+        raise ValueError("no kind of coupling, or no namespace of ours")
+    return Entry(**values)
+
+
+def _hexadecimal(text: object) -> str:
+    if not isinstance(text, str) or len(bytes.fromhex(text)) < SHORTEST_BODY:
+        raise ValueError("no netlink message")
+    return text

@@ -19,6 +19,7 @@ MS_REC: Final = 0x4000
 MS_SHARED: Final = 1 << 20
 MNT_DETACH: Final = 2
 PR_SET_CHILD_SUBREAPER: Final = 36
+_M_MMAP_THRESHOLD: Final = -3
 SYS_PIDFD_GETFD: Final = 438
 SYS_BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 
@@ -55,6 +56,16 @@ def mount(source: str, target: str, flags: int) -> None:
 def unmount(target: str) -> None:
     """Detach a mount."""
     _check(_libc.umount2(target.encode(), MNT_DETACH), target)
+
+
+def pin_malloc() -> None:
+    """Fix the size from which malloc maps memory: left alone it grows, and large tables lie in a used heap."""
+    _libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
+
+
+def tidy_malloc() -> None:
+    """Give free pages of the heap back."""
+    _libc.malloc_trim(0)
 
 
 def set_subreaper() -> None:

@@ -209,17 +209,23 @@ def give_back(journal: Journal, entry: Entry) -> list[str]:
     if source is None:
         journal.remove(entry.key)
         return [f"the namespace that {entry.device} came from is gone"]
-    problems = _give_back_share(journal, entry, source) if entry.kind == "share" else _give_back_device(entry, source)
+    if entry.kind == "share":
+        problems = _give_back_share(journal, entry, source)
+    else:
+        others = {other.target_name for other in journal.entries() if other.target == entry.target and other != entry}
+        problems = _give_back_device(entry, source, others)
     journal.remove(entry.key)
     return problems
 
 
-def _give_back_device(entry: Entry, source: Path) -> list[str]:
+def _give_back_device(entry: Entry, source: Path, others: set[str]) -> list[str]:
     with netlink_in(source) as (home, home_fd):
         try:
             with netlink_in(namespaces.path_of(entry.target)) as (there, _fd):
-                link = there.link_at(entry.ifindex) or there.link(entry.target_name)
-                if link is not None and link.name != "lo":
+                # By name: the kernel gives a device another index where the old one is taken.  By index
+                # only where it was renamed, and never one that belongs to another entry.
+                link = there.link(entry.target_name) or there.link_at(entry.ifindex)
+                if link is not None and link.name != "lo" and link.name not in others:
                     _undress(there, link, entry)
                     # A stranger may have the name by now: then any other, rather than losing the device.
                     free = home.link(entry.device) is None
@@ -231,6 +237,8 @@ def _give_back_device(entry: Entry, source: Path) -> list[str]:
         link = home.link(entry.device)
         if link is None:
             return [f"{entry.device} is gone"]
+        if link.index != entry.ifindex and link.mac != entry.mac:
+            return [f"{entry.device} is another device by now: left as it is"]
         return _dress(home, link, entry)
 
 

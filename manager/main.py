@@ -97,6 +97,8 @@ def _serve(reactor: Reactor, zygote: Zygote, services: list[Service], broken: li
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         reactor.on_signal(number, partial(asked.append, number))
+    early: list[int] = []  # a reload that is asked for before there is anything to reload
+    reactor.on_signal(signal.SIGHUP, partial(early.append, signal.SIGHUP))
     try:
         config = service.read()
         # Nothing is touched before it is known that VRs can run here, unless some do already.
@@ -108,6 +110,8 @@ def _serve(reactor: Reactor, zygote: Zygote, services: list[Service], broken: li
         sys.stderr.write(error.text + "\n")
         return USAGE
     reactor.on_signal(signal.SIGHUP, service.reload)
+    if early:
+        service.reload()
     service.when_settled(notify_ready)
     while not asked and not broken:
         reactor.turn(1.0)

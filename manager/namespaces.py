@@ -79,15 +79,18 @@ def _name(fd: int, path: Path) -> None:
     """Give a namespace its name where everybody sees it.
 
     Started by `ip netns exec`, or with PrivateMounts, we have mounts of our own: then the name is made
-    where our first ancestor is, from where it comes to us as well.
+    where our first ancestor is, from where it comes to us as well; unless /run is another one there, as
+    seen from a container that has one of its own.
     """
     outer = _outer_mounts()
     if outer is not None:
+        run = DIRECTORY.parent.stat()
         child = os.fork()
         if child == 0:
             with contextlib.suppress(OSError):
                 setns_mount(outer)
-                _bind(fd, path)
+                if os.path.samestat(run, DIRECTORY.parent.stat()):
+                    _bind(fd, path)
             os._exit(0)
         os.close(outer)
         os.waitpid(child, 0)

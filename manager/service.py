@@ -25,7 +25,7 @@ from manager import adopt, links, namespaces, resolve, rings
 from manager.api_server import ApiServer
 from manager.broker import Broker
 from manager.child import Zygote
-from manager.config import Plan, diff, load, render
+from manager.config import ConfigError, Plan, diff, load, render
 from manager.journal import Journal
 from manager.member import Phase
 from manager.ports import Patch
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 STOP_PATIENCE: Final = 5.0
 SETTLE_PATIENCE: Final = 20.0
 SETTLE_INTERVAL: Final = 0.005
+# A process that is being born does not wait for the telling, and a burst of changes is told of once.
+PUBLISH_DELAY: Final = 0.002
 
 log = structlog.get_logger()
 
@@ -71,6 +73,7 @@ class Service:
         self._states: dict[str, State] = {}
         self._ids = itertools.count(1)
         self._publishing = False
+        self._events: list[dict[str, Any]] = []  # that have not been told yet
         self._published = ""
         self._closing = False
         self._journal = Journal(run_dir / "journal")
@@ -92,7 +95,7 @@ class Service:
     def _load(self) -> tuple[Config, Marks]:
         loaded = load(self._conf_dir, self._run_dir / "conf")
         if loaded.config is None:
-            raise ApplyError(render(loaded.errors).rstrip("\n"), json.loads(render(loaded.errors, "json")))
+            raise _refusal(loaded.errors)
         return loaded.config, loaded.marks
 
     def start(self, config: Config) -> None:
@@ -142,14 +145,14 @@ class Service:
     def plan(self) -> Plan:
         """Tell what applying the files as they are now would do.  Raises ApplyError."""
         config, marks = self._load()
-        self._refuse(_resolved(config))
+        self._refuse(_resolved(config), marks)
         return diff(self._config or Config(), config, marks)
 
     def apply(self) -> Plan:
         """Begin to carry out what has changed in the files; when_settled() tells when it is done."""
         config, marks = self._load()
         plans = _resolved(config)
-        self._refuse(plans)
+        self._refuse(plans, marks)
         plan = diff(self._config or Config(), config, marks)
         self._config = config
         self._carry_out(plans, config)
@@ -190,9 +193,9 @@ class Service:
 
         look()
 
-    def _refuse(self, plans: dict[str, RouterPlan]) -> None:
+    def _refuse(self, plans: dict[str, RouterPlan], marks: Marks) -> None:
         """Refuse a configuration that would take a device from under the operator, before anything is touched."""
-        problems = []
+        errors = []
         for plan in plans.values():
             running = self._units.get(plan.name)
             for key, port in plan.ports.items():
@@ -201,9 +204,11 @@ class Service:
                     continue
                 with contextlib.suppress(links.GoneError):
                     if reason := links.why_refused(namespaces.path_of(port.netns), port.device):
-                        problems.append(f"routers.{plan.name}: {reason}; 'force: true' takes it nevertheless")
-        if problems:
-            raise _failure(problems)
+                        user = next(interface.name for interface in plan.interfaces if interface.port == key)
+                        mark = marks.value(("routers", plan.name, "interfaces", user, "device"))
+                        errors.append(marks.error(mark, reason, "'force: true' takes it nevertheless"))
+        if errors:
+            raise _refusal(sorted(errors))
 
     def _carry_out(self, plans: dict[str, RouterPlan], config: Config) -> None:
         for name in self._units.keys() - plans.keys():
@@ -257,7 +262,7 @@ class Service:
         return unit is not None and unit.forwards
 
     def _changed(self, unit: Unit, reason: str) -> None:
-        """Hear of a change in a unit: events at once, files and neighbors soon."""
+        """Hear of a change in a unit; files, apps and neighbors hear of it soon."""
         before, now = self._states.get(unit.name), unit.state
         self._publish_soon()
         if before is now or unit in self._ending:
@@ -268,7 +273,7 @@ class Service:
             events.append({"event": "up", "vr": unit.name, "reason": reason})
         elif before is State.UP:
             events.append({"event": "down", "vr": unit.name, "reason": reason})
-        self._publish(events)
+        self._events += events
         # The far ends of its patch links follow.
         for other in list(self._units.values()):
             if other is not unit and any(p.peer.partition("/")[0] == unit.name for p in other.plan.ports.values()):
@@ -307,10 +312,12 @@ class Service:
     def _publish_soon(self) -> None:
         if not self._publishing and not self._closing:
             self._publishing = True
-            self._reactor.after(0, lambda: self._publish([]))
+            self._reactor.after(PUBLISH_DELAY, lambda: self._publish([]))
 
     def _publish(self, events: Iterable[dict[str, Any]]) -> None:
         self._publishing = False
+        self._events += events
+        events, self._events = self._events, []
         if self._closing:
             return
         text = json.dumps(self.routers(), indent=1)
@@ -329,7 +336,7 @@ class Service:
                 }
                 for unit in self._units.values()
             ],
-            list(events),
+            events,
         )  # fmt: skip
 
     # ---- the end ----
@@ -366,6 +373,10 @@ def _resolved(config: Config) -> dict[str, RouterPlan]:
         return resolve.resolve(config)
     except ResolveError as error:
         raise _failure(error.problems) from error
+
+
+def _refusal(errors: list[ConfigError]) -> ApplyError:
+    return ApplyError(render(errors).rstrip("\n"), json.loads(render(errors, "json")))
 
 
 def _failure(problems: list[str]) -> ApplyError:

@@ -101,6 +101,14 @@ def make_segments(router_id: int, name: str) -> tuple[int, int, int, int]:
     return tables, state, segment.reopen_read_only(tables), segment.reopen_read_only(state)
 
 
+def _is_stopped(pid: int) -> bool:
+    """Tell whether a process is stopped, as by SIGSTOP."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in {"T", "t"}
+    except (OSError, IndexError):
+        return False
+
+
 class Unit:
     """A VR."""
 
@@ -123,6 +131,7 @@ class Unit:
         self._probe_timer: Timer | None = None
         self._unanswered = 0
         self._busy_since = 0.0
+        self._born = 0.0  # when both processes were asked for, until they serve
         self._reported = State.DOWN
         self._after_end: Callable[[], None] | None = None
         name = plan.name
@@ -209,6 +218,8 @@ class Unit:
         self.forwarder.adopt(forwarder)
         if control is not None:
             self.control.adopt(control)
+            if _is_stopped(control.pid):
+                self.control.fence("stopped by a signal")
         else:
             self.control.start()
 
@@ -259,10 +270,9 @@ class Unit:
             self._log.error("cannot start", reason=str(error))
             self._report(str(error))
             return
+        # Processes first: they are born while we tell of them and the devices are coupled.
+        self._give_birth()
         self._report("started")
-        # Processes first: they are born while the devices are coupled.
-        self.forwarder.start()
-        self.control.start()
         self._add_ports()
         self.refresh()
 
@@ -313,9 +323,13 @@ class Unit:
         self._restarting = False
         for port in self.ports.values():
             port.renew()
+        self._give_birth()
+        self.refresh()
+
+    def _give_birth(self) -> None:
+        self._born = time.monotonic()
         self.forwarder.start()
         self.control.start()
-        self.refresh()
 
     def _free(self) -> None:
         for port in self.ports.values():
@@ -335,7 +349,11 @@ class Unit:
     def _report(self, reason: str) -> None:
         if self.state is not self._reported:
             self._reported = self.state
-            self._log.info(str(self.state), **({"reason": reason} if reason else {}))
+            facts: dict[str, object] = {"reason": reason} if reason else {}
+            if self.state is State.UP and self._born:
+                facts["milliseconds"] = round((time.monotonic() - self._born) * 1000, 2)
+                self._born = 0.0
+            self._log.info(str(self.state), **facts)
         self._box.changed(self, reason)
 
     # ---- the forwarder ----

@@ -6,13 +6,13 @@ The manager forks it from the zygote, in the VR's network namespace, with the fd
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
 import sys
 from typing import NoReturn
 
+from vrouter.runtime.logs import log_as
 from vrouter.runtime.privileges import confine
 from vrouter.runtime.rehearsal import rehearse
 from vrouter.runtime.wiring import Wiring
@@ -23,7 +23,7 @@ __all__ = ["main", "rehearse"]
 def main(name: str, *, uid: int, gid: int, fds: dict[str, int], run_dir: str) -> NoReturn:
     """Give up root, then serve until the manager says SHUTDOWN."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the daemon's terminal is for the manager
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(levelname)s {name} control: %(message)s")
+    log_as(name)
     confine(uid, gid)
     path = os.path.join(run_dir, "vr", f"{name}.sock")  # noqa: PTH118 - pathlib stays out
     wiring = Wiring(name, fds["tables"], fds["state_ro"], socket.socket(fileno=fds["listener"]), path)

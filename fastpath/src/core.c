@@ -57,6 +57,18 @@ static bool wire_source(void *user, uint8_t family, const uint8_t *destination, 
 	return ip_source(&core->forward, family, destination, interface, source, egress);
 }
 
+static void wire_overheard(void *user, struct packet *packet, uint64_t now)
+{
+	struct core *core = user;
+	host_overhear(core->host, packet, now);
+}
+
+static uint32_t wire_known_mtu(void *user, uint8_t family, const uint8_t *destination, uint32_t mtu)
+{
+	struct core *core = user;
+	return host_known_mtu(core->host, family, destination, mtu, core->forward.now);
+}
+
 static uint32_t wire_path_mtu(void *user, uint8_t family, const uint8_t *destination, uint16_t interface)
 {
 	struct core *core = user;
@@ -151,9 +163,10 @@ static int core_take_state(struct core *core)
 	// The dead reader's epoch would hold back the table writer for ever.
 	view_leave(core->worker);
 	core->worker->busy_since_ns = 0;
+	// Ports that a predecessor served are awaited: core_ports_await.
 	for (int i = 0; i < MAX_PORTS; i++) {
-		if (state->ports[i].flags != 0)
-			state->ports[i].flags = 0;
+		if ((state->ports[i].flags & ~(uint32_t)PORT_PRESENT) != 0)
+			state->ports[i].flags &= PORT_PRESENT;
 	}
 	if (state->random_key[0] == 0 && state->random_key[1] == 0 &&
 	    getrandom(state->random_key, sizeof(state->random_key), 0) != (ssize_t)sizeof(state->random_key))
@@ -167,6 +180,8 @@ static int core_wire(struct core *core)
 	const struct forward_ops forward_ops = {
 		.deliver = wire_deliver,
 		.group_joined = wire_group_joined,
+		.overheard = wire_overheard,
+		.path_mtu = wire_known_mtu,
 		.flush = core_flush,
 		.trace = wire_trace,
 		.user = core,

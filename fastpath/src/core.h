@@ -49,6 +49,9 @@ struct core {
 // --- core_attach.c: make the counters of a dead predecessor obey their laws ---
 void core_reconcile(struct state_segment *state);
 
+// --- forwarder.c: the life of a forwarder, from its birth to its exit ---
+__attribute__((noreturn)) void forwarder_main(const struct zygote_birth *birth);
+
 // --- core_port.c ---
 // Note the ports that a dead predecessor held: see core_ports_complete.
 void core_ports_await(struct core *core);

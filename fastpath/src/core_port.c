@@ -134,9 +134,12 @@ bool core_ports_complete(struct core *core, uint64_t now)
 		return true;
 	if (core->awaited_until_ns == UINT64_MAX)
 		core->awaited_until_ns = now + await_ns;
-	for (int id = 1; id < MAX_PORTS && now < core->awaited_until_ns; id++) {
-		if (core->awaited[id])
+	for (int id = 1; id < MAX_PORTS; id++) {
+		if (core->awaited[id] && now < core->awaited_until_ns)
 			return false;
+		if (core->awaited[id])
+			core->state->ports[id].flags = 0;
+		core->awaited[id] = false;
 	}
 	core->awaited_until_ns = 0;
 	return true;
@@ -182,8 +185,10 @@ int core_port_add(struct core *core, const struct port_spec *spec, const int *fd
 int core_port_remove(struct core *core, uint16_t id)
 {
 	struct port *port = port_find(core, id);
-	if (id < MAX_PORTS)
+	if (id < MAX_PORTS && core->awaited[id]) {
 		core->awaited[id] = false;
+		core->state->ports[id].flags = 0;
+	}
 	if (port == NULL)
 		return -ENOENT;
 	core_flush(core, id);

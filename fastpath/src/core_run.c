@@ -1,7 +1,11 @@
 // The loop of a forwarder: iterations, and how it waits between them.
 //
-//   iteration: tables -> each port { receive, forward, flush all, release } -> timers ->
-//              sockets -> flush all
+//   iteration: tables -> sockets -> each port { receive, forward, flush all, release } ->
+//              timers -> flush all
+//
+// Sockets come one event at a time, each a bounded piece of work, and frames that arrived
+// meanwhile have their turn before the next one: however many apps flood, a frame waits for
+// one of their pieces.
 //
 // A batch is released only after everything that it led to was sent: the crash rule of the
 // drivers rests on that order.  Between iterations the worker looks for frames a little while
@@ -215,13 +219,26 @@ static int take_signal(struct core *core)
 	return 1;
 }
 
-static int take_events(struct core *core, const struct epoll_event *events, int count, uint64_t now)
+// One event of the socket server.  It counts as progress: a supervisor must not take many
+// apps at once for a hang.
+static int take_server_event(struct core *core, const struct epoll_event *event)
+{
+	int handled = server_event(core->server, event->data.u64, event->events, core->forward.now);
+	__atomic_store_n(&core->worker->batches, core->worker->batches + 1, __ATOMIC_RELAXED);
+	if (ports_pending(core)) {
+		core->forward.now = core_clock();
+		handled += iterate_ports(core);
+	}
+	return handled;
+}
+
+static int take_events(struct core *core, const struct epoll_event *events, int count)
 {
 	int handled = 0;
 	for (int i = 0; i < count; i++) {
 		uint64_t data = events[i].data.u64;
 		if ((data & SERVER_EVENT) != 0) {
-			handled += server_event(core->server, data, events[i].events, now);
+			handled += take_server_event(core, &events[i]);
 		} else if (data == core_signal_event) {
 			handled += take_signal(core);
 		} else if (data < MAX_PORTS && core->ports[data] != NULL) {
@@ -257,7 +274,7 @@ int core_run(struct core *core)
 	while (!core->stop) {
 		uint64_t now = core_clock();
 		iterate_begin(core, now);
-		int handled = take_events(core, events, count, now);
+		int handled = take_events(core, events, count);
 		handled += iterate_ports(core);
 		iterate_timers(core, now);
 		iterate_end(core);

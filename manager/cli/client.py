@@ -21,6 +21,7 @@ from vrouter.api import messages
 
 QUICK: Final = 1.0  # seconds: the answer lies ready
 LONG: Final = 60.0  # seconds: routers are stopped and started meanwhile
+ALIVE: Final = 2.0  # seconds: a manager that is at work answers what is easy
 MAX_FDS: Final = 8
 MAX_RECORD: Final = 256 * 1024
 
@@ -61,6 +62,11 @@ class Manager:
             raise unreachable(f"the manager at {self._path} does not answer") from None
         except (OSError, messages.FrameError) as error:
             raise unreachable(f"the manager at {self._path}: {error}") from None
+
+    def call_long(self, op: messages.ManagerOp, **fields: Any) -> Any:
+        """Ask for something that takes its time; a manager that hangs is found out before."""
+        self.call(messages.ManagerOp.ROUTERS, ALIVE)
+        return self.call(op, LONG, **fields)
 
     def take_fds(self) -> list[int]:
         """Give the fds that came with the last reply; the caller owns them."""

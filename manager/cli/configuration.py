@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manager.cli.client import LONG, Manager
+from manager.cli.client import Manager
 from manager.cli.errors import CliError, Exit
 from vrouter.api.messages import ManagerOp
 
@@ -19,7 +19,7 @@ def check(request: Request) -> dict[str, Any]:
     directory = request["directory"]
     if directory is None:
         with Manager(request.run_dir) as manager:
-            manager.call(ManagerOp.PLAN, LONG)
+            manager.call_long(ManagerOp.PLAN)
             routers = manager.call(ManagerOp.ROUTERS)
         return {"directory": None, "routers": [router["name"] for router in routers]}
     from manager.config import load, render
@@ -34,12 +34,12 @@ def check(request: Request) -> dict[str, Any]:
 def plan(request: Request) -> tuple[dict[str, Any], Exit]:
     """Tell what `apply` would do; exit 1 when that is anything."""
     with Manager(request.run_dir) as manager:
-        result: dict[str, Any] = manager.call(ManagerOp.PLAN, LONG)
+        result: dict[str, Any] = manager.call_long(ManagerOp.PLAN)
     return result, Exit.OK if result["empty"] else Exit.NEGATIVE
 
 
 def apply(request: Request) -> dict[str, Any]:
     """Carry the difference out."""
     with Manager(request.run_dir) as manager:
-        result: dict[str, Any] = manager.call(ManagerOp.APPLY, LONG)
+        result: dict[str, Any] = manager.call_long(ManagerOp.APPLY)
     return result

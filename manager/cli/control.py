@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from manager.cli.client import LONG, Manager
+from manager.cli.client import Manager
 from manager.cli.errors import CliError
 from manager.cli.segments import check_router
 from vrouter.api.messages import ManagerOp
@@ -32,7 +32,7 @@ def _act(request: Request, action: str) -> dict[str, Any]:
     name = request["router"]
     with Manager(request.run_dir) as manager:
         try:
-            manager.call(ManagerOp.ROUTER, LONG, action=action, name=name)
+            manager.call_long(ManagerOp.ROUTER, action=action, name=name)
         except CliError:
             check_router(request.run_dir, name)  # a mistyped name gets the nearest one
             raise

@@ -26,10 +26,23 @@ from vrouter.api.messages import ManagerOp
 def recorded_routers(run_dir: Path) -> list[dict[str, Any]]:
     """Read routers.json, which the manager rewrites at each change; it outlives the manager."""
     try:
-        routers: list[dict[str, Any]] = json.loads((run_dir / "routers.json").read_text())
-    except (OSError, ValueError):
-        raise unreachable(f"no manager has run in {run_dir} (no readable {run_dir / 'routers.json'})") from None
-    return routers
+        found: object = json.loads((run_dir / "routers.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        raise unreachable(f"no manager has run in {run_dir} (no readable {run_dir / 'routers.json'})")
+    return [router for router in found if _is_record(router)]
+
+
+def _is_record(router: object) -> bool:
+    """Tell whether an entry of routers.json has what is shown of a router."""
+    return (
+        isinstance(router, dict)
+        and isinstance(router.get("name"), str)
+        and isinstance(router.get("state"), str)
+        and isinstance(router.get("pids"), dict)
+        and isinstance(router.get("interfaces"), dict)
+    )
 
 
 def check_router(run_dir: Path, name: str) -> None:

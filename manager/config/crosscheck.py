@@ -1,7 +1,7 @@
 """What a schema cannot say: how the values of a configuration fit together.
 
-Runs over the typed configuration, without the routers that failed validation: nothing is said about
-those, nor about references to them.
+Runs over the typed configuration, without the parts that failed validation: nothing is said about
+those, nor about references to them, nor what they might have changed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from manager.config.errors import ConfigError
 from manager.config.merge import Marks, Path_
 from manager.config.validate import did_you_mean, suggest
-from vrouter.config.constraints import MAX_ROUTER_ADDRESSES, MAX_ROUTER_INTERFACES, MAX_ROUTER_PORTS
+from vrouter.config.constraints import MAX_ROUTER_ADDRESSES, MAX_ROUTER_INTERFACES, MAX_ROUTER_PORTS, clip
 from vrouter.config.schema import Config, Hop, Interface, Router
 from vrouter.net.address import (
     Address,
@@ -42,6 +42,10 @@ class _Checker:
     def note(self, path: Path_, message: str, help_text: str = "") -> None:
         """Note an error about the value at `path`."""
         self.errors.append(self.marks.error(self.marks.value(path), message, help_text))
+
+    def written(self, router: str) -> list[str]:
+        """Give the names of all interfaces of a router, of those too that have errors."""
+        return [clip(name) for name in self.marks.keys(("routers", router, "interfaces"))]
 
     def note_key(self, path: Path_, message: str, help_text: str = "") -> None:
         """Note an error about the key at `path`."""
@@ -143,9 +147,9 @@ def _check_patches(checker: _Checker, name: str, router: Router) -> None:
 
 
 def _check_peer(checker: _Checker, path: Path_, own: str, interface: Interface, peer_name: str, peer_key: str) -> None:
-    interfaces = checker.config.routers[peer_name].interfaces
-    peer = interfaces.get(peer_key)
-    if peer is None and not checker.marks.incomplete:
+    interfaces = checker.written(peer_name)
+    peer = checker.config.routers[peer_name].interfaces.get(peer_key)
+    if peer_key not in interfaces and not checker.marks.incomplete:
         near = did_you_mean(suggest(peer_key, interfaces))
         checker.note(path, f"router '{peer_name}' has no interface '{peer_key}'", f"{near}it needs 'patch: {own}'")
     elif peer is None:
@@ -214,15 +218,16 @@ def _check_static(checker: _Checker, path: Path_, router: Router) -> None:
 
 def _check_hop(checker: _Checker, path: Path_, prefix: Prefix, hop: Hop, reach: _Reach) -> None:
     interfaces = reach.router.interfaces
+    names = checker.written(str(path[1]))
     if hop.discard and (hop.via or hop.interface):
         checker.note((*path, "discard"), "'discard' excludes 'via' and 'interface'")
     elif not hop.discard and not hop.via and not hop.interface:
         checker.note(path, f"the route to {prefix} has no next hop", "write 'via', 'interface' or 'discard: true'")
-    elif hop.interface is not None and hop.interface not in interfaces:
-        near = did_you_mean(suggest(hop.interface, interfaces))
-        known = f"interfaces here: {', '.join(interfaces)}" if interfaces else "this router has no interface"
+    elif hop.interface is not None and hop.interface not in names:
+        near = did_you_mean(suggest(hop.interface, names))
+        known = f"interfaces here: {', '.join(names)}" if names else "this router has no interface"
         checker.note((*path, "interface"), f"no interface '{hop.interface}'", near + known)
-    elif hop.interface is not None and _is_loopback(interfaces[hop.interface]):
+    elif hop.interface in interfaces and _is_loopback(interfaces[hop.interface]):
         hint = "for packets to drop write 'discard: true'"
         checker.note((*path, "interface"), f"'{hop.interface}' is a loopback: nothing can leave by it", hint)
     elif hop.via is not None:
@@ -243,7 +248,7 @@ def _check_via(checker: _Checker, path: Path_, prefix: Prefix, hop: Hop, reach: 
         checker.note(path, f"the next hop {via} is link-local", "name the 'interface' beside it")
     elif via in reach.own:
         checker.note(path, f"the next hop {via} is an address of this router")
-    elif hop.interface is None and not reach.neighbor(via, prefix):
+    elif hop.interface is None and path[1] not in checker.broken and not reach.neighbor(via, prefix):
         near = reach.neighborhood(via.family)
         known = f"connected here: {near}" if near else "name the 'interface' beside it, or give an interface an address"
         checker.note(path, f"the next hop {via} is on no connected prefix", known)
@@ -331,7 +336,7 @@ def _check_macs(checker: _Checker) -> None:
 
 def _check_range(checker: _Checker) -> None:
     first, last = checker.config.uid_range
-    count = len(checker.config.routers) + len(checker.broken)
+    count = len(checker.config.routers.keys() | checker.broken)
     if last - first + 1 < count:
         checker.note(
             ("uid-range",),

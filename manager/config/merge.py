@@ -51,6 +51,11 @@ class Marks:
             node = self._child(node, part) if node is not None else None
         return node is not None
 
+    def keys(self, path: Path_) -> list[str]:
+        """Give the keys of the map at `path`."""
+        node = self.node(path)
+        return list(node.value) if self.has(path) and isinstance(node.value, dict) else []
+
     def key(self, path: Path_) -> Mark:
         """Give the place of the key at `path`; of the value where there is no key."""
         node = self.node(path)

@@ -23,15 +23,17 @@ from vrouter.config.schema import Config
 
 _SUGGESTIONS: Final = 2
 _CLOSE: Final = 0.6  # difflib's ratio from which two words are alike
+# In the place of what a rule must have and has wrong, so that the rest of it can be looked at.
+_ANY_RULE: Final = {"app": "uid:0", "allow": "all"}
 Path_ = tuple[str | int, ...]
 
 
 class Validated(NamedTuple):
     """What could be typed, and what is wrong with the rest."""
 
-    config: Config  # without the routers that have errors
+    config: Config  # without the parts that have errors
     errors: list[ConfigError]
-    broken: frozenset[str]  # names of those routers
+    broken: frozenset[str]  # names of the routers that miss parts, or are missing as a whole
 
 
 def validate(marks: Marks) -> Validated:
@@ -39,6 +41,7 @@ def validate(marks: Marks) -> Validated:
     tree = _plain(marks.root)
     errors: list[ConfigError] = []
     broken: set[str] = set()
+    drop = _drop_part
     while True:
         try:
             config = _validator().validate_python(tree)
@@ -49,13 +52,42 @@ def validate(marks: Marks) -> Validated:
                 # A misspelled key that is required would else be two errors.
                 if line["type"] != "missing" or line["loc"] not in meant:
                     errors.append(_explain(marks, line))
-                _drop(tree, line["loc"], broken)
+                drop(tree, line["loc"], broken)
+            drop = _drop_router  # whatever is still wrong
         else:
             assert isinstance(config, Config)
             return Validated(config, errors, frozenset(broken))
 
 
-def _drop(tree: dict[str, Any], path: Path_, broken: set[str]) -> None:
+def _drop_part(tree: dict[str, Any], path: Path_, broken: set[str]) -> None:
+    """Take what is wrong out of the tree: an interface, a route, a value of a rule; else all of its router."""
+    router = _at(tree, path[:2]) if path[0] == "routers" else None
+    section = _at(router, path[2:3]) if len(path) > 3 else None
+    if not isinstance(router, dict) or not isinstance(section, dict):
+        _drop_router(tree, path, broken)
+        return
+    broken.add(str(path[1]))
+    rule = _at(section, path[3:5])
+    if path[2] in ("interfaces", "static"):
+        section.pop(path[3], None)
+    elif path[3] == "rules" and len(path) > 5 and isinstance(rule, dict):
+        rule.pop(path[5], None)
+        rule.update({key: value for key, value in _ANY_RULE.items() if key == path[5]})
+    else:
+        section.pop(path[3], None)
+
+
+def _at(value: Any, path: Path_) -> Any:
+    """Give what stands at `path` below a value; None: nothing does."""
+    for part in path:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _drop_router(tree: dict[str, Any], path: Path_, broken: set[str]) -> None:
     """Take the router, or the top-level key, that `path` leads to out of the tree."""
     routers = tree.get("routers")
     if path[0] == "routers" and len(path) > 1 and isinstance(routers, dict) and path[1] in routers:

@@ -14,6 +14,7 @@ from rsock.broker.authorize import Identity
 # A watcher this far behind has stopped reading; it finds out from its next PING and lists anew.
 BACKLOG = 1024
 WATCHERS = 4096
+WATCHERS_PER_USER = 256
 
 Send = Callable[[list[bytes]], None]  # raises zmq.ZMQError
 
@@ -43,8 +44,10 @@ class Watchers:
 
     def add(self, routing_id: bytes, identity: Identity) -> bool:
         """Register one; False: there are too many."""
-        if len(self._watchers) >= WATCHERS and routing_id not in self._watchers:
-            return False
+        if routing_id not in self._watchers:
+            mine = sum(watcher.identity.uid == identity.uid for watcher in self._watchers.values())
+            if len(self._watchers) >= WATCHERS or (mine >= WATCHERS_PER_USER and identity.uid != 0):
+                return False
         self._watchers[routing_id] = Watcher(identity)
         return True
 

@@ -11,6 +11,10 @@ Messages are two frames, the header of `rsock.wire` and a msgpack map; replies e
 Sockets of apps never depend on the broker: it only says where a forwarder listens.  Who asks is known
 from the kernel, not from anything in a message.
 
+Apps are hostile: frames, queues and memory are bounded, and the kernel refuses fds that are sent to us,
+since ZeroMQ would drop them, and dropping the last copy of a stranger's fd (a TCP socket that lingers)
+can hold a thread for as long as the stranger likes.
+
 Not supported: CURVE over tcp, the relay for other hosts, quotas.
 """
 
@@ -20,6 +24,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import resource
 import secrets
 import socket
 from pathlib import Path
@@ -34,7 +39,13 @@ from rsock.broker.introduce import Directory
 from rsock.broker.link import Framing, frame
 from rsock.wire import HEADER, MAGIC, VERSION, Flag, Op
 
-MAX_MESSAGE: Final = 64 * 1024
+MAX_FRAME: Final = 4096  # requests are some hundred bytes
+QUEUE: Final = 64  # messages of one app that wait, each way
+# ZeroMQ collects a message of any number of frames before we see it: better we die, and are born
+# again, than the machine runs out of memory.
+MEMORY: Final = 256 << 20
+BACKLOG: Final = 512
+SO_PASSRIGHTS: Final = 83  # Linux 6.16
 BURST: Final = 256  # messages taken between two looks at the manager
 ORPHAN_CHECK: Final = 200  # milliseconds between looks for a successor
 RETRY: Final = 20  # milliseconds between attempts to serve slow watchers
@@ -193,6 +204,33 @@ def _drop_privileges(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
+def _listen(path: Path) -> socket.socket:
+    """Make the listener: open to all from its first moment, closed to fds."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
+    old = os.umask(0o111)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(old)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _limit_memory() -> None:
+    """Let the kernel refuse what goes beyond what we have and may need."""
+    used = sum(
+        int(line.split()[1]) << 10
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(("VmData:", "VmStk:"))
+    )
+    resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
+
+
 def main(*, uid: int, gid: int, run_dir: str, control_fd: int) -> NoReturn:
     """Bind as root, become an ordinary user, serve."""
     # Before ZeroMQ makes its threads, which inherit it.
@@ -206,9 +244,12 @@ def main(*, uid: int, gid: int, run_dir: str, control_fd: int) -> NoReturn:
     router = context.socket(zmq.ROUTER)
     router.linger = 0
     router.router_mandatory = True
-    router.maxmsgsize = MAX_MESSAGE
+    router.maxmsgsize = MAX_FRAME
+    router.rcvhwm = router.sndhwm = QUEUE
+    listener = _listen(path)
+    router.setsockopt(zmq.USE_FD, listener.detach())  # ZeroMQ's from now on
     router.bind(endpoint)
-    path.chmod(0o666)
+    _limit_memory()
     _drop_privileges(uid, gid)
     Broker(router, manager, path).serve()
     # The process ends here, and with it ZeroMQ's threads: closing in order would only take time.

@@ -30,6 +30,8 @@ import sys
 from typing import Any
 
 import rsock
+import rsock.client
+import rsock.sockets  # rsock loads them late, and then the interpreter's own files may be out of reach
 
 KINDS = {
     "udp": (socket.AF_INET, socket.SOCK_DGRAM, 0),

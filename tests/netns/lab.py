@@ -23,6 +23,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,9 @@ from vrouter.api.messages import ManagerOp
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 CLONE_NEWNET: Final = 0x40000000
 ETH_P_ALL: Final = 3
+SOL_PACKET: Final = 263
+PACKET_AUXDATA: Final = 8
+TP_STATUS_VLAN_VALID: Final = 1 << 4
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _counter: Final = itertools.count()
 
@@ -189,6 +193,16 @@ def processes_in(inodes: set[int]) -> list[int]:
     return found
 
 
+def _with_tag(frame: bytes, control: list[tuple[int, int, bytes]]) -> bytes:
+    """Put back the VLAN tag that the kernel takes off and hands over beside the frame."""
+    for level, kind, data in control:
+        if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+            status, tci, tpid = struct.unpack_from("=I12xHH", data)
+            if status & TP_STATUS_VLAN_VALID:
+                return frame[:12] + struct.pack(">HH", tpid, tci) + frame[12:]
+    return frame
+
+
 class Wire:
     """Raw frames of one device, as a host on that link sees them."""
 
@@ -196,6 +210,7 @@ class Wire:
         """Open; frames that were there before are not seen."""
         self._socket = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 20)
+        self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         with namespace.entered():
             self._socket.bind((device, ETH_P_ALL))
         self.mac = self._socket.getsockname()[4]
@@ -221,11 +236,11 @@ class Wire:
         while (left := deadline - time.monotonic()) > 0:
             self._socket.settimeout(left)
             try:
-                frame, address = self._socket.recvfrom(70000)
+                frame, control, _flags, address = self._socket.recvmsg(70000, 64)
             except TimeoutError:
                 return
             if address[2] != socket.PACKET_OUTGOING:
-                yield frame
+                yield _with_tag(frame, control)
 
     def expect(self, wanted: Callable[[bytes], bool], timeout: float = 2.0, what: str = "a frame") -> bytes:
         """Give the first frame that is wanted."""
@@ -252,6 +267,7 @@ class Lab:
         self._helpers: list[subprocess.Popen[Any]] = []
         self._seen_inodes: set[int] = set()
         self._seen_netns: set[str] = set()
+        self._kept = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         """Make the namespace of the daemon."""
@@ -356,7 +372,9 @@ class Lab:
             name = router.get("netns")
             if name and name not in self._seen_netns:
                 with contextlib.suppress(OSError):
-                    self._seen_inodes.add((Path("/run/netns") / name).stat().st_ino)
+                    # Held open: the number of a namespace that has gone would soon be a stranger's.
+                    held = self._kept.enter_context((Path("/run/netns") / name).open("rb"))
+                    self._seen_inodes.add(os.fstat(held.fileno()).st_ino)
                     self._seen_netns.add(name)
 
     def stop(self, timeout: float = 15.0) -> None:
@@ -470,6 +488,7 @@ class Lab:
             if (Path("/run/netns") / name).exists():
                 problems.append(f"namespace left: {name}")
                 run("ip", "netns", "del", name, check=False)
+        self._kept.close()
         for made in self.namespaces.values():
             made.delete()
         links = json.loads(run("ip", "-j", "link").stdout)

@@ -242,6 +242,8 @@ def test_vlans_of_a_shared_nic_are_apart(lab: Lab) -> None:
     host = lab.namespace("host")
     lab.veth("trunk", None, host, "eth0")
     lab.box.address("trunk", "172.16.0.1/24")
+    # The kernel adds routes to its link-local address when that is no longer tentative.
+    wait_until(lambda: "tentative" not in lab.box.ip("address", "show", "dev", "trunk").stdout, "addresses")
     lab.configure(
         {
             "red": router("trunk", "10.0.0.1/24", vlan=100),

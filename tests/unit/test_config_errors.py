@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -279,3 +280,33 @@ def test_wide_characters_keep_the_caret_in_place(tmp_path: Path, monkeypatch: py
     assert lines[2].index("^") == len("        | ") + 1
     assert lines[2].count("^") == 6  # two quotes, and two characters of two cells
     assert lines[6].index("^") == lines[5].index("yes") + 2
+
+
+def test_one_error_does_not_hide_another(tmp_path: Path) -> None:
+    """What is wrong in one part is said beside what does not fit in the others, without echoes of either."""
+    text = """
+        routers:
+          red:
+            interfaces:
+              lan: {device: eth0, addreses: [10.0.0.1/24]}
+              wan: {device: eth1, addresses: [192.0.2.1/24]}
+              to-blue: {patch: blue/to-red, mtu: 1}
+            static:
+              198.51.100.0/24: {via: 10.0.0.2}
+              198.51.101.0/24: {interface: lan}
+              198.51.102.0/24: {interface: lna}
+              198.51.103.0/24: {via: 192.0.2.2, discard: true}
+            rsock: {rules: [{app: uid:no-such-user, allow: [udp, fly]}, {app: nobody, allow: []}]}
+          blue:
+            interfaces:
+              to-red: {patch: red/to-blue, addresses: [169.254.0.1/31]}
+              to-rde: {patch: red/to-bleu}
+              eth: {device: eth1, addresses: [10.0.0.1/24]}
+    """
+    (tmp_path / "a.yaml").write_text(textwrap.dedent(text).lstrip())
+    found = [(error.line, error.message) for error in load(tmp_path).errors]
+    assert [line for line, _message in found] == [4, 6, 10, 11, 12, 12, 12, 12, 16, 17]
+    assert [message for line, message in found if line == 10] == ["no interface 'lna'"]
+    messages = [message for line, message in found if line == 12]
+    assert any("no user 'no-such-user'" in message for message in messages)
+    assert any("'fly' is not allowed here" in message for message in messages)

@@ -115,7 +115,7 @@ class Hop:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A rule of the socket layer: the first whose app matches and that covers the call decides."""
+    """A rule of the socket layer: the first whose app matches decides alone."""
 
     app: Annotated[str, App()] = option(
         "Who: uid:NAME, gid:NAME (or numbers), or curve:KEY.", Impact.LIVE, example="uid:dns"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from typing import Any, Final
+from typing import Final
 
 from fastpath import segment
 from vrouter.api.messages import ControlOp, Decoder, encode
 from vrouter.config.codec import to_plain
 from vrouter.config.router import Interface, RouterConfig, Rule, StaticHop, StaticRoute
+from vrouter.runtime.logs import log_as
 from vrouter.runtime.wiring import Wiring
 
 # CPython 3.11 specialises a function at its eighth call, and then what it meets.
@@ -24,6 +25,7 @@ _NAME: Final = "rehearsal"
 
 def rehearse() -> None:
     """Configure routers that nobody hears of, over segments that are closed again."""
+    log_as(_NAME)
     logging.disable()
     for step in range(ROUNDS):
         _play(step)

@@ -72,10 +72,12 @@ int confine_drop(uint32_t uid, uint32_t gid);      // ids, groups, all capabilit
 int confine_seccomp(uint32_t profile);
 
 // The zygote's loop.  Forks a child for each message of the manager and reports births, ends
-// and stops, until the manager goes: 0.  Returns 1 in a child; `birth` says what was asked.
+// and stops, until the manager goes: 0.  A forwarder stays in C; in any other child it returns
+// 1, and `birth` says what was asked.
+enum zygote_role { ZYGOTE_FORWARDER = 1, ZYGOTE_PYTHON = 2 };
 enum zygote_word {
-	ZYGOTE_READY = 1, // said by the zygote's Python
-	ZYGOTE_FAILED = 2, // the same; a text follows
+	ZYGOTE_READY = 1,   // said by the zygote's Python
+	ZYGOTE_FAILED = 2,  // the same; a text follows
 	ZYGOTE_SPAWNED = 3, // with a pidfd; without: no process was to be had
 	ZYGOTE_EXITED = 4,
 	ZYGOTE_STOPPED = 5
@@ -88,11 +90,22 @@ struct zygote_report {
 	int32_t status;   // of one that exited; negative: the signal that ended it
 };
 struct zygote_birth {
-	uint32_t number;  // of the request: the first word of the message
-	uint32_t length;  // of the rest
+	uint32_t number;  // of the request; the message is number, role, request
+	uint32_t role;
+	uint32_t length;  // of the request
 	uint32_t fd_count;
 	int32_t fds[ZYGOTE_FDS];
 	uint8_t request[ZYGOTE_REQUEST];
+};
+// Request and fds of a forwarder; the last fd is only held open.
+enum forwarder_fd {
+	FORWARDER_NETNS, FORWARDER_TABLES, FORWARDER_STATE, FORWARDER_STATE_RO, FORWARDER_LISTENER, FORWARDER_UID_LOCK,
+	FORWARDER_FDS
+};
+struct forwarder_birth {
+	uint32_t uid;
+	uint32_t gid;
+	char name[ROUTER_NAME_SIZE];
 };
 int zygote_serve(int manager_fd, struct zygote_birth *birth);
 

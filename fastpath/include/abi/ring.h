@@ -15,7 +15,7 @@
 #include "abi/segment.h"
 
 enum {
-	LINK_SLOTS = 1024,       // a power of two
+	LINK_SLOTS = 4096,       // a power of two: as deep as a packet ring, for a peer that restarts
 	LINK_SLOT_ROOM = 2016,
 	LINK_MORE = 1,           // slot flag: the frame goes on in the next slot
 	LINK_LINE = 128

@@ -55,7 +55,8 @@ int segment_create(uint32_t kind, uint64_t size, uint32_t router_id, const char 
 	int fd = memfd_create("anabranch", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0)
 		return -errno;
-	int error = segment_fill(fd, kind, size, router_id, router_name);
+	// A memfd is born 0777: a reader's process could open it again for writing.
+	int error = fchmod(fd, S_IRUSR | S_IWUSR) < 0 ? -errno : segment_fill(fd, kind, size, router_id, router_name);
 	if (error < 0) {
 		close(fd);
 		return error;

@@ -167,6 +167,13 @@ static bool root_same(const struct tables_root *old, const struct tables_root *n
 	       old->rule_count == new->rule_count && memcmp(old + 1, new + 1, root_bytes(new) - sizeof(*new)) == 0;
 }
 
+// An empty table may come as NULL, which memcpy must never see.
+static void copy_table(struct table_writer *w, uint64_t where, const void *entries, size_t size)
+{
+	if (size != 0)
+		memcpy(arena_at(&w->arena, where), entries, size);
+}
+
 int table_writer_publish(struct table_writer *w, const struct interface_entry *interfaces, uint32_t interface_count,
 	const struct address_entry *addresses, uint32_t address_count, const struct rule_entry *rules, uint32_t rule_count)
 {
@@ -184,9 +191,9 @@ int table_writer_publish(struct table_writer *w, const struct interface_entry *i
 	*root = head;
 	root->epoch = (old == NULL ? w->tables->epoch : old->epoch) + 1;
 	root_arrange(root, where);
-	memcpy(arena_at(&w->arena, root->interfaces), interfaces, interface_count * sizeof(*interfaces));
-	memcpy(arena_at(&w->arena, root->addresses), addresses, address_count * sizeof(*addresses));
-	memcpy(arena_at(&w->arena, root->rules), rules, rule_count * sizeof(*rules));
+	copy_table(w, root->interfaces, interfaces, interface_count * sizeof(*interfaces));
+	copy_table(w, root->addresses, addresses, address_count * sizeof(*addresses));
+	copy_table(w, root->rules, rules, rule_count * sizeof(*rules));
 	root_checksum(root);
 
 	struct tables_view view;

@@ -30,6 +30,11 @@ struct forward_ops {
 	// DROP_NONE; forwarding counts the punt then, so `ingress` stays what it is.
 	// Fragments come as they are; vnet is as received (a partial checksum is good).
 	enum drop_reason (*deliver)(void *user, struct packet *packet, uint64_t now);
+	// An echo request that forwarding is about to answer; raw sockets get a copy, as in Linux.
+	// Does not take the packet.  May be NULL, as the next one.
+	void (*overheard)(void *user, struct packet *packet, uint64_t now);
+	// What is known of the path beyond the first link: at most `mtu`.
+	uint32_t (*path_mtu)(void *user, uint8_t family, const uint8_t *destination, uint32_t mtu);
 	// Is anybody in this VR interested in this multicast group on this interface?
 	bool (*group_joined)(void *user, uint16_t interface, uint8_t family, const uint8_t *group);
 	// Send the queue of one port now; called when it is full and at the end of a batch.
@@ -56,7 +61,8 @@ struct forward {
 	uint8_t local_depth;          // nesting of our own packets that come back to us
 };
 
-int forward_init(struct forward *f, const uint8_t *tables, size_t tables_size, struct state_segment *state, const struct forward_ops *ops);
+int forward_init(struct forward *f, const uint8_t *tables, size_t tables_size, struct state_segment *state,
+	const struct forward_ops *ops);
 void forward_fini(struct forward *f);
 // Tell of a port that came (spec) or went (NULL), or whose link changed.
 void forward_port(struct forward *f, uint16_t port, const struct port_spec *spec);
@@ -89,7 +95,8 @@ void forward_trace(struct forward *f, const struct packet *packet, const char *s
 // --- ethernet.c ---
 enum drop_reason ethernet_input(struct forward *f, struct packet *packet);
 // Put the link header before an IP packet (data begins at the IP header) and queue it.
-enum drop_reason ethernet_output(struct forward *f, const struct interface_entry *interface, const uint8_t *destination, uint16_t ethertype, struct packet *packet);
+enum drop_reason ethernet_output(struct forward *f, const struct interface_entry *interface,
+	const uint8_t *destination, uint16_t ethertype, struct packet *packet);
 
 // --- ip4.c, ip6.c: data begins at the link header on input, at the IP header on output ---
 enum drop_reason ip4_input(struct forward *f, const struct interface_entry *in, struct packet *packet);
@@ -102,11 +109,13 @@ enum drop_reason ip6_input(struct forward *f, const struct interface_entry *in, 
 enum drop_reason ip4_output(struct forward *f, uint16_t interface, struct packet *packet);
 enum drop_reason ip6_output(struct forward *f, uint16_t interface, struct packet *packet);
 // Source address selection (RFC 6724 for IPv6): false where there is none.  Sets *egress.
-bool ip_source(struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface, uint8_t *source, uint16_t *egress);
+bool ip_source(struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface, uint8_t *source,
+	uint16_t *egress);
 // Send to a resolved next hop after the MTU check, with fragmentation (RFC 791) or
 // splitting of super-packets.  Data begins at the IP header.
 // Sends no ICMP errors: those are due before the TTL is decremented.
-enum drop_reason ip_transmit(struct forward *f, const struct interface_entry *out, uint8_t family, const uint8_t *nexthop, struct packet *packet);
+enum drop_reason ip_transmit(struct forward *f, const struct interface_entry *out, uint8_t family,
+	const uint8_t *nexthop, struct packet *packet);
 // Largest packet that the route to this destination takes; 0: no route.
 uint32_t ip_path_mtu(const struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface);
 // An ICMP message that the host stack put together from fragments (data begins at the IP
@@ -125,7 +134,8 @@ struct packet *fragment4(struct forward *f, struct packet *packet, uint32_t mtu)
 struct packet *fragment6(struct forward *f, struct packet *packet, uint32_t mtu);
 // A new packet, counted as a further piece: `header` bytes of the front, a gap that the
 // caller fills, and `length` bytes from offset `from` on.  NULL without a buffer.
-struct packet *packet_piece(struct forward *f, const struct packet *packet, uint32_t header, uint32_t gap, uint32_t from, uint32_t length);
+struct packet *packet_piece(struct forward *f, const struct packet *packet, uint32_t header, uint32_t gap,
+	uint32_t from, uint32_t length);
 // Free a chain; nothing is counted.
 void packet_put_chain(struct forward *f, struct packet *chain);
 
@@ -160,10 +170,12 @@ void neighbor_tables_changed(struct forward *f);
 // The carrier of a port came or went (or the port did).
 void neighbor_link(struct forward *f, uint16_t port, bool up);
 // Give an IP packet (data begins at the IP header) to a neighbor: send, hold or refuse.
-enum drop_reason neighbor_output(struct forward *f, const struct interface_entry *out, uint8_t family, const uint8_t *address, struct packet *packet);
+enum drop_reason neighbor_output(struct forward *f, const struct interface_entry *out, uint8_t family,
+	const uint8_t *address, struct packet *packet);
 enum drop_reason arp_input(struct forward *f, const struct interface_entry *in, struct packet *packet);
 // ICMPv6 types 133..137, checksum already good; l3 and family are set.
-enum drop_reason nd_input(struct forward *f, const struct interface_entry *in, struct packet *packet, uint32_t icmp_offset);
+enum drop_reason nd_input(struct forward *f, const struct interface_entry *in, struct packet *packet,
+	uint32_t icmp_offset);
 // Is this address ours and usable (past DAD)?
 bool address_usable(const struct forward *f, uint8_t family, const uint8_t *address, uint16_t interface);
 
@@ -184,6 +196,7 @@ void icmp6_error(struct forward *f, const struct packet *packet, uint8_t type, u
 // Echo requests are answered here; returns DROP_NONE when taken, DROP_REASON_COUNT when the
 // message is for the host stack (echo replies, errors), else the reason.
 enum drop_reason icmp4_input(struct forward *f, struct packet *packet, uint32_t icmp_offset);
-enum drop_reason icmp6_input(struct forward *f, const struct interface_entry *in, struct packet *packet, uint32_t icmp_offset);
+enum drop_reason icmp6_input(struct forward *f, const struct interface_entry *in, struct packet *packet,
+	uint32_t icmp_offset);
 
 #endif

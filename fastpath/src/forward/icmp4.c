@@ -172,6 +172,8 @@ enum drop_reason icmp4_input(struct forward *f, struct packet *packet, uint32_t 
 			return DROP_ICMP_IGNORED;
 		if (!source_answerable(f, ip->source))
 			return DROP_IP4_SOURCE;
+		if (f->ops.overheard != NULL)
+			f->ops.overheard(f->ops.user, packet, f->now);
 		echo_reply(f, packet, icmp_offset, end - icmp_offset);
 		return DROP_NONE;
 	case ICMP4_ECHO_REPLY:

@@ -121,6 +121,29 @@ void icmp6_error(struct forward *f, const struct packet *packet, uint8_t type, u
 	output(f, ip6_is_link_local(ip->source) ? interface : 0, error);
 }
 
+// A reply may be larger than its path: then in fragments (RFC 8200 section 5), of which each
+// is a packet of ours.
+static void output_reply(struct forward *f, uint16_t interface, struct packet *packet)
+{
+	const struct ip6_header *ip = (const void *)packet_data(packet);
+	uint32_t mtu = packet->length;
+	struct packet *chain = NULL;
+
+	if (f->ops.path_mtu != NULL)
+		mtu = f->ops.path_mtu(f->ops.user, FAMILY_IPV6, ip->destination, mtu);
+	if (packet->length > mtu)
+		chain = fragment6(f, packet, mtu);
+	if (chain == NULL)
+		chain = packet;
+	while (chain != NULL) {
+		struct packet *next = chain->next;
+
+		chain->next = NULL;
+		output(f, interface, chain);
+		chain = next;
+	}
+}
+
 // Section 4.2: from the address that was asked, or one of the interface for a group.
 static enum drop_reason echo_reply(struct forward *f, uint16_t interface, struct packet *packet, uint32_t offset,
 	uint32_t length)
@@ -135,12 +158,14 @@ static enum drop_reason echo_reply(struct forward *f, uint16_t interface, struct
 	memcpy(source, request.destination, 16);
 	if (ip6_is_multicast(request.destination) && !ip_source(f, FAMILY_IPV6, request.source, pinned, source, &egress))
 		return DROP_NO_SOURCE_ADDRESS;
+	if (f->ops.overheard != NULL)
+		f->ops.overheard(f->ops.user, packet, f->now);
 	icmp_turn(f, packet, offset, IP6_HEADER, length);
 	header_fill(packet, (uint8_t)(__builtin_bswap32(request.version_flow) >> 20), source, request.source);
 	struct icmp_header *icmp = (void *)(packet_data(packet) + IP6_HEADER);
 	icmp->type = ICMP6_ECHO_REPLY;
 	checksum_fill(packet);
-	output(f, pinned, packet);
+	output_reply(f, pinned, packet);
 	return DROP_NONE;
 }
 

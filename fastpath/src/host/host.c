@@ -102,6 +102,18 @@ static enum drop_reason input_fragment(struct host *host, const struct inbound *
 	return DROP_NONE;
 }
 
+void host_overhear(struct host *host, struct packet *packet, uint64_t now)
+{
+	bool four = packet->family == FAMILY_IPV4;
+	struct inbound in;
+
+	host->now = now;
+	if (demux_first(host, four ? DEMUX_RAW4 : DEMUX_RAW6, four ? IPPROTO_ICMP : IPPROTO_ICMPV6) == 0)
+		return;
+	if (inbound_parse(host, packet, &in) == DROP_NONE && !in.fragment)
+		raw_input(host, &in);
+}
+
 enum drop_reason host_input(struct host *host, struct packet *packet, uint64_t now)
 {
 	host->now = now;

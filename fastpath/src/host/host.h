@@ -47,6 +47,10 @@ struct host *host_new(struct state_segment *state, const struct tables_view *tab
 void host_free(struct host *host);
 // See struct forward_ops.deliver; takes the packet on DROP_NONE.
 enum drop_reason host_input(struct host *host, struct packet *packet, uint64_t now);
+// Give raw sockets a copy of a packet that forwarding answers itself; does not take it.
+void host_overhear(struct host *host, struct packet *packet, uint64_t now);
+// The largest packet that a path is known to take, where that is less than `mtu`.
+uint32_t host_known_mtu(struct host *host, uint8_t family, const uint8_t *destination, uint32_t mtu, uint64_t now);
 bool host_group_joined(const struct host *host, uint16_t interface, uint8_t family, const uint8_t *group);
 void host_tick(struct host *host, uint64_t now);
 uint64_t host_deadline(const struct host *host);

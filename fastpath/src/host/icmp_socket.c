@@ -177,8 +177,11 @@ static enum drop_reason icmp_error(struct host *host, struct inbound *in)
 	failure.payload = inner + header;
 	failure.length = room - header;
 	raw_failure(host, &failure, protocol, inner);
-	// RFC 5927 section 4: only what matches something that we have sent is believed.
-	bool sender = slot >= 0 || demux_first(host, in->flow.family == FAMILY_IPV4 ? DEMUX_RAW4 : DEMUX_RAW6, protocol) != 0;
+	// RFC 5927 section 4: only what matches something that we have sent is believed.  Echo
+	// replies leave no trace, so that of those our address has to do.
+	bool reply = protocol == IPPROTO_ICMPV6 && inner[header] == ICMP6_ECHO_REPLY
+		&& view_address(host->tables, FAMILY_IPV6, failure.flow.local, 0) != NULL;
+	bool sender = slot >= 0 || reply || demux_first(host, in->flow.family == FAMILY_IPV4 ? DEMUX_RAW4 : DEMUX_RAW6, protocol) != 0;
 	if (failure.error == EMSGSIZE && sender)
 		path_mtu_learn(host, failure.flow.family, failure.flow.remote, failure.info);
 	if (slot < 0)

@@ -22,6 +22,15 @@ uint32_t path_mtu_clamp(const struct host *host, uint8_t family, const uint8_t *
 	return mtu;
 }
 
+uint32_t host_known_mtu(struct host *host, uint8_t family, const uint8_t *destination, uint32_t mtu, uint64_t now)
+{
+	uint8_t address[16] = {0};
+
+	host->now = now;
+	memcpy(address, destination, family == FAMILY_IPV4 ? 4 : 16);
+	return path_mtu_clamp(host, family, address, mtu);
+}
+
 void path_mtu_learn(struct host *host, uint8_t family, const uint8_t *address, uint32_t mtu)
 {
 	uint32_t smallest = family == FAMILY_IPV4 ? SMALLEST4 : SMALLEST6;

@@ -1,8 +1,8 @@
 // Raw sockets (raw(7), RFC 3542): copies of whole packets in, packets of any protocol out.
 //
 // IPv4 sockets see the IP header and may write it (IP_HDRINCL); IPv6 sockets see what
-// follows the extension headers.  What forwarding answers by itself (echo requests, neighbor
-// discovery) does not come by here.
+// follows the extension headers.  Echo requests, which forwarding answers, come as copies
+// (host_overhear); neighbor discovery does not come by here.
 #include "host/internal.h"
 
 #include <errno.h>

@@ -1,4 +1,11 @@
 // Connections on vr/NAME.sock: who is there, what he asks, and the answers.
+//
+// A stranger's fds are never taken, and never let go either: what happens as the last copy
+// of an fd is closed is up to who made it.  A TCP socket that lingers holds whoever closes it
+// for as long as it likes, be it by close(), by reading the message it came with into no
+// room, or by closing the socket where that message waits.  So a stranger's message is looked
+// at before it is read, and a connection with fds in its queue is put aside, open, until the
+// process ends (an exiting process does not linger).
 #define _GNU_SOURCE
 #include "server/internal.h"
 
@@ -8,7 +15,64 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { ACCEPTS_PER_EVENT = 16 };
+enum {
+	ACCEPTS_PER_EVENT = 16,
+	STRANGER_BUFFER = 16 << 10, // unread answers, each perhaps with an fd: some tens
+	DISCARDS = 1024             // records that are thrown away before a connection is closed
+};
+
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83        // Linux 6.16: 0 refuses fds to who sends them
+#endif
+
+enum waiting { WAITING_NOTHING, WAITING_END, WAITING_RECORD, WAITING_FDS };
+
+// What does a stranger's queue begin with?  With credentials asked for, each record has them,
+// even an empty one, and the end of the file has none; fds find no room beside them.
+static enum waiting stranger_waiting(int fd)
+{
+	union {
+		struct cmsghdr header;
+		char room[CMSG_SPACE(sizeof(struct ucred))];
+	} control;
+	char byte;
+	struct iovec part = {.iov_base = &byte, .iov_len = sizeof(byte)};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof(control.room)};
+	if (recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT) < 0)
+		return WAITING_NOTHING;
+	if (message.msg_flags & MSG_CTRUNC)
+		return WAITING_FDS;
+	return message.msg_controllen > 0 ? WAITING_RECORD : WAITING_END;
+}
+
+void connection_refuse_rights(int fd)
+{
+	int off = 0;
+	(void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off));
+}
+
+static void stranger_open(int fd)
+{
+	int on = 1;
+	int size = STRANGER_BUFFER;
+	connection_refuse_rights(fd);
+	(void)setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on));
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+}
+
+// Close it, or put it aside.
+static void stranger_close(int fd)
+{
+	uint8_t byte;
+	enum waiting waiting = WAITING_RECORD;
+	for (int i = 0; i < DISCARDS && waiting == WAITING_RECORD; i++) {
+		waiting = stranger_waiting(fd);
+		if (waiting == WAITING_RECORD)
+			(void)!recv(fd, &byte, sizeof(byte), MSG_DONTWAIT);
+	}
+	if (waiting == WAITING_NOTHING || waiting == WAITING_END)
+		close(fd);
+}
 
 static bool peer_read(int fd, struct peer *peer)
 {
@@ -50,6 +114,8 @@ static bool connection_open(struct server *server, int fd)
 	if (!peer_read(fd, &peer))
 		return false;
 	bool trusted = rights_trusted(server, peer.uid);
+	if (!trusted)
+		stranger_open(fd);
 	uint32_t count = connections_of(server, peer.uid, &index);
 	if (index == MAX_CONNECTIONS || (!trusted && count >= MAX_CONNECTIONS_PER_USER))
 		return false;
@@ -84,7 +150,7 @@ int connection_accept(struct server *server)
 			return errno == EAGAIN ? accepted : -errno;
 		}
 		if (!connection_open(server, fd))
-			close(fd);
+			stranger_close(fd);
 		accepted++;
 	}
 	return accepted;
@@ -97,7 +163,10 @@ void connection_close(struct server *server, struct connection *connection)
 		server->holder = NULL;
 	server->connections[connection->index] = NULL;
 	epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
-	close(connection->fd);
+	if (connection->trusted)
+		close(connection->fd);
+	else
+		stranger_close(connection->fd);
 	free(connection);
 }
 
@@ -183,9 +252,13 @@ static bool serve_one(struct server *server, struct connection *connection)
 	struct msghdr message = {
 		.msg_iov = &part,
 		.msg_iovlen = 1,
-		.msg_control = control.room,
-		.msg_controllen = sizeof(control.room),
+		.msg_control = connection->trusted ? control.room : NULL,
+		.msg_controllen = connection->trusted ? sizeof(control.room) : 0,
 	};
+	if (!connection->trusted && stranger_waiting(connection->fd) == WAITING_FDS) {
+		connection->closing = true;
+		return false;
+	}
 	ssize_t got = recvmsg(connection->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;

@@ -16,7 +16,7 @@ enum server_limits {
 	MAX_REQUEST = 4096,
 	MAX_REQUEST_FDS = 8,
 	MAX_OPTION = 256,
-	REQUESTS_PER_EVENT = 16,     // a flooding app gets its turn, not more
+	REQUESTS_PER_EVENT = 4,      // a flooding app gets its turn, not more
 	RECORDS_PER_EVENT = 64,
 	RECORDS_PER_CALL = 16,
 	RECORD_ROOM = sizeof(struct rsock_datagram) + 65536,
@@ -112,6 +112,8 @@ static inline uint64_t event_data(enum event_kind kind, uint32_t index, uint32_t
 int connection_accept(struct server *server);
 int connection_event(struct server *server, struct connection *connection, uint32_t events);
 void connection_close(struct server *server, struct connection *connection);
+// Have the kernel refuse fds to who sends them to this socket, where it can.
+void connection_refuse_rights(int fd);
 // Send one record; false where the peer does not take it now.
 bool connection_send(const struct connection *connection, const void *header, uint32_t header_length, const void *body, uint32_t length, const int *fds, int fd_count);
 // Answer a request; a peer that does not read its answers is closed.

@@ -133,6 +133,7 @@ static int open_pair(struct server *server, uint32_t slot, int *app_fd)
 		return -errno;
 	(void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	(void)setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	connection_refuse_rights(pair[0]);
 	(void)fcntl(pair[1], F_SETFL, O_RDWR); // the app's end blocks, as socket(2) has it
 	sockets_detach(server, slot);
 	int error = sockets_attach(server, slot, pair[0]);

@@ -1,7 +1,7 @@
 // The zygote's loop: a warm process that forks others, and runs no Python between two forks.
 //
-//   manager --{number, request} + fds--> zygote --fork--> child: returns to its Python
-//           <--{spawned, pid} + pidfd---
+//   manager --{number, role, request} + fds--> zygote --fork--> forwarder: C for good
+//           <--{spawned, pid} + pidfd---                        others: back to their Python
 //           <--{exited | stopped, pid}--
 //
 // Python writes the reference count of whatever it touches.  Were this loop Python's, each turn
@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -20,7 +21,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "abi/core.h"
+#include "core.h"
+
+enum { BIRTH_HEAD = offsetof(struct zygote_birth, length) };
 
 // Tell the manager; when it has gone, the next read says so.
 static void zygote_tell(int manager_fd, const struct zygote_report *report, int fd)
@@ -60,15 +63,9 @@ static void zygote_reap(int manager_fd)
 	}
 }
 
-static void birth_close(struct zygote_birth *birth)
-{
-	for (uint32_t i = 0; i < birth->fd_count; i++)
-		close(birth->fds[i]);
-	birth->fd_count = 0;
-}
-
 static void birth_take_rights(struct zygote_birth *birth, struct msghdr *message)
 {
+	birth->fd_count = 0;
 	for (struct cmsghdr *at = CMSG_FIRSTHDR(message); at != NULL; at = CMSG_NXTHDR(message, at)) {
 		if (at->cmsg_level != SOL_SOCKET || at->cmsg_type != SCM_RIGHTS)
 			continue;
@@ -86,29 +83,33 @@ static int birth_receive(int manager_fd, struct zygote_birth *birth)
 		struct cmsghdr align;
 	} control;
 	struct iovec data[] = {
-		{ .iov_base = &birth->number, .iov_len = sizeof(birth->number) },
+		{ .iov_base = birth, .iov_len = BIRTH_HEAD },
 		{ .iov_base = birth->request, .iov_len = sizeof(birth->request) },
 	};
 	struct msghdr message = {
 		.msg_iov = data, .msg_iovlen = 2, .msg_control = control.room, .msg_controllen = sizeof(control.room),
 	};
-	ssize_t bytes = recvmsg(manager_fd, &message, MSG_CMSG_CLOEXEC);
-	if (bytes < (ssize_t)sizeof(birth->number))
-		return bytes < 0 && errno == EINTR;
-	birth->length = (uint32_t)((size_t)bytes - sizeof(birth->number));
-	birth->fd_count = 0;
+	ssize_t bytes;
+	do
+		bytes = recvmsg(manager_fd, &message, MSG_CMSG_CLOEXEC);
+	while (bytes < 0 && errno == EINTR);
+	if (bytes < (ssize_t)BIRTH_HEAD)
+		return 0;
+	birth->length = (uint32_t)((size_t)bytes - BIRTH_HEAD);
 	birth_take_rights(birth, &message);
 	return 1;
 }
 
 // Fork: 1 in the child, 0 in the zygote.
-static int zygote_fork(int manager_fd, int signal_fd, const sigset_t *before, struct zygote_birth *birth)
+static int zygote_fork(int manager_fd, int signal_fd, const sigset_t *before, const struct zygote_birth *birth)
 {
 	pid_t pid = fork();
 	if (pid == 0) {
 		close(manager_fd);
 		close(signal_fd);
 		sigprocmask(SIG_SETMASK, before, NULL);
+		if (birth->role == ZYGOTE_FORWARDER)
+			forwarder_main(birth);
 		return 1;
 	}
 	struct zygote_report report = { .word = ZYGOTE_SPAWNED, .request = birth->number, .pid = pid };
@@ -116,7 +117,8 @@ static int zygote_fork(int manager_fd, int signal_fd, const sigset_t *before, st
 	zygote_tell(manager_fd, &report, pidfd);
 	if (pidfd >= 0)
 		close(pidfd);
-	birth_close(birth);
+	for (uint32_t i = 0; i < birth->fd_count; i++)
+		close(birth->fds[i]);
 	return 0;
 }
 
@@ -133,8 +135,11 @@ int zygote_serve(int manager_fd, struct zygote_birth *birth)
 
 	struct pollfd waits[] = { { .fd = manager_fd, .events = POLLIN }, { .fd = signal_fd, .events = POLLIN } };
 	for (;;) {
-		if (poll(waits, 2, -1) < 0 && errno != EINTR)
-			return -errno;
+		if (poll(waits, 2, -1) < 0) {
+			if (errno != EINTR)
+				return -errno;
+			continue;
+		}
 		if (waits[1].revents != 0) {
 			struct signalfd_siginfo info;
 			while (read(signal_fd, &info, sizeof(info)) > 0)
@@ -143,10 +148,9 @@ int zygote_serve(int manager_fd, struct zygote_birth *birth)
 		}
 		if (waits[0].revents == 0)
 			continue;
-		birth->fd_count = birth->length = 0;
 		if (birth_receive(manager_fd, birth) == 0)
 			return 0;
-		if (birth->length != 0 && zygote_fork(manager_fd, signal_fd, &before, birth) != 0)
+		if (zygote_fork(manager_fd, signal_fd, &before, birth) != 0)
 			return 1;
 	}
 }

@@ -1,0 +1,44 @@
+"""One VR as the manager holds it: what it tells a control, and in which order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from manager.member import Phase
+from manager.resolve import InterfacePlan, PortFacts, PortPlan, RouterPlan
+from manager.unit import Box, Unit
+
+if TYPE_CHECKING:
+    from manager.peers import ControlPeer
+    from manager.ports import Port
+
+
+class RecordingControl:
+    """Takes requests and answers none."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+
+    def request(self, op: str, _result: object = None, **fields: Any) -> None:
+        self.requests.append((str(op), fields))
+
+
+def test_a_control_hears_of_the_links_before_its_configuration() -> None:
+    """A link that it does not know is up: a new control would open routes over a dead one for a moment."""
+    port_plan = PortPlan("device", "eth1")
+    interface = InterfacePlan("lan", "ethernet", port_plan.key, 0, None, ("10.0.0.1/24",))
+    plan = RouterPlan("red", {port_plan.key: port_plan}, frozenset(), (interface,), (), ())
+    reactor = SimpleNamespace(after=lambda _seconds, _callback: SimpleNamespace(cancel=lambda: None))
+    box = SimpleNamespace(reactor=reactor, run_dir=Path("/nonexistent"), changed=lambda _unit, _reason: None)
+    unit = Unit(cast("Box", box), plan, 1, (1000, 1001))
+    facts = PortFacts(1, "02:00:00:00:00:01", 1500)
+    port = SimpleNamespace(id=1, present=True, link_up=False, mtu=1500, facts=facts)
+    unit.ports[port_plan.key] = cast("Port", port)
+    control = RecordingControl()
+    unit._control_peer = cast("ControlPeer", control)
+    unit.control.phase = Phase.GREETING
+    unit._control_answered()
+    assert [op for op, _fields in control.requests][:2] == ["link", "configure"]
+    assert control.requests[0][1] == {"port": 1, "up": False, "mtu": 1500}
