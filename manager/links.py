@@ -159,8 +159,18 @@ def veth_name(run_dir: Path, router: str, device: str, vlan: int) -> str:
     return f"ab{digest[:12]}"
 
 
-def share(journal: Journal, key: str, router: str, path: Path, device: str, vlan: int, veth: str, target: str,
-          inner: str, mac: str | None) -> tuple[Entry, Link]:
+def share(
+    journal: Journal,
+    key: str,
+    router: str,
+    path: Path,
+    device: str,
+    vlan: int,
+    veth: str,
+    target: str,
+    inner: str,
+    mac: str | None,
+) -> tuple[Entry, Link]:
     """Give a VR one VLAN of a NIC, as a veth called `inner` in its namespace; give that end."""  # fmt: skip
     with netlink_in(path) as (source, source_fd), netlink_in(namespaces.path_of(target)) as (there, there_fd):
         nic = source.link(device)

@@ -87,8 +87,10 @@ def _run(conf_dir: Path, run_dir: Path) -> int:
 
 def _serve(reactor: Reactor, zygote: Zygote, services: list[Service], broken: list[str], conf_dir: Path,
            run_dir: Path) -> int:  # fmt: skip
+    from manager import namespaces  # noqa: PLC0415
     from manager.service import ApplyError, Service, notify_ready  # noqa: PLC0415
 
+    named_before = namespaces.DIRECTORY.exists()
     _set_up_log()
     kernel.set_subreaper()
     zygote.start()
@@ -117,6 +119,8 @@ def _serve(reactor: Reactor, zygote: Zygote, services: list[Service], broken: li
         reactor.turn(1.0)
     # A second Ctrl-C must not cut the giving back short.
     service.stop()
+    if not named_before:
+        namespaces.remove_directory()
     return _complain(f"virtual routers cannot run here:\n{''.join(broken)}") if broken else 0
 
 

@@ -146,6 +146,14 @@ def delete(name: str) -> None:
         path.unlink()
 
 
+def remove_directory() -> None:
+    """Remove the directory of the names, for one who made it and leaves nothing behind; only when it is empty."""
+    with contextlib.suppress(OSError):
+        if not any(DIRECTORY.iterdir()):
+            unmount(str(DIRECTORY))
+            DIRECTORY.rmdir()
+
+
 def _quiet_kernel() -> None:
     """Keep the kernel's own IPv6, and its forwarding, off the devices that will come."""
     ipv6 = Path("/proc/sys/net/ipv6/conf")
