@@ -109,15 +109,18 @@ def router_config(plan: RouterPlan, router_id: int, facts: Callable[[str], PortF
     for interface in plan.interfaces:
         if interface.port is None:
             mtu = interface.mtu or LOOPBACK_MTU
-            interfaces.append(
-                resolved.Interface(interface.name, "loopback", mtu=mtu, addresses=interface.addresses)
-            )
+            interfaces.append(resolved.Interface(interface.name, "loopback", mtu=mtu, addresses=interface.addresses))
             continue
         port = facts(interface.port)
         interfaces.append(
             resolved.Interface(
-                interface.name, interface.kind, port=port.id, vlan=interface.vlan, mac=port.mac,
-                mtu=interface.mtu or port.mtu, addresses=interface.addresses,
+                interface.name,
+                interface.kind,
+                port=port.id,
+                vlan=interface.vlan,
+                mac=port.mac,
+                mtu=interface.mtu or port.mtu,
+                addresses=interface.addresses,
             )
         )
     return resolved.RouterConfig(plan.name, router_id, tuple(interfaces), plan.static, plan.rules)

@@ -374,9 +374,7 @@ class Unit:
     def _spawn(self, role: str, fds: dict[str, int], done: Callable[[Child], None]) -> None:
         assert self.resources is not None
         uid = self.resources.uid
-        self._box.zygote.spawn(
-            role, self.name, uid=uid, gid=uid, run_dir=str(self._box.run_dir), fds=fds, done=done
-        )
+        self._box.zygote.spawn(role, self.name, uid=uid, gid=uid, run_dir=str(self._box.run_dir), fds=fds, done=done)
 
     def _greet_forwarder(self) -> None:
         try:
@@ -557,15 +555,18 @@ class Unit:
         for interface in self.plan.interfaces:
             port = self.ports.get(interface.port) if interface.port else None
             plan = self.plan.ports[interface.port] if interface.port else None
-            yield interface.name, {
-                "device": (plan.device or plan.peer) if plan else None,
-                "netns": plan.netns if plan else None,
-                "driver": port.driver if port else "loopback" if plan is None else None,
-                "port": port.id if port else 0,
-                "key": interface.port,
-                "link": bool(port and port.present and port.link_up) if plan else True,
-                "problem": port.problem if port else "",
-            }
+            yield (
+                interface.name,
+                {
+                    "device": (plan.device or plan.peer) if plan else None,
+                    "netns": plan.netns if plan else None,
+                    "driver": port.driver if port else "loopback" if plan is None else None,
+                    "port": port.id if port else 0,
+                    "key": interface.port,
+                    "link": bool(port and port.present and port.link_up) if plan else True,
+                    "problem": port.problem if port else "",
+                },
+            )
 
     def describe(self) -> dict[str, Any]:
         """Describe the VR as in `vr -j show routers`, and a little more for adoption."""

@@ -161,5 +161,3 @@ def world() -> Iterator[World]:
             yield made
         finally:
             made.close()
-
-
