@@ -63,7 +63,8 @@ class Requests:
     def broker(self, op: Op, body: dict[str, Any]) -> tuple[int, list[bytes]]:
         """Give the number and frames of a new request to the broker."""
         number, header = self.header(op)
-        return number, [header, msgpack.packb(body)]
+        packed: Any = msgpack.packb(body)
+        return number, [header, bytes(packed)]
 
 
 def parse(header: bytes, body: bytes) -> Message:

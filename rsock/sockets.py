@@ -79,7 +79,8 @@ class socket(stdlib.socket):  # noqa: N801 - named as what it stands in for
     def __new__(cls, *_arguments: Any, vr: str | None = None, **_more: Any) -> Self:
         """Choose the class by `vr`."""
         chosen: Any = cls if _choose(vr) == KERNEL or not issubclass(RouterSocket, cls) else RouterSocket
-        return cast("Self", super().__new__(chosen))
+        made: Self = super().__new__(chosen)
+        return made
 
     def __init__(
         self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None,  # noqa: A002
