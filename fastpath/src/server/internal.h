@@ -137,6 +137,8 @@ int rights_open(uint32_t operations, uint16_t type, uint16_t protocol);
 // --- sockets.c ---
 void sockets_open(struct server *server, struct connection *connection, const struct request *request);
 int sockets_event(struct server *server, uint32_t slot, uint32_t events);
+// Close the sockets on a local port whose apps have closed them; true where there was one.
+bool sockets_reap(struct server *server, uint16_t port);
 void sockets_close(struct server *server, uint32_t slot);
 // Take the app's records that wait on the fd; at most `most`.
 int sockets_drain(struct server *server, uint32_t slot, int most);

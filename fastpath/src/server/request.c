@@ -42,7 +42,11 @@ static int bind_checked(struct server *server, const struct socket_entry *entry,
 	bool has_port = entry->type == SOCK_DGRAM && entry->protocol == IPPROTO_UDP;
 	if (has_port && !rights_port(server, entry, name->port))
 		return -EACCES;
-	return host_bind(server->host, slot, name->address, name->port, (uint16_t)name->interface);
+	int error = host_bind(server->host, slot, name->address, name->port, (uint16_t)name->interface);
+	// To its app close(2) is over when it returns; to us it is an event that may wait behind this request.
+	if (error == -EADDRINUSE && sockets_reap(server, name->port))
+		error = host_bind(server->host, slot, name->address, name->port, (uint16_t)name->interface);
+	return error;
 }
 
 // A peer's address as packets carry it, for the rules.

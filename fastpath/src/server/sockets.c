@@ -347,3 +347,19 @@ int sockets_event(struct server *server, uint32_t slot, uint32_t events)
 	(void)events; // readable, over or reset: reading tells which
 	return sockets_drain(server, slot, RECORDS_PER_EVENT);
 }
+
+bool sockets_reap(struct server *server, uint16_t port)
+{
+	bool reaped = false;
+	for (uint32_t slot = 0; slot < host_slots(server->state); slot++) {
+		const struct socket_entry *entry = &server->state->sockets[slot];
+		struct pollfd ask = {.fd = server->apps[slot].fd};
+		if (entry->cookie == 0 || entry->local_port != port || ask.fd < 0 || poll(&ask, 1, 0) <= 0)
+			continue;
+		if ((ask.revents & POLLHUP) == 0)
+			continue;
+		sockets_drain(server, slot, RECORDS_PER_EVENT); // what it sent last goes out, then its end is read
+		reaped |= entry->cookie == 0;
+	}
+	return reaped;
+}
