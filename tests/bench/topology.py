@@ -35,7 +35,7 @@ SINK_ADDRESS: Final = bytes((10, 0, 1, 9))
 class Responder(threading.Thread):
     """Answers ARP for the sink with the foreign MAC; sees no other frame."""
 
-    def __init__(self, namespace: str, device: str) -> None:
+    def __init__(self, namespace: Namespace, device: str) -> None:
         super().__init__(daemon=True)
         self._socket = router_side.packet_socket(namespace, device, protocol=0x0806)
         self._socket.settimeout(0.2)
@@ -88,7 +88,7 @@ class Line:
         ):
             namespace.run("ethtool", "-K", device, "gro", "on")
         self.mac = router.run("cat", f"/sys/class/net/{self.devices[0]}/address").stdout.strip()
-        self._responder = Responder(self._sink.name, "s0")
+        self._responder = Responder(self._sink, "s0")
         self._responder.start()
 
     def use_cores(self, count: int, router: str) -> None:

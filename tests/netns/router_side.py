@@ -8,9 +8,7 @@ and neighbor solicitations for the two peer addresses, and hands over everything
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
 import selectors
 import socket
 import struct
@@ -19,31 +17,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from frames import checksum, ethernet
+from lab import ETH_P_ALL, Namespace
 
-ETH_P_ALL: Final = 3
 SOL_PACKET: Final = 263
 PACKET_IGNORE_OUTGOING: Final = 23
-CLONE_NEWNET: Final = 0x40000000
 NEIGHBOR_DISCOVERY: Final = range(133, 138)
 LISTENER_REPORTS: Final = (130, 131, 132, 143)
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
-def packet_socket(namespace: str, device: str, protocol: int = ETH_P_ALL) -> socket.socket:
-    """Open a packet socket on a device of a named namespace, from this process."""
-    home = os.open("/proc/self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        if _libc.setns(there, CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
+def packet_socket(namespace: Namespace, device: str, protocol: int = ETH_P_ALL) -> socket.socket:
+    """Open a non-blocking packet socket on a device of a namespace; our own frames are not seen."""
+    with namespace.entered():
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         opened.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 23)
         opened.bind((device, protocol))
-    finally:
-        _libc.setns(home, CLONE_NEWNET)
-        os.close(home)
-        os.close(there)
     opened.setblocking(False)
     return opened
 
@@ -75,7 +63,7 @@ OUT: Final = Peer(
 class Link:
     """A peer on its packet socket."""
 
-    def __init__(self, peer: Peer, namespace: str, device: str) -> None:
+    def __init__(self, peer: Peer, namespace: Namespace, device: str) -> None:
         self.peer = peer
         self.socket = packet_socket(namespace, device)
 
@@ -132,7 +120,7 @@ class Link:
 class RouterSide:
     """Both links of one router."""
 
-    def __init__(self, inner: tuple[str, str], outer: tuple[str, str]) -> None:
+    def __init__(self, inner: tuple[Namespace, str], outer: tuple[Namespace, str]) -> None:
         self.links = (Link(IN, *inner), Link(OUT, *outer))
         self._selector = selectors.DefaultSelector()
         for link in self.links:

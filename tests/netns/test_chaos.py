@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from hosts import check_laws
 from lab import Lab, wait_until
 from traffic import Stream
 
@@ -78,20 +79,7 @@ class Pair:
 
     def laws(self) -> None:
         """Both counter laws hold, exactly."""
-        for name in ("red", "blue"):
-            check_laws(self.lab.vr("show", "interfaces", name))
-
-
-def check_laws(interfaces: list[dict[str, Any]]) -> None:
-    """Check the ingress law of each interface and the egress law over two that forward to each other."""
-    counters = {interface["name"]: interface["counters"] for interface in interfaces}
-    for counted in counters.values():
-        fates = counted["forwarded_packets"] + counted["punt_packets"] + counted["held_packets"]
-        assert counted["rx_packets"] == fates + sum(counted["drops"].values()), counted
-    other = {"in": "out", "out": "in"}
-    for name, counted in counters.items():
-        into = counters[other[name]]["forwarded_packets"]
-        assert counted["tx_packets"] == into + counted["originated_packets"] + counted["fragments_created"], counters
+        check_laws(self.lab, "red", "blue")
 
 
 def summary(values: list[float]) -> str:
