@@ -22,7 +22,7 @@ from typing import Any, Final
 from cffi import FFI
 
 ROOT: Final = Path(__file__).resolve().parent
-ABI: Final = ("limits", "address", "segment", "drop_reason", "tables", "state", "ring", "core")
+ABI: Final = ("limits", "address", "segment", "drop_reason", "tables", "tcp", "state", "ring", "core")
 GENERATED: Final = ROOT.parent / "build" / "include"
 SOURCES: Final = ("base", "wire", "table", "port", "forward", "host", "server", "bulk")
 # _Alignas is silently ignored by cffi, attributes become variables: neither may slip in.
@@ -115,6 +115,8 @@ def _field(parser_ffi: FFI, ctype: Any, offset: int) -> tuple[int, str, int, str
         ctype = ctype.item
     if ctype.kind == "struct":
         return offset, "", count, ctype.cname.removeprefix("struct ")
+    if ctype.kind == "union":  # which member is meant depends on other fields: bytes to us
+        return offset, "s", parser_ffi.sizeof(ctype), ""
     if ctype.kind == "array":  # rows of a two-dimensional array are bytes to us
         return offset, "s", count * parser_ffi.sizeof(ctype), ""
     size = parser_ffi.sizeof(ctype)

@@ -35,6 +35,13 @@ static bool wire_group_joined(void *user, uint16_t interface, uint8_t family, co
 	return host_group_joined(core->host, interface, family, group);
 }
 
+static void wire_interfaces_changed(void *user)
+{
+	struct core *core = user;
+	if (core->host != NULL)
+		host_interfaces_changed(core->host);
+}
+
 static void wire_trace(void *user, const struct packet *packet, const char *stage, const char *detail)
 {
 	struct core *core = user;
@@ -87,6 +94,13 @@ static enum drop_reason wire_icmp(void *user, uint16_t interface, struct packet 
 	return ip_icmp(&core->forward, interface, packet, icmp_offset);
 }
 
+static bool wire_interface_up(void *user, uint16_t index)
+{
+	struct core *core = user;
+	const struct interface_entry *interface = view_interface(&core->forward.tables, index);
+	return interface != NULL && interface_up(&core->forward, interface);
+}
+
 static bool wire_upcall(void *user, uint32_t slot, const void *header, const uint8_t *payload, uint32_t length)
 {
 	struct core *core = user;
@@ -97,6 +111,18 @@ static void wire_error(void *user, uint32_t slot, int error)
 {
 	struct core *core = user;
 	server_error(core->server, slot, error);
+}
+
+static uint32_t wire_stream_deliver(void *user, uint32_t slot, const struct iovec *parts, int count)
+{
+	struct core *core = user;
+	return server_deliver(core->server, slot, parts, count);
+}
+
+static void wire_stream(void *user, uint32_t slot, uint32_t events)
+{
+	struct core *core = user;
+	server_stream(core->server, slot, events);
 }
 
 static struct packet *wire_packet_get(void *user, uint32_t room)
@@ -180,6 +206,7 @@ static int core_wire(struct core *core)
 	const struct forward_ops forward_ops = {
 		.deliver = wire_deliver,
 		.group_joined = wire_group_joined,
+		.interfaces_changed = wire_interfaces_changed,
 		.overheard = wire_overheard,
 		.path_mtu = wire_known_mtu,
 		.flush = core_flush,
@@ -194,6 +221,9 @@ static int core_wire(struct core *core)
 		.upcall = wire_upcall,
 		.error = wire_error,
 		.icmp = wire_icmp,
+		.deliver = wire_stream_deliver,
+		.stream = wire_stream,
+		.interface_up = wire_interface_up,
 		.packet_get = wire_packet_get,
 		.packet_put = wire_packet_put,
 		.user = core,

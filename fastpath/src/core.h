@@ -36,7 +36,8 @@ struct core {
 	int epoll_fd;
 	int signal_fd;
 	uint64_t polled_ns;            // when epoll was last asked while there was work
-	uint64_t spin_ns;              // how long to look for frames before sleeping
+	uint32_t spin_skip;            // how often to sleep at once before looking for more again
+	uint32_t spin_failures;        // times in a row that looking for more found nothing
 	uint32_t trace_id;             // last one given
 	bool begun;                    // an iteration has run
 	bool observed;                 // the ports are wrapped for an observer

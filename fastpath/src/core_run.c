@@ -1,14 +1,14 @@
 // The loop of a forwarder: iterations, and how it waits between them.
 //
-//   iteration: tables -> sockets -> each port { receive, forward, flush all, release } ->
+//   iteration: tables -> sockets -> each port { batches { receive, forward, release }, flush all } ->
 //              timers -> flush all
 //
 // Sockets come one event at a time, each a bounded piece of work, and frames that arrived
 // meanwhile have their turn before the next one: however many apps flood, a frame waits for
 // one of their pieces.
 //
-// A batch is released only after everything that it led to was sent: the crash rule of the
-// drivers rests on that order.  Between iterations the worker looks for frames a little while
+// A batch is released only after all packets that it led to were sent: the crash rule of the
+// drivers rests on that order.  Between iterations the worker looks for more a little while
 // longer, if that has paid lately, and then sleeps until a frame, a message or a deadline.
 #define _GNU_SOURCE
 #include "core.h"
@@ -20,9 +20,11 @@
 #include <unistd.h>
 
 enum {
-	ROUNDS = 4,               // batches from each port before timers and sockets
-	SPIN_MIN_NS = 1000,
-	SPIN_MAX_NS = 20000,
+	ROUNDS = 4,               // turns of each port before timers and sockets
+	BATCHES = 4,              // of one turn, at most
+	SPIN_NS = 20000,
+	SPIN_FAILURES = 8,        // of which each doubles the times that are left out
+	LOOKS = 4,                // at the rings, between two questions for events
 	POLL_INTERVAL_NS = 50000, // how often busy iterations ask for sockets' events
 	SLEEP_MAX_MS = 100        // published tables ring no bell: look now and then
 };
@@ -50,8 +52,8 @@ static uint64_t least(uint64_t a, uint64_t b)
 
 // --- iteration ---
 
-// One batch of one port, to its fate.
-static int iterate_port(struct core *core, struct port *port)
+// One batch of one port, from the ring into forwarding.
+static int take_batch(struct core *core, struct port *port)
 {
 	struct packet *packets[BATCH_SIZE];
 	uint64_t lost[DROP_REASON_COUNT] = { 0 };
@@ -67,9 +69,24 @@ static int iterate_port(struct core *core, struct port *port)
 	}
 	if (count > 0)
 		forward_receive(f, port->spec.port, packets, count);
-	forward_flush(f);
-	port->ops->release(port);
 	core->worker->batches++;
+	return handled;
+}
+
+// Some batches of one port, to their fate.  What forwarding made of a batch has been sent when it can be released;
+// what the host stack still owes are the bytes and the ACKs of connections, which end with this process.  So it is
+// flushed once for all of them: super-frames, each a batch of its own, are acknowledged by several at once.
+static int iterate_port(struct core *core, struct port *port)
+{
+	struct forward *f = &core->forward;
+	int handled = 0, batches = 0;
+
+	do {
+		handled += take_batch(core, port);
+		port->ops->release(port);
+	} while (handled < BATCH_SIZE && ++batches < BATCHES && port->ops->pending(port));
+	host_flush(core->host, f->now);
+	forward_flush(f);
 	return handled;
 }
 
@@ -78,6 +95,7 @@ static int iterate_ports(struct core *core)
 	int handled = 0;
 	if (!core_ports_complete(core, core->forward.now))
 		return 0;
+	host_attach_ready(core->host);
 	for (int round = 0; round < ROUNDS; round++) {
 		int before = handled;
 		for (int i = 0; i < core->port_count; i++) {
@@ -93,10 +111,12 @@ static int iterate_ports(struct core *core)
 
 static void iterate_timers(struct core *core, uint64_t now)
 {
-	if (now >= forward_deadline(&core->forward))
-		forward_tick(&core->forward);
+	// The host stack first: it reports the solicited-node group of an address before the
+	// probe that asks whether somebody else has it (RFC 4862 section 5.4.2).
 	if (now >= host_deadline(core->host))
 		host_tick(core->host, now);
+	if (now >= forward_deadline(&core->forward))
+		forward_tick(&core->forward);
 	if (now >= server_deadline(core->server))
 		server_tick(core->server, now);
 }
@@ -106,6 +126,7 @@ static void iterate_begin(struct core *core, uint64_t now)
 	struct forward *f = &core->forward;
 	__atomic_store_n(&core->worker->busy_since_ns, now, __ATOMIC_RELAXED);
 	f->now = now;
+	host_clock(core->host, now);
 	core_observe_apply(core);
 	view_enter(&f->tables, core->worker);
 	// What was published before we came has been read already, but nobody has acted on it.
@@ -116,6 +137,7 @@ static void iterate_begin(struct core *core, uint64_t now)
 
 static void iterate_end(struct core *core)
 {
+	host_flush(core->host, core->forward.now);
 	forward_flush(&core->forward);
 	if (core->state->tables_epoch != core->forward.tables.epoch)
 		__atomic_store_n(&core->state->tables_epoch, core->forward.tables.epoch, __ATOMIC_RELEASE);
@@ -159,18 +181,37 @@ static void ports_sleeping(struct core *core, bool sleeping)
 	}
 }
 
-// Look for frames a little longer.  What pays is done longer next time, what does not shorter.
-static bool spin(struct core *core, uint64_t now)
+static int ask_events(struct core *core, uint64_t now, struct epoll_event *events)
 {
-	uint64_t until = now + core->spin_ns;
-	while (core_clock() < until) {
-		if (ports_pending(core)) {
-			core->spin_ns = least(core->spin_ns * 2, SPIN_MAX_NS);
+	core->polled_ns = now;
+	int count = epoll_wait(core->epoll_fd, events, CORE_EVENTS, 0);
+	return count > 0 ? count : 0;
+}
+
+// Look for frames and events a little longer; true where there are some.  Where nothing came, or whoever we wait for
+// needs this very processor, it is left out the next times: twice as many of them after each failure.
+static bool spin(struct core *core, uint64_t now, struct epoll_event *events, int *count)
+{
+	uint64_t until = now + SPIN_NS;
+	if (core->spin_skip > 0) {
+		core->spin_skip--;
+		return false;
+	}
+	for (; now < until; now = core_clock()) {
+		for (int i = 0; i < LOOKS; i++) {
+			if (ports_pending(core))
+				break;
+			relax();
+		}
+		*count = ports_pending(core) ? 0 : ask_events(core, now, events);
+		if (*count > 0 || ports_pending(core)) {
+			core->spin_failures = 0;
 			return true;
 		}
-		relax();
 	}
-	core->spin_ns = core->spin_ns / 2 > SPIN_MIN_NS ? core->spin_ns / 2 : SPIN_MIN_NS;
+	if (core->spin_failures < SPIN_FAILURES)
+		core->spin_failures++;
+	core->spin_skip = (1u << core->spin_failures) - 1;
 	return false;
 }
 
@@ -198,14 +239,12 @@ static int sleep_events(struct core *core, uint64_t now, struct epoll_event *eve
 
 static int wait_events(struct core *core, bool worked, uint64_t now, struct epoll_event *events)
 {
-	if (ports_pending(core) || (worked && spin(core, now))) {
-		// Frames are there: ask for the sockets' events now and then only.
-		if (now - core->polled_ns < POLL_INTERVAL_NS)
-			return 0;
-		core->polled_ns = now;
-		int count = epoll_wait(core->epoll_fd, events, CORE_EVENTS, 0);
-		return count > 0 ? count : 0;
-	}
+	int count = 0;
+	// Frames are there: ask for the sockets' events now and then only.
+	if (ports_pending(core))
+		return now - core->polled_ns < POLL_INTERVAL_NS ? 0 : ask_events(core, now, events);
+	if (worked && spin(core, now, events, &count))
+		return count;
 	return sleep_events(core, now, events);
 }
 
@@ -227,6 +266,7 @@ static int take_server_event(struct core *core, const struct epoll_event *event)
 	__atomic_store_n(&core->worker->batches, core->worker->batches + 1, __ATOMIC_RELAXED);
 	if (ports_pending(core)) {
 		core->forward.now = core_clock();
+		host_clock(core->host, core->forward.now);
 		handled += iterate_ports(core);
 	}
 	return handled;
@@ -243,7 +283,9 @@ static int take_events(struct core *core, const struct epoll_event *events, int 
 			handled += take_signal(core);
 		} else if (data < MAX_PORTS && core->ports[data] != NULL) {
 			struct port *port = core->ports[data];
-			port->ops->event(port);
+			// Frames alone need no event, they are looked for anyway.
+			if (events[i].events != EPOLLIN || !port->ops->pending(port))
+				port->ops->event(port);
 		}
 	}
 	return handled;
@@ -269,7 +311,6 @@ int core_run(struct core *core)
 	int error = open_signals(core);
 	if (error < 0)
 		return error;
-	core->spin_ns = SPIN_MIN_NS;
 	int count = 0;
 	while (!core->stop) {
 		uint64_t now = core_clock();

@@ -1,10 +1,14 @@
-// Hostile packets into the host stack: parsing, reassembly, ICMP errors, sockets of all kinds.
+// Hostile packets into the host stack: parsing, reassembly, ICMP errors, IGMP and MLD with
+// memberships that come and go, sockets of all kinds.
 //
-// Input: records of a 16-bit length, one byte of meaning (ingress, vnet flags, or time that
-// passes) and the bytes of an IP packet.
+// Input: records of a 16-bit length, one byte of meaning (ingress, vnet flags, time that passes,
+// or a call about a membership) and the bytes of an IP packet.  The checksums of IGMP and MLD
+// messages are set right where the meaning says so, since nothing excuses a wrong one of IGMP.
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include "base/cksum.h"
 #include "host/host.h"
 #include "rsock_wire.h"
 
@@ -119,7 +123,10 @@ static void start(struct world *w)
 		.error = error, .packet_get = packet_take, .packet_put = packet_give, .user = w,
 	};
 	memset(w, 0, sizeof(*w));
-	w->state = calloc(1, sizeof(*w->state));
+	// Mostly never touched: mapped as in a forwarder.
+	w->state = mmap(NULL, sizeof(*w->state), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (w->state == MAP_FAILED)
+		abort();
 	w->interface = (struct interface_entry){.index = 1, .port = 1, .kind = INTERFACE_ETHERNET, .flags = INTERFACE_ADMIN_UP, .mtu = 1500};
 	w->addresses[0] = (struct address_entry){.family = FAMILY_IPV4, .length = 24, .interface = 1};
 	w->addresses[1] = (struct address_entry){.family = FAMILY_IPV6, .length = 64, .interface = 1};
@@ -131,7 +138,9 @@ static void start(struct world *w)
 	w->tables.address_count = 2;
 	w->tables.by_index[1] = 1;
 	w->host = host_new(w->state, &w->tables, &ops);
+	host_attach(w->host);
 	w->now = 1;
+	host_tick(w->host, w->now);
 	open_socket(w, AF_INET, SOCK_DGRAM, IPPROTO_UDP, 53);
 	open_socket(w, AF_INET6, SOCK_DGRAM, IPPROTO_UDP, 54);
 	open_socket(w, AF_INET, SOCK_DGRAM, IPPROTO_ICMP, 7);
@@ -140,6 +149,65 @@ static void start(struct world *w)
 	open_socket(w, AF_INET, SOCK_RAW, IPPROTO_ICMP, 0);
 	open_socket(w, AF_INET6, SOCK_RAW, IPPROTO_ICMPV6, 0);
 	open_socket(w, AF_INET6, SOCK_RAW, 89, 0);
+}
+
+enum { MULTICAST_SOCKETS = 2, GROUPS = 4, SOURCES = 4 };
+
+static void write_storage(uint8_t *at, uint16_t family, uint8_t number, bool group)
+{
+	memcpy(at, &family, sizeof(family));
+	if (family == AF_INET) {
+		at[4] = group ? 239 : 10;
+		at[7] = number;
+	} else {
+		at[8] = group ? 0xff : 0x20;
+		at[9] = group ? 0x15 : 1;
+		at[23] = number;
+	}
+}
+
+// A call of RFC 3678 on one of the UDP sockets: which option, group and source the input says.
+static void call(struct world *w, uint16_t choice)
+{
+	uint32_t slot = choice % MULTICAST_SOCKETS;
+	uint16_t family = slot == 0 ? AF_INET : AF_INET6;
+	int level = slot == 0 ? IPPROTO_IP : IPPROTO_IPV6;
+	int name = MCAST_JOIN_GROUP + choice / 2 % 7;
+	uint8_t group = (uint8_t)(choice / 16 % GROUPS);
+	uint8_t source = (uint8_t)(choice / 64 % SOURCES);
+	uint8_t value[144 + SOURCES * 128] = {1};
+	uint32_t mode = choice / 256 % 2;
+	uint32_t count = choice / 512 % (SOURCES + 1);
+	write_storage(value + 8, family, group, true);
+	write_storage(value + 136, family, source, false);
+	uint32_t length = 264;
+	if (name == MCAST_MSFILTER) {
+		memset(value + 136, 0, 8);
+		memcpy(value + 136, &mode, sizeof(mode));
+		memcpy(value + 140, &count, sizeof(count));
+		for (uint8_t i = 0; i < count; i++)
+			write_storage(value + 144 + i * 128, family, i, false);
+		length = 144 + count * 128;
+	}
+	(void)host_setopt(w->host, slot, level, name, value, length);
+	if (host_getopt(w->host, slot, level, MCAST_MSFILTER, value, &length) == 0 && length > sizeof(value))
+		abort();
+}
+
+// Make the checksum of an IGMP message right.
+static void mend(uint8_t *ip, uint32_t length)
+{
+	uint32_t header = (ip[0] & 15u) * 4;
+	if (ip[0] >> 4 != 4 || length < header + 8 || header < 20)
+		return;
+	ip[2] = (uint8_t)(length >> 8);
+	ip[3] = (uint8_t)length;
+	ip[6] = ip[7] = 0;
+	ip[8] = 1;
+	ip[9] = IPPROTO_IGMP;
+	memset(ip + header + 2, 0, 2);
+	uint16_t sum = cksum(ip + header, length - header);
+	memcpy(ip + header + 2, &sum, sizeof(sum));
 }
 
 static void arrive(struct world *w, uint8_t meaning, const uint8_t *bytes, uint32_t length)
@@ -157,6 +225,8 @@ static void arrive(struct world *w, uint8_t meaning, const uint8_t *bytes, uint3
 	}
 	if (length >= 34 && bytes[0] >> 4 == 4 && (meaning & 16))
 		memcpy(packet_data(packet) + 16, w->addresses[0].address, 4);
+	if (meaning & 32)
+		mend(packet_data(packet), length);
 	if (host_input(w->host, packet, w->now) != DROP_NONE)
 		packet_give(w, packet);
 }
@@ -171,10 +241,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		data += 3;
 		size -= 3;
 		if (meaning & 0x80) {
-			w.now += (uint64_t)length * 1000000000;
+			w.now += (uint64_t)length * (meaning & 1 ? 1000000 : 1000000000);
 			host_tick(w.host, w.now);
 			if (host_deadline(w.host) <= w.now)
 				abort();
+			continue;
+		}
+		if (meaning & 0x40) {
+			call(&w, (uint16_t)length);
 			continue;
 		}
 		if (length > size)
@@ -189,6 +263,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (w.packets != 0)
 		abort();
 	host_free(w.host);
-	free(w.state);
+	munmap(w.state, sizeof(*w.state));
 	return 0;
 }

@@ -4,11 +4,13 @@
 // Input: records of one byte (what to do), one byte of length, and bytes.  Half of the
 // requests get the cookie of a live socket, so that more than the doorkeeper is tried.
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -88,6 +90,16 @@ static void error(void *user, uint32_t slot, int number)
 	server_error(((struct world *)user)->server, slot, number);
 }
 
+static uint32_t deliver(void *user, uint32_t slot, const struct iovec *parts, int count)
+{
+	return server_deliver(((struct world *)user)->server, slot, parts, count);
+}
+
+static void stream(void *user, uint32_t slot, uint32_t events)
+{
+	server_stream(((struct world *)user)->server, slot, events);
+}
+
 static struct packet *packet_new(void *user, uint32_t room)
 {
 	struct packet *packet = calloc(1, sizeof(*packet));
@@ -148,7 +160,7 @@ static void serve(struct world *w)
 {
 	const struct host_ops host_ops = {
 		.output = output, .source = source, .path_mtu = path_mtu, .unreachable = unreachable, .upcall = upcall,
-		.error = error, .packet_get = packet_new, .packet_put = packet_end, .user = w,
+		.error = error, .deliver = deliver, .stream = stream, .packet_get = packet_new, .packet_put = packet_end, .user = w,
 	};
 	const struct server_ops server_ops = {
 		.port_add = port_add, .port_remove = port_remove, .port_link = port_link, .port_at = port_at,
@@ -173,11 +185,14 @@ static void start(struct world *w)
 {
 	static const uint8_t ours[4] = {10, 0, 0, 1};
 	memset(w, 0, sizeof(*w));
-	w->state = calloc(1, sizeof(*w->state));
+	// Not calloc: sanitizers would mark tens of megabytes for each input.
+	w->state = mmap(NULL, sizeof(*w->state), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (w->state == MAP_FAILED)
+		abort();
 	w->interface = (struct interface_entry){.index = 1, .port = 1, .kind = INTERFACE_ETHERNET, .flags = INTERFACE_ADMIN_UP, .mtu = 1500, .name = "a"};
 	w->address = (struct address_entry){.family = FAMILY_IPV4, .length = 24, .interface = 1};
 	memcpy(w->address.address, ours, 4);
-	w->rule = (struct rule_entry){.identity = RULE_ANY, .operations = RULE_UDP | RULE_RAW, .port_count = 1, .ports = {{1024, 65535}}};
+	w->rule = (struct rule_entry){.identity = RULE_ANY, .operations = RULE_UDP | RULE_RAW | RULE_CONNECT | RULE_LISTEN, .port_count = 1, .ports = {{1024, 65535}}};
 	w->tables.interfaces = &w->interface;
 	w->tables.interface_count = 1;
 	w->tables.by_index[1] = 1;
@@ -213,6 +228,7 @@ static int client(struct world *w, uint32_t which)
 static void run(struct world *w)
 {
 	struct epoll_event events[32];
+	host_clock(w->host, w->now);
 	for (int round = 0; round < 4; round++) {
 		int count = epoll_wait(w->epoll, events, 32, 0);
 		if (count <= 0)
@@ -220,8 +236,11 @@ static void run(struct world *w)
 		for (int i = 0; i < count; i++)
 			server_event(w->server, events[i].data.u64, events[i].events, w->now);
 	}
+	if (host_deadline(w->host) <= w->now)
+		host_tick(w->host, w->now);
 	if (server_deadline(w->server) <= w->now)
 		server_tick(w->server, w->now);
+	host_flush(w->host, w->now);
 }
 
 // Take the answers; fds that come with them are sockets to play with.
@@ -258,6 +277,10 @@ static void request(struct world *w, uint8_t what, const uint8_t *bytes, uint32_
 	header.op = length > 0 ? bytes[0] : RSOCK_OP_PING;
 	header.socket = length > 1 ? bytes[1] % 8 : 0;
 	header.cookie = w->state->sockets[header.socket % MAX_SOCKETS].cookie;
+	if (what & 32) {
+		header.cookie = w->state->tcp[header.socket].cookie;
+		header.socket += MAX_SOCKETS;
+	}
 	memcpy(record, &header, sizeof(header));
 	memcpy(record + sizeof(header), bytes, length);
 	if (what & 4)
@@ -282,7 +305,7 @@ static void request(struct world *w, uint8_t what, const uint8_t *bytes, uint32_
 
 static void open_one(struct world *w, uint8_t what)
 {
-	struct rsock_open open = {.family = what & 16 ? AF_INET6 : AF_INET, .type = what & 32 ? SOCK_RAW : SOCK_DGRAM, .protocol = what & 32 ? 89 : 0};
+	struct rsock_open open = {.family = what & 16 ? AF_INET6 : AF_INET, .type = what & 8 ? SOCK_STREAM : what & 32 ? SOCK_RAW : SOCK_DGRAM, .protocol = what & 8 ? 0 : what & 32 ? 89 : 0};
 	struct rsock_header header = {.magic = RSOCK_MAGIC, .op = RSOCK_OP_OPEN};
 	int fd = client(w, what);
 	uint8_t record[sizeof(header) + sizeof(open)];
@@ -310,6 +333,73 @@ static void datagram(struct world *w, uint8_t what, const uint8_t *bytes, uint32
 	run(w);
 }
 
+// The fd of a stream socket is used natively: it connects to another socket's name, listens, takes what there is, or
+// ends.  `bytes` is a name where it connects by name.
+static void native(struct world *w, uint8_t what, const uint8_t *bytes, uint32_t length)
+{
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	socklen_t name_length = sizeof(name);
+	uint8_t taken[512];
+	if (w->fd_count == 0)
+		return;
+	int fd = w->fds[what % w->fd_count];
+	if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+		return;
+	switch ((what >> 3) & 3) {
+	case 0:
+		(void)listen(fd, what & 1);
+		break;
+	case 1:
+		if (length > 64 && getsockname(w->fds[bytes[0] % w->fd_count], (struct sockaddr *)&name, &name_length) < 0)
+			break;
+		if (length <= 64)
+			memcpy(name.sun_path, bytes, length);
+		(void)connect(fd, (struct sockaddr *)&name, name_length);
+		break;
+	case 2: {
+		int accepted = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (accepted >= 0)
+			close(accepted);
+		(void)!recv(fd, taken, sizeof(taken), MSG_DONTWAIT);
+		break;
+	}
+	default:
+		(void)shutdown(fd, what & 1 ? SHUT_WR : SHUT_RD);
+		break;
+	}
+	run(w);
+}
+
+// A whole connect, as the library does it.
+static void join(struct world *w, uint8_t what)
+{
+	struct rsock_header header = {.magic = RSOCK_MAGIC, .op = RSOCK_OP_CONNECT};
+	struct rsock_name to = {.family = AF_INET, .port = 80, .address = {10, 0, 0, 2}};
+	struct rsock_filler filler = {.bytes = 3};
+	uint8_t record[sizeof(header) + sizeof(to) + sizeof(filler)], answer[512];
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	int fd = client(w, what);
+	uint32_t slot = MAX_SOCKETS + (what & 3);
+	if (fd < 0 || w->fd_count == 0)
+		return;
+	header.socket = slot;
+	header.cookie = w->state->tcp[slot - MAX_SOCKETS].cookie;
+	memcpy(record, &header, sizeof(header));
+	memcpy(record + sizeof(header), &to, sizeof(to));
+	memcpy(record + sizeof(header) + sizeof(to), &filler, sizeof(filler));
+	(void)send(fd, record, sizeof(record), MSG_DONTWAIT | MSG_NOSIGNAL);
+	run(w);
+	ssize_t got = recv(fd, answer, sizeof(answer), MSG_DONTWAIT);
+	size_t head = sizeof(header) + sizeof(to);
+	if (got <= (ssize_t)head || (size_t)got - head > sizeof(name.sun_path))
+		return;
+	memcpy(name.sun_path, answer + head, (size_t)got - head);
+	for (uint32_t i = 0; i < w->fd_count; i++)
+		if (connect(w->fds[i], (struct sockaddr *)&name, (socklen_t)(sizeof(name.sun_family) + (size_t)got - head)) == 0)
+			(void)send(w->fds[i], "fill", 3, MSG_DONTWAIT | MSG_NOSIGNAL);
+	run(w);
+}
+
 static void step(struct world *w, uint8_t what, const uint8_t *bytes, uint32_t length)
 {
 	switch (what >> 6) {
@@ -323,6 +413,14 @@ static void step(struct world *w, uint8_t what, const uint8_t *bytes, uint32_t l
 		datagram(w, what, bytes, length);
 		break;
 	default:
+		if (what & 32) {
+			native(w, what, bytes, length);
+			break;
+		}
+		if (what & 16) {
+			join(w, what);
+			break;
+		}
 		if (what & 1 && w->fd_count > 0)
 			close(w->fds[--w->fd_count]);
 		if (what & 2) {
@@ -356,6 +454,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	while (w.fd_count > 0)
 		close(w.fds[--w.fd_count]);
 	close(w.listener);
-	free(w.state);
+	munmap(w.state, sizeof(*w.state));
 	return 0;
 }

@@ -148,6 +148,83 @@ def test_ports_conflict_as_in_linux(red: World) -> None:
         sock.bind((HOST, 1))
 
 
+def test_sharers_of_a_port_each_get_their_flows(red: World) -> None:
+    """SO_REUSEPORT: a flow stays with its socket, and all have about as many."""
+    sharers = [red.socket() for _ in range(4)]
+    for sock in sharers:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("", 5010))
+    takers: list[dict[int, int]] = []
+    for _ in range(2):
+        for number in range(400):
+            red.arrive(udp_packet(number.to_bytes(2), 5010, source=1024 + number))
+        taken: dict[int, int] = {}
+        while ready := select.select(sharers, [], [], 0.2)[0]:
+            for sock in ready:
+                taken[int.from_bytes(sock.recv(10))] = sharers.index(sock)
+        takers.append(taken)
+    assert takers[0] == takers[1]
+    shares = [list(takers[0].values()).count(number) for number in range(4)]
+    assert sum(shares) == 400
+    assert min(shares) > 60, shares
+    for sock in sharers:
+        sock.close()
+
+
+def test_the_latest_of_sockets_that_reuse_an_address(red: World) -> None:
+    """SO_REUSEADDR without SO_REUSEPORT: a unicast goes to the socket that was bound last, as in Linux."""
+    with red.socket() as first, red.socket() as second:
+        for sock in (first, second):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", 5011))
+        red.arrive(udp_packet(b"x", 5011))
+        assert second.recv(10) == b"x"
+        assert not select.select([first], [], [], 0.02)[0]
+
+
+def test_groups_of_the_link_are_bound_to_an_interface(red: World) -> None:
+    with red.socket(socket.AF_INET6) as sock:
+        with pytest.raises(OSError, match="Invalid"):
+            sock.bind(("ff02::1234", 5012))
+        sock.bind(("ff02::1234", 5012, 0, 1))
+        assert sock.getsockname() == ("ff02::1234", 5012, 0, 1)
+    with red.socket(socket.AF_INET6) as sock:
+        sock.bind(("ff15::1234", 5012))
+
+
+def test_errors_of_ipv6(red: World) -> None:
+    """IPV6_RECVERR tells of a closed port; a connected socket is refused."""
+    with red.socket(socket.AF_INET6) as sock, red.socket(socket.AF_INET6) as connected:
+        sock.setsockopt(socket.IPPROTO_IPV6, 25, 1)
+        connected.connect((HOST6, 9))
+        sock.sendto(b"probe", (HOST6, 9))
+        connected.send(b"probe")
+        for packet in red.sent(2):
+            body = packets.icmp6(HOST6, US6, 1, 4, bytes(4), packet)
+            red.arrive(packets.ip6(HOST6, US6, body, protocol=packets.ICMP6))
+        with pytest.raises(ConnectionRefusedError):
+            connected.recv(10)
+        with pytest.raises(ConnectionRefusedError):
+            sock.recv(10)
+        data, items, _flags, address = sock.recvmsg(100, 200, socket.MSG_ERRQUEUE)
+        assert (data, address[:2]) == (b"probe", (HOST6, 9))
+        level, kind, value = items[0]
+        number, origin, icmp_type, icmp_code = struct.unpack_from("=IBBB", value)
+        assert (level, kind, number, origin, icmp_type, icmp_code) == (41, 25, errno.ECONNREFUSED, 3, 1, 4)
+
+
+def test_packet_information_of_ipv6(red: World) -> None:
+    with red.socket(socket.AF_INET6) as sock:
+        sock.bind(("::", 5013))
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        red.arrive(udp6(b"x", 5013))
+        _data, items, _flags, _address = sock.recvmsg(100, 200)
+        assert items == [(41, socket.IPV6_PKTINFO, packets.address(US6) + struct.pack("=I", 1))]
+        item = (41, socket.IPV6_PKTINFO, packets.address("2001:db8::1") + struct.pack("=I", 1))
+        sock.sendmsg([b"a"], [item], 0, (HOST6, 7))
+        assert red.sent()[0][8:24] == packets.address("2001:db8::1")
+
+
 def test_both_families_on_one_socket(red: World) -> None:
     with red.socket(socket.AF_INET6) as sock:
         sock.bind(("::", 5004))
@@ -281,6 +358,40 @@ def test_raw_sockets(red: World) -> None:
         assert (packet[8], packet[9], packet[20:]) == (7, 254, b"own header")
 
 
+def test_raw_ipv6_with_its_header(red: World) -> None:
+    """IPV6_HDRINCL: what the app wrote leaves as it is; IPPROTO_RAW means it."""
+    packet = packets.ip6("2001:db8:77::1", HOST6, b"own header", protocol=254, hop_limit=7)
+    with (
+        red.socket(socket.AF_INET6, socket.SOCK_RAW, 253) as sock,
+        red.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw,
+    ):
+        assert sock.getsockopt(socket.IPPROTO_IPV6, 36) == 0
+        sock.setsockopt(socket.IPPROTO_IPV6, 36, 1)
+        assert (sock.getsockopt(socket.IPPROTO_IPV6, 36), raw.getsockopt(socket.IPPROTO_IPV6, 36)) == (1, 1)
+        for sender in (sock, raw):
+            sender.sendto(packet, (HOST6, 0))
+            assert red.sent()[0] == packet
+        for wrong in (packet[:39], packet + b"x", b"\x45" + packet[1:]):
+            raw.sendto(wrong, (HOST6, 0))
+            with pytest.raises(OSError, match="Invalid"):
+                raw.recv(10)
+
+
+def test_raw_sockets_of_an_interface_see_long_echo_requests(red: World) -> None:
+    with (
+        red.socket(kind=socket.SOCK_RAW, proto=socket.IPPROTO_ICMP) as here,
+        red.socket(kind=socket.SOCK_RAW, proto=socket.IPPROTO_ICMP) as elsewhere,
+    ):
+        here.setsockopt(socket.SOL_SOCKET, 62, 1)  # SO_BINDTOIFINDEX
+        elsewhere.setsockopt(socket.SOL_SOCKET, 62, 2)
+        request = packets.ip4(HOST, US, icmp(8, 0, 6 << 16 | 1, bytes(3000)), protocol=packets.ICMP)
+        for piece in fragments(request, 1480, 98):
+            red.arrive(piece)
+        red.sent(3)
+        assert here.recv(5000)[20:] == request[20:]
+        assert not select.select([elsewhere], [], [], 0.02)[0]
+
+
 def test_multicast_reaches_members_only(red: World) -> None:
     group = "239.1.2.3"
     packet = packets.ip4(HOST, group, struct.pack(">HHHH", 7777, 5007, 9, 0) + b"m", ttl=1)
@@ -290,6 +401,7 @@ def test_multicast_reaches_members_only(red: World) -> None:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("", 5007))
         other.bind(("", 5007))
+        other.setsockopt(socket.IPPROTO_IP, 49, 0)  # IP_MULTICAST_ALL: not what others have joined
         request = socket.inet_aton(group) + socket.inet_aton(US)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
         red.arrive(packet, mac=mac)

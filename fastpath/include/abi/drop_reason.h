@@ -70,6 +70,13 @@ enum drop_reason {
 	DROP_ICMP_CHECKSUM,
 	DROP_ICMP_RATE_LIMITED,    // an error message that was not sent
 	DROP_ICMP_IGNORED,         // a type that we do not take part in
+	DROP_IGMP_MALFORMED,
+	DROP_IGMP_CHECKSUM,
+	DROP_IGMP_TTL,             // it crossed a router
+	DROP_IGMP_IGNORED,         // a type that hosts take no part in
+	DROP_MLD_MALFORMED,
+	DROP_MLD_NOT_LOCAL,        // its source, hop limit or lack of a router alert: not of this link
+	DROP_SOURCE_FILTERED,      // no member of the group wants this source
 	DROP_UDP_MALFORMED,
 	DROP_UDP_CHECKSUM,
 	DROP_NO_SOCKET,
@@ -77,6 +84,17 @@ enum drop_reason {
 	DROP_SOCKET_QUEUE_FULL,    // the app does not read
 	DROP_SOCKET_DENIED,        // the app may not send this
 	DROP_SOCKET_MALFORMED,     // the app's message has no valid header
+	DROP_TCP_MALFORMED,
+	DROP_TCP_CHECKSUM,
+	DROP_TCP_NO_CONNECTION,    // answered by a RST, where one is due
+	DROP_TCP_STRAY,            // outside the window, or acknowledges what was never sent
+	DROP_TCP_OLD_TIMESTAMP,    // PAWS (RFC 7323 section 5)
+	DROP_TCP_RESET,            // a RST that ended a connection, or one that was not believed
+	DROP_TCP_AUTHENTICATION,   // RFC 2385: a digest is wrong, missing, or not expected
+	DROP_TCP_MIN_TTL,          // RFC 5082
+	DROP_TCP_LISTEN_FULL,      // half-open or accept queue
+	DROP_TCP_NO_MEMORY,
+	DROP_TCP_CLOSED,           // data for a connection whose app takes no more
 	DROP_NO_SOURCE_ADDRESS,
 	DROP_DUPLICATE_ADDRESS,    // the address failed duplicate address detection
 	// Accounting

@@ -16,7 +16,10 @@ enum limits {
 	MAX_PENDING = 1024,       // packets of one VR that wait for a neighbor
 	MAX_PENDING_PER_NEIGHBOR = 16,
 	PENDING_ROOM = 2048,      // bytes of one waiting packet; a longer one is not held
-	MAX_SOCKETS = 4096,       // sockets of one VR
+	MAX_SOCKETS = 4096,       // datagram and raw sockets of one VR
+	MAX_TCP_SOCKETS = 131072, // TCP connections and listeners of one VR; their slots begin at MAX_SOCKETS
+	MAX_TCP_REQUESTS = 16384, // half-open connections of one VR
+	MAX_TCP_TIMEWAITS = 65536, // connections of one VR in TIME-WAIT
 	BATCH_SIZE = 64,          // packets taken from a port before their fate is recorded
 	PACKET_HEADROOM = 128,    // bytes free before a received frame
 	PACKET_ROOM = 2048,       // bytes of an ordinary packet buffer after the headroom

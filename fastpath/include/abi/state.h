@@ -10,6 +10,7 @@
 #include "abi/drop_reason.h"
 #include "abi/limits.h"
 #include "abi/segment.h"
+#include "abi/tcp.h"
 
 struct interface_counters {
 	uint64_t rx_packets;
@@ -101,14 +102,33 @@ enum socket_flags {
 	SOCKET_BROADCAST = 256, SOCKET_PINNED = 512 // bound to one interface
 };
 
-enum { SOCKET_MEMBERSHIPS = 16, SOCKET_FILTER_BYTES = 32 };
+enum {
+	SOCKET_MEMBERSHIPS = 16, SOCKET_FILTER_BYTES = 32,
+	MEMBERSHIP_SOURCES = 64,       // addresses in the source filter of one membership
+	MAX_MEMBERSHIP_SOURCES = 8192  // the same of one VR
+};
+
+// RFC 3678's MCAST_EXCLUDE and MCAST_INCLUDE.
+enum membership_mode { MEMBERSHIP_EXCLUDE = 0, MEMBERSHIP_INCLUDE = 1 };
 
 struct socket_membership {
 	uint8_t group[16];
 	uint16_t interface;
 	uint8_t family;         // 0: free
-	uint8_t reserved[5];
+	uint8_t mode;           // enum membership_mode
+	uint8_t reserved[4];
 };
+
+// An address in the source filter of a membership.
+struct membership_source {
+	uint8_t address[16];
+	uint32_t membership;    // slot * SOCKET_MEMBERSHIPS + place in it + 1; 0: free
+	uint32_t reserved;
+};
+
+// Of which families a socket takes only what it has joined itself: IP_MULTICAST_ALL,
+// IPV6_MULTICAST_ALL turned round.
+enum multicast_only { MULTICAST_ONLY4 = 1, MULTICAST_ONLY6 = 2 };
 
 struct socket_entry {
 	uint64_t cookie;        // random, never 0 while the slot is in use
@@ -137,6 +157,8 @@ struct socket_entry {
 	int32_t error;          // pending error, an errno
 	uint32_t options;       // enum dgram_flags bits (wire.py) the app wants to see
 	uint8_t icmp_filter[SOCKET_FILTER_BYTES]; // ICMP types that are blocked
+	uint8_t multicast_only; // enum multicast_only bits
+	uint8_t reserved[3];
 	struct socket_membership memberships[SOCKET_MEMBERSHIPS];
 	uint64_t rx_packets;
 	uint64_t tx_packets;
@@ -155,7 +177,11 @@ struct state_segment {
 	uint64_t random_key[2];   // SipHash key of this VR's hash tables
 	uint64_t neighbors_used;  // 0: `neighbors` was never written; else 1 + slots of `pending` ever used
 	uint64_t sockets_used;     // slots of `sockets` below this were in use once; the rest was never touched
-	uint64_t reserved[7];
+	uint64_t tcp_used;         // slots of `tcp` below this were in use once
+	uint64_t tcp_requests_used;
+	uint64_t tcp_timewaits_used;
+	uint64_t membership_sources_used; // the same of `membership_sources`
+	uint64_t reserved[3];
 	struct worker_state workers[MAX_WORKERS];
 	uint64_t host_drops[DROP_REASON_COUNT]; // our own packets, and those already punted
 	struct port_state ports[MAX_PORTS];
@@ -164,6 +190,10 @@ struct state_segment {
 	struct neighbor_entry neighbors[MAX_NEIGHBORS]; // open addressing
 	struct socket_entry sockets[MAX_SOCKETS];
 	struct pending_packet pending[MAX_PENDING];
+	struct membership_source membership_sources[MAX_MEMBERSHIP_SOURCES];
+	struct tcp_socket tcp[MAX_TCP_SOCKETS];
+	struct tcp_request tcp_requests[MAX_TCP_REQUESTS];
+	struct tcp_timewait tcp_timewaits[MAX_TCP_TIMEWAITS];
 };
 
 #endif

@@ -185,8 +185,8 @@ static const int forwarder_calls[] = {
 	// waiting and time
 	SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_ppoll, SYS_futex, SYS_clock_gettime, SYS_clock_getres,
 	SYS_clock_nanosleep, SYS_nanosleep, SYS_gettimeofday, SYS_restart_syscall,
-	// sockets of apps and operators
-	SYS_accept4, SYS_shutdown, SYS_getsockopt, SYS_setsockopt, SYS_getsockname, SYS_getpeername,
+	// sockets of apps and operators; socket() itself makes AF_UNIX only
+	SYS_bind, SYS_listen, SYS_connect, SYS_accept4, SYS_shutdown, SYS_getsockopt, SYS_setsockopt, SYS_getsockname, SYS_getpeername,
 	SYS_close, SYS_close_range, SYS_dup, SYS_dup3, SYS_fcntl, SYS_fstat, SYS_lseek, SYS_eventfd2, SYS_signalfd4,
 	SYS_timerfd_create, SYS_timerfd_settime,
 	// memory
@@ -249,6 +249,7 @@ static void emit_forwarder(struct filter *filter)
 	emit_calls(filter, forwarder_calls, COUNT(forwarder_calls), SECCOMP_RET_ALLOW);
 	emit_bits(filter, SYS_mmap, 2, PROT_EXEC, SECCOMP_RET_ALLOW);
 	emit_bits(filter, SYS_mprotect, 2, PROT_EXEC, SECCOMP_RET_ALLOW);
+	emit_values(filter, SYS_socket, 0, families, COUNT(families));
 	emit_values(filter, SYS_socketpair, 0, families, COUNT(families));
 	emit_values(filter, SYS_ioctl, 1, requests, COUNT(requests));
 	emit_values(filter, SYS_prctl, 0, limits, COUNT(limits));

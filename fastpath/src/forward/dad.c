@@ -116,6 +116,7 @@ static void dad_become_valid(struct forward *f, struct dad_entry *entry, uint32_
 	entry->state = DAD_VALID;
 	entry->probes = announcements;
 	dad_arm(f, entry, announce ? dad_at_once(f) : 0);
+	forward_interfaces_changed(f);
 }
 
 static void dad_start(struct forward *f, struct dad_entry *entry, const struct address_entry *address)
@@ -134,6 +135,7 @@ static void dad_start(struct forward *f, struct dad_entry *entry, const struct a
 
 void dad_interface(struct forward *f, uint16_t interface, bool up)
 {
+	forward_interfaces_changed(f);
 	for (uint32_t i = 0; i < f->neighbors->dad.count; i++) {
 		struct dad_entry *entry = &f->state->dad[i];
 		const struct interface_entry *on = view_interface(&f->tables, interface);

@@ -84,6 +84,7 @@ void forward_tables_changed(struct forward *f)
 {
 	neighbor_tables_changed(f);
 	dad_tables_changed(f);
+	forward_interfaces_changed(f);
 }
 
 static void refresh(struct forward *f)

@@ -37,6 +37,8 @@ struct forward_ops {
 	uint32_t (*path_mtu)(void *user, uint8_t family, const uint8_t *destination, uint32_t mtu);
 	// Is anybody in this VR interested in this multicast group on this interface?
 	bool (*group_joined)(void *user, uint16_t interface, uint8_t family, const uint8_t *group);
+	// Interfaces, links or usable addresses may be other ones now.  May be NULL.
+	void (*interfaces_changed)(void *user);
 	// Send the queue of one port now; called when it is full and at the end of a batch.
 	// Entries that were sent are freed and counted by egress_sent, others by egress_lost.
 	void (*flush)(void *user, uint16_t port);
@@ -80,6 +82,12 @@ void forward_flush(struct forward *f);
 uint64_t forward_random(struct forward *f);
 // Configured up, and its port has a carrier.
 bool interface_up(const struct forward *f, const struct interface_entry *interface);
+// Tell the layers above of ops.interfaces_changed.
+static inline void forward_interfaces_changed(struct forward *f)
+{
+	if (f->ops.interfaces_changed != NULL)
+		f->ops.interfaces_changed(f->ops.user);
+}
 uint64_t forward_deadline(const struct forward *f);
 
 // --- egress.c: queues and their accounting ---

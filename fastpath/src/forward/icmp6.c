@@ -1,7 +1,7 @@
 // ICMPv6 (RFC 4443): errors, echo, and the way to neighbor discovery.
 //
-// Not supported: sending redirects, multicast listener discovery, node information
-// queries; flow labels of what we send are zero.
+// Multicast listener discovery is the host stack's.  Not supported: sending redirects, node
+// information queries; flow labels of what we send are zero.
 #include <string.h>
 #include "base/cksum.h"
 #include "forward/icmp.h"
@@ -185,7 +185,8 @@ enum drop_reason icmp6_input(struct forward *f, const struct interface_entry *in
 		return in != NULL ? nd_input(f, in, packet, icmp_offset) : DROP_ND_MALFORMED;
 	if (type == ICMP6_ECHO)
 		return echo_reply(f, in != NULL ? in->index : 0, packet, icmp_offset, length);
-	if (type == ICMP6_ECHO_REPLY || !(type & INFORMATIONAL))
+	bool listener = (type >= ICMP6_LISTENER_QUERY && type <= ICMP6_LISTENER_DONE) || type == ICMP6_LISTENER_REPORT2;
+	if (type == ICMP6_ECHO_REPLY || listener || !(type & INFORMATIONAL))
 		return DROP_REASON_COUNT;
 	return DROP_ICMP_IGNORED;
 }

@@ -1,9 +1,10 @@
 // Routing decisions and the choice of source addresses.
 //
 // Source addresses: IPv6 by RFC 6724 section 5, rules 1, 2, 3 (an address that is not past
-// duplicate address detection is no candidate), 5 and 8; IPv4 as Linux does, the address of
-// the egress interface whose subnet holds the next hop, else its first one.  Not supported:
-// policy table and temporary addresses (rules 6 and 7).
+// duplicate address detection is no candidate), 5, 6 with the default policy table, and 8; the
+// other rules are about mobile hosts, addresses by autoconfiguration and temporary ones, which
+// a router has not.  IPv4 as Linux does, the address of the egress interface whose subnet holds
+// the next hop, else its first one.
 #include "forward/route.h"
 
 #include <arpa/inet.h>
@@ -245,7 +246,34 @@ static uint32_t scope_of(const uint8_t *address)
 {
 	if (ip6_is_multicast(address))
 		return ip6_multicast_scope(address);
+	if (address[0] == 0xfe && (address[1] & 0xc0) == 0xc0)
+		return 5; // site-local: deprecated (RFC 3879), but it has its scope
 	return ip6_is_link_local(address) || ip6_is_loopback(address) ? 2 : 14;
+}
+
+// The labels of RFC 6724 section 2.1, most specific prefix first.
+static uint32_t label_of(const uint8_t *address)
+{
+	static const struct {
+		uint8_t prefix[16];
+		uint8_t length;
+		uint8_t label;
+	} policies[] = {
+		{{[15] = 1}, 128, 0},
+		{{[10] = 0xff, [11] = 0xff}, 96, 4},
+		{{0}, 96, 3},
+		{{0x20, 1}, 32, 5},
+		{{0x20, 2}, 16, 2},
+		{{0x3f, 0xfe}, 16, 12},
+		{{0xfe, 0xc0}, 10, 11},
+		{{0xfc}, 7, 13},
+	};
+
+	for (unsigned i = 0; i < sizeof policies / sizeof policies[0]; i++) {
+		if (common_prefix(address, policies[i].prefix, policies[i].length) == policies[i].length)
+			return policies[i].label;
+	}
+	return 1;
 }
 
 // Is candidate a better than b?
@@ -261,6 +289,10 @@ static bool better_ip6(const struct address_entry *a, const struct address_entry
 		return scope_a < scope_b ? scope_a >= scope : scope_b < scope;
 	if ((a->interface == out) != (b->interface == out)) // rule 5
 		return a->interface == out;
+	bool label_a = label_of(a->address) == label_of(destination);
+	bool label_b = label_of(b->address) == label_of(destination);
+	if (label_a != label_b) // rule 6
+		return label_a;
 	match_a = common_prefix(a->address, destination, a->length);
 	match_b = common_prefix(b->address, destination, b->length);
 	return match_a > match_b; // rule 8

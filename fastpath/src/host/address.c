@@ -75,13 +75,3 @@ int endpoint_score(const struct socket_entry *entry, const struct flow *flow)
 	}
 	return score;
 }
-
-bool endpoint_joined(const struct socket_entry *entry, const struct flow *flow)
-{
-	for (int i = 0; i < SOCKET_MEMBERSHIPS; i++) {
-		const struct socket_membership *m = &entry->memberships[i];
-		if (m->family == flow->family && m->interface == flow->interface && address_equal(m->group, flow->local))
-			return true;
-	}
-	return false;
-}

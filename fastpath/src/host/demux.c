@@ -6,6 +6,7 @@
 #include "host/internal.h"
 
 #include <errno.h>
+#include "base/siphash.h"
 
 enum demux_kind demux_kind(const struct socket_entry *entry)
 {
@@ -60,15 +61,15 @@ bool demux_is(const struct socket_entry *entry, enum demux_kind kind, uint16_t k
 	return demux_kind(entry) == kind && demux_key(entry) == key;
 }
 
-static uint32_t flow_spread(const struct flow *flow)
+// Keyed, so that no peer can choose the socket that takes its flow.
+static uint32_t flow_spread(const struct host *host, const struct flow *flow)
 {
-	uint32_t hash = (uint32_t)flow->remote_port << 16 | flow->local_port;
-	for (int i = 0; i < 16; i += 4) {
-		hash ^= load32(flow->remote + i) ^ load32(flow->local + i);
-		hash *= 0x9e3779b1;
-		hash ^= hash >> 15;
-	}
-	return hash;
+	uint8_t input[36];
+	store16(input, flow->remote_port);
+	store16(input + 2, flow->local_port);
+	memcpy(input + 4, flow->remote, 16);
+	memcpy(input + 20, flow->local, 16);
+	return (uint32_t)siphash24(host->state->random_key, input, sizeof(input));
 }
 
 int demux_find(const struct host *host, enum demux_kind kind, uint16_t key, const struct flow *flow)
@@ -77,6 +78,7 @@ int demux_find(const struct host *host, enum demux_kind kind, uint16_t key, cons
 	int best_score = -1;
 	uint32_t sharers = 0;
 	uint32_t hash = 0;
+	bool shared = false;
 	for (uint16_t at = demux_first(host, kind, key); at != 0; at = host->next[at - 1]) {
 		const struct socket_entry *entry = &host->state->sockets[at - 1];
 		if (!demux_is(entry, kind, key))
@@ -86,8 +88,10 @@ int demux_find(const struct host *host, enum demux_kind kind, uint16_t key, cons
 			best = at - 1;
 			best_score = score;
 			sharers = 1;
-			hash = entry->flags & SOCKET_REUSE_PORT ? flow_spread(flow) : 0;
-		} else if (score >= 0 && score == best_score && (entry->flags & SOCKET_REUSE_PORT) && hash != 0) {
+			shared = entry->flags & SOCKET_REUSE_PORT;
+		} else if (score >= 0 && score == best_score && shared && (entry->flags & SOCKET_REUSE_PORT)) {
+			if (sharers == 1)
+				hash = flow_spread(host, flow);
 			// The n-th sharer takes over with probability 1/n: an even choice in one
 			// pass that is the same for every packet of a flow.
 			sharers++;

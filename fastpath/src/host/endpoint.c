@@ -1,5 +1,5 @@
 // bind, connect and send: what a socket's own addresses allow.
-#include "host/internal.h"
+#include "host/tcp_internal.h"
 
 #include <errno.h>
 
@@ -22,9 +22,13 @@ static int bindable(const struct host *host, const struct socket_entry *entry, c
 		return -EINVAL;
 	if (address_any(address) || (family == FAMILY_IPV4 && load32(plain) == 0))
 		return 0;
-	if (address_link_local(family, plain)) {
+	if (address_needs_scope(family, plain)) {
+		if (*interface == 0)
+			*interface = entry->interface;
 		if (*interface == 0)
 			return -EINVAL;
+		if (address_multicast(family, plain))
+			return view_interface(host->tables, *interface) != NULL ? 0 : -ENODEV;
 		return view_address(host->tables, family, plain, *interface) != NULL ? 0 : -EADDRNOTAVAIL;
 	}
 	*interface = 0; // a scope means nothing for a global address
@@ -35,6 +39,9 @@ static int bindable(const struct host *host, const struct socket_entry *entry, c
 
 int host_bind(struct host *host, uint32_t slot, const uint8_t *address, uint16_t port, uint16_t interface)
 {
+	struct tcp_socket *stream = host_stream(host, slot);
+	if (stream != NULL)
+		return tcp_bind(host->tcp, stream, address, port, interface);
 	struct socket_entry *entry = host_entry(host, slot);
 	if (entry == NULL)
 		return -EBADF;
@@ -95,6 +102,9 @@ static int route(struct host *host, const struct socket_entry *entry, const stru
 
 int host_connect(struct host *host, uint32_t slot, const uint8_t *address, uint16_t port, uint16_t interface)
 {
+	struct tcp_socket *stream = host_stream(host, slot);
+	if (stream != NULL)
+		return tcp_connect(host->tcp, stream, address, port, interface);
 	struct socket_entry *entry = host_entry(host, slot);
 	if (entry == NULL)
 		return -EBADF;
@@ -130,6 +140,9 @@ int host_connect(struct host *host, uint32_t slot, const uint8_t *address, uint1
 
 int host_disconnect(struct host *host, uint32_t slot)
 {
+	struct tcp_socket *stream = host_stream(host, slot);
+	if (stream != NULL)
+		return tcp_disconnect(host->tcp, stream);
 	struct socket_entry *entry = host_entry(host, slot);
 	if (entry == NULL)
 		return -EBADF;

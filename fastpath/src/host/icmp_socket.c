@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include "base/cksum.h"
+#include "host/listener.h"
 #include "wire/icmp.h"
 #include "wire/ip4.h"
 #include "wire/ip6.h"
@@ -177,6 +178,12 @@ static enum drop_reason icmp_error(struct host *host, struct inbound *in)
 	failure.payload = inner + header;
 	failure.length = room - header;
 	raw_failure(host, &failure, protocol, inner);
+	if (protocol == IPPROTO_TCP) {
+		failure.ttl = inner[in->flow.family == FAMILY_IPV4 ? 8 : 7];
+		failure.flow.local_port = load16(inner + header);
+		failure.flow.remote_port = load16(inner + header + 2);
+		return tcp_icmp_error(host, &failure, load32(inner + header + 4), failure.info);
+	}
 	// RFC 5927 section 4: only what matches something that we have sent is believed.  Echo
 	// replies leave no trace, so that of those our address has to do.
 	bool reply = protocol == IPPROTO_ICMPV6 && inner[header] == ICMP6_ECHO_REPLY
@@ -199,6 +206,11 @@ static bool is_error(uint8_t family, uint8_t type)
 	return type == ICMP4_UNREACHABLE || type == ICMP4_TIME_EXCEEDED || type == ICMP4_PARAMETER_PROBLEM;
 }
 
+static bool is_listener(uint8_t type)
+{
+	return (type >= ICMP6_LISTENER_QUERY && type <= ICMP6_LISTENER_DONE) || type == ICMP6_LISTENER_REPORT2;
+}
+
 enum drop_reason icmp_input(struct host *host, struct inbound *in, int copies)
 {
 	uint8_t family = in->flow.family;
@@ -208,6 +220,8 @@ enum drop_reason icmp_input(struct host *host, struct inbound *in, int copies)
 		reason = echo_reply(host, in);
 	else if (is_error(family, type))
 		reason = icmp_error(host, in);
+	else if (family == FAMILY_IPV6 && is_listener(type))
+		reason = mld_input(host, in);
 	return copies > 0 ? DROP_NONE : reason;
 }
 

@@ -18,7 +18,8 @@ enum host_limits {
 	DEFAULT_TTL = 64,
 	LARGEST_PACKET = 65535,
 	LARGEST_PAYLOAD4 = LARGEST_PACKET - 20 - 8,
-	PATH_MTUS = 256
+	PATH_MTUS = 256,
+	OWN_PACKETS = 1024       // of ourselves to ourselves that wait
 };
 
 // socket_entry.options: what the app wants to see.  The low half are DatagramFlag bits.
@@ -68,6 +69,7 @@ struct inbound {
 	uint8_t ttl;
 	uint8_t tos;
 	bool verified;       // transport checksum is partial or was checked by hardware
+	bool taken;          // somebody keeps the packet: it is not put back to the pool
 	bool fragment;
 	bool more;           // fragment: not the last one
 	uint32_t fragment_offset;
@@ -101,6 +103,8 @@ struct path_mtu {
 };
 
 struct reassembly;
+struct listener;
+struct tcp;
 
 struct host {
 	struct state_segment *state;
@@ -113,9 +117,17 @@ struct host {
 	bool listed[MAX_SOCKETS];
 	uint32_t join_heads[JOIN_HEADS];       // membership number + 1
 	uint32_t join_next[MAX_SOCKETS * SOCKET_MEMBERSHIPS];
+	uint16_t source_heads[MAX_SOCKETS * SOCKET_MEMBERSHIPS]; // place in membership_sources + 1
+	uint16_t source_next[MAX_MEMBERSHIP_SOURCES];
+	uint32_t source_hint;                  // no place below is free
+	uint16_t reassembled_on;               // interface of the message that forwarding is offered; 0: none
 	uint32_t slot_hint;                    // no slot below is free
 	struct path_mtu paths[PATH_MTUS];
+	struct packet *own, *own_last;         // from ourselves to ourselves, linked by next: looked at by host_flush
+	uint32_t own_count;
 	struct reassembly *reassembly;
+	struct listener *listener;
+	struct tcp *tcp;
 };
 
 static inline bool address_any(const uint8_t *address)
@@ -140,6 +152,15 @@ static inline bool address_multicast(uint8_t family, const uint8_t *address)
 	return family == FAMILY_IPV4 ? (address[0] & 0xf0) == 0xe0 : address[0] == 0xff;
 }
 
+// Meaning something on one link only, as it stands: an address of the link, or a group of the
+// link or the node (RFC 4007 section 5).
+static inline bool address_needs_scope(uint8_t family, const uint8_t *address)
+{
+	if (family != FAMILY_IPV6)
+		return false;
+	return (address[0] == 0xfe && (address[1] & 0xc0) == 0x80) || (address[0] == 0xff && ((address[1] & 15) == 1 || (address[1] & 15) == 2));
+}
+
 static inline bool address_link_local(uint8_t family, const uint8_t *address)
 {
 	return family == FAMILY_IPV6 && address[0] == 0xfe && (address[1] & 0xc0) == 0x80;
@@ -161,7 +182,6 @@ void address_map(uint8_t family, const uint8_t *address, uint8_t *mapped);
 bool address_unmap(uint16_t domain, const uint8_t *address, uint8_t *family, uint8_t *plain);
 // How well a socket fits a flow; -1: not at all.
 int endpoint_score(const struct socket_entry *entry, const struct flow *flow);
-bool endpoint_joined(const struct socket_entry *entry, const struct flow *flow);
 
 // --- demux.c ---
 enum demux_kind demux_kind(const struct socket_entry *entry);
@@ -175,10 +195,35 @@ int demux_find(const struct host *host, enum demux_kind kind, uint16_t key, cons
 int demux_bind_port(struct host *host, uint32_t slot, uint16_t port);
 
 // --- membership.c ---
-int membership_join(struct host *host, uint32_t slot, uint8_t family, const uint8_t *group, uint16_t interface);
-int membership_leave(struct host *host, uint32_t slot, uint8_t family, const uint8_t *group, uint16_t interface);
-void membership_attach(struct host *host, uint32_t slot);
+struct membership_name {
+	uint8_t family;
+	uint16_t interface;   // 0: where the route to the group leads; of a membership to leave: any
+	uint8_t group[16];
+};
+struct source_filter {
+	uint8_t mode;         // enum membership_mode
+	uint8_t count;
+	uint8_t sources[MEMBERSHIP_SOURCES][16];
+};
+int membership_join(struct host *host, uint32_t slot, const struct membership_name *name, enum membership_mode mode);
+int membership_leave(struct host *host, uint32_t slot, const struct membership_name *name);
+// Block (EXCLUDE) or join (INCLUDE) a source of a group, and the reverse.
+int membership_add_source(struct host *host, uint32_t slot, const struct membership_name *name, enum membership_mode mode, const uint8_t *source);
+int membership_remove_source(struct host *host, uint32_t slot, const struct membership_name *name, enum membership_mode mode, const uint8_t *source);
+int membership_set_filter(struct host *host, uint32_t slot, const struct membership_name *name, const struct source_filter *filter);
+int membership_get_filter(struct host *host, uint32_t slot, const struct membership_name *name, struct source_filter *filter);
+// Is a socket that fits a multicast flow to be given it?
+bool membership_accepts(const struct host *host, uint32_t slot, const struct flow *flow);
+// What all sockets together want of a group; INCLUDE of nothing: nobody is a member.
+void membership_merge(const struct host *host, uint8_t family, uint16_t interface, const uint8_t *group, struct source_filter *filter);
+void membership_attach(struct host *host);
 void membership_close(struct host *host, uint32_t slot);
+
+// --- options_multicast.c ---
+bool multicast_option(int level, int name);
+int multicast_setopt(struct host *host, uint32_t slot, int level, int name, const uint8_t *value, uint32_t length);
+// `value` holds the question on entry, as getsockopt(2) has it for filters.
+int multicast_getopt(struct host *host, uint32_t slot, int level, int name, uint8_t *value, uint32_t *length);
 
 // --- inbound.c, outbound.c ---
 enum drop_reason inbound_parse(const struct host *host, struct packet *packet, struct inbound *in);
@@ -203,6 +248,7 @@ struct socket_failure {
 	bool fatal;
 	uint8_t type;
 	uint8_t code;
+	uint8_t ttl;             // that the quoted packet still had
 	uint32_t info;
 	uint8_t reporter[16];
 	const uint8_t *payload;
@@ -222,6 +268,10 @@ int ping_send(struct host *host, uint32_t slot, struct outbound *out, const uint
 bool icmp_valid(const struct inbound *in);
 // Say that a datagram was not completed in time (RFC 792, RFC 4443 section 3.3).
 void icmp_reassembly_expired(struct host *host, uint8_t family, uint16_t interface, const uint8_t *packet, uint32_t length);
+
+// --- tcp_icmp.c: errors about what TCP sent (RFC 1122 section 4.2.3.9, RFC 5927), path MTU ---
+// `seq` is that of the quoted segment, `mtu` what a router says that its link takes.
+enum drop_reason tcp_icmp_error(struct host *host, const struct socket_failure *failure, uint32_t seq, uint32_t mtu);
 
 // --- path_mtu.c (RFC 1191, RFC 8201) ---
 uint32_t path_mtu_clamp(const struct host *host, uint8_t family, const uint8_t *address, uint32_t mtu);

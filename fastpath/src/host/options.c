@@ -1,9 +1,10 @@
 // Socket options with the names, values and errors of Linux: socket(7), ip(7), ipv6(7),
 // raw(7), icmp(7), RFC 3493, RFC 3542.
 //
-// Options of the app's own fd (timeouts, FIONREAD) never come here.
-// Not supported: source-specific multicast, sticky options and extension headers of RFC 3542.
-#include "host/internal.h"
+// Options of the app's own fd (timeouts, FIONREAD) never come here; group membership is in
+// options_multicast.c.
+// Not supported: sticky options and extension headers of RFC 3542.
+#include "host/tcp_internal.h"
 
 #include <errno.h>
 #include <sys/socket.h>
@@ -104,61 +105,6 @@ static uint16_t interface_of_address(const struct host *host, const uint8_t *fou
 	return entry != NULL ? entry->interface : 0;
 }
 
-static int membership(struct host *host, uint32_t slot, bool join, uint8_t family, const uint8_t *group, uint32_t interface)
-{
-	if (interface >= MAX_INTERFACES)
-		return -ENODEV;
-	return join ? membership_join(host, slot, family, group, (uint16_t)interface)
-		: membership_leave(host, slot, family, group, (uint16_t)interface);
-}
-
-// struct ip_mreq or ip_mreqn: group, interface address[, interface index].
-static int membership4(struct host *host, uint32_t slot, bool join, const uint8_t *value, uint32_t length)
-{
-	if (length < 8)
-		return -EINVAL;
-	uint8_t group[16] = {0};
-	memcpy(group, value, 4);
-	int index = 0;
-	if (length >= 12)
-		memcpy(&index, value + 8, sizeof(index));
-	if (index == 0 && load32(value + 4) != 0) {
-		index = interface_of_address(host, value + 4);
-		if (index == 0)
-			return -ENODEV;
-	}
-	return membership(host, slot, join, FAMILY_IPV4, group, (uint32_t)index);
-}
-
-// struct ipv6_mreq: group, interface index.
-static int membership6(struct host *host, uint32_t slot, bool join, const uint8_t *value, uint32_t length)
-{
-	if (length < 20)
-		return -EINVAL;
-	uint32_t index;
-	memcpy(&index, value + 16, sizeof(index));
-	return membership(host, slot, join, FAMILY_IPV6, value, index);
-}
-
-// struct group_req: interface index, padding, sockaddr_storage.
-static int membership_protocol_independent(struct host *host, uint32_t slot, bool join, const uint8_t *value, uint32_t length)
-{
-	struct group_req request;
-	if (length < sizeof(request))
-		return -EINVAL;
-	memcpy(&request, value, sizeof(request));
-	uint8_t group[16] = {0};
-	const uint8_t *address = (const uint8_t *)&request.gr_group;
-	if (request.gr_group.ss_family == AF_INET) {
-		memcpy(group, address + offsetof(struct sockaddr_in, sin_addr), 4);
-		return membership(host, slot, join, FAMILY_IPV4, group, request.gr_interface);
-	}
-	if (request.gr_group.ss_family != AF_INET6)
-		return -EADDRNOTAVAIL;
-	memcpy(group, address + offsetof(struct sockaddr_in6, sin6_addr), 16);
-	return membership(host, slot, join, FAMILY_IPV6, group, request.gr_interface);
-}
-
 static int multicast_interface4(struct host *host, struct socket_entry *entry, const uint8_t *value, uint32_t length)
 {
 	if (length < 4)
@@ -209,22 +155,20 @@ static int set_socket(struct host *host, uint32_t slot, int name, const uint8_t 
 	}
 }
 
+static int set_header_included(struct socket_entry *entry, uint16_t family, int on)
+{
+	if (entry->type != SOCK_RAW || entry->family != family)
+		return -ENOPROTOOPT;
+	entry->flags = on ? entry->flags | SOCKET_HEADER_INCLUDED : entry->flags & ~(uint32_t)SOCKET_HEADER_INCLUDED;
+	return 0;
+}
+
 static int set_ip4(struct host *host, uint32_t slot, int name, const uint8_t *value, uint32_t length)
 {
 	struct socket_entry *entry = &host->state->sockets[slot];
 	int number = 0;
-	switch (name) {
-	case IP_ADD_MEMBERSHIP:
-	case IP_DROP_MEMBERSHIP:
-		return membership4(host, slot, name == IP_ADD_MEMBERSHIP, value, length);
-	case MCAST_JOIN_GROUP:
-	case MCAST_LEAVE_GROUP:
-		return membership_protocol_independent(host, slot, name == MCAST_JOIN_GROUP, value, length);
-	case IP_MULTICAST_IF:
+	if (name == IP_MULTICAST_IF)
 		return multicast_interface4(host, entry, value, length);
-	default:
-		break;
-	}
 	if (!take_int(value, length, &number))
 		return -EINVAL;
 	switch (name) {
@@ -240,13 +184,8 @@ static int set_ip4(struct host *host, uint32_t slot, int name, const uint8_t *va
 	case IP_MULTICAST_LOOP:
 		entry->multicast_loop = number != 0;
 		return 0;
-	case IP_MULTICAST_ALL: // only what was joined is ever delivered
-		return number == 0 || number == 1 ? 0 : -EINVAL;
 	case IP_HDRINCL:
-		if (entry->type != SOCK_RAW || entry->family != AF_INET)
-			return -ENOPROTOOPT;
-		entry->flags = number ? entry->flags | SOCKET_HEADER_INCLUDED : entry->flags & ~(uint32_t)SOCKET_HEADER_INCLUDED;
-		return 0;
+		return set_header_included(entry, AF_INET, number);
 	default:
 		return -ENOPROTOOPT;
 	}
@@ -270,10 +209,6 @@ static int set_ip6(struct host *host, uint32_t slot, int name, const uint8_t *va
 	struct socket_entry *entry = &host->state->sockets[slot];
 	if (entry->family != AF_INET6)
 		return -ENOPROTOOPT;
-	if (name == IPV6_JOIN_GROUP || name == IPV6_LEAVE_GROUP)
-		return membership6(host, slot, name == IPV6_JOIN_GROUP, value, length);
-	if (name == MCAST_JOIN_GROUP || name == MCAST_LEAVE_GROUP)
-		return membership_protocol_independent(host, slot, name == MCAST_JOIN_GROUP, value, length);
 	int number = 0;
 	if (!take_int(value, length, &number))
 		return -EINVAL;
@@ -301,6 +236,8 @@ static int set_ip6(struct host *host, uint32_t slot, int name, const uint8_t *va
 		return number < 0 ? -EINVAL : set_byte(&entry->pmtu_discover, number, IP_PMTUDISC_OMIT, 0);
 	case IPV6_CHECKSUM:
 		return set_checksum(entry, number);
+	case IPV6_HDRINCL:
+		return set_header_included(entry, AF_INET6, number);
 	default:
 		return -ENOPROTOOPT;
 	}
@@ -322,9 +259,14 @@ static bool raw_icmp(const struct socket_entry *entry, uint16_t family)
 
 int host_setopt(struct host *host, uint32_t slot, int level, int name, const uint8_t *value, uint32_t length)
 {
+	struct tcp_socket *stream = host_stream(host, slot);
+	if (stream != NULL)
+		return tcp_setopt(host->tcp, stream, level, name, value, length);
 	struct socket_entry *entry = host_entry(host, slot);
 	if (entry == NULL)
 		return -EBADF;
+	if (multicast_option(level, name))
+		return multicast_setopt(host, slot, level, name, value, length);
 	int at = switch_at(level, name);
 	if (at >= 0) {
 		int number;
@@ -429,12 +371,8 @@ static int get_number(struct host *host, struct socket_entry *entry, int level, 
 	}
 	if (level == SOL_SOCKET)
 		return get_socket(entry, name, number);
-	if (level == IPPROTO_IP && name == IP_HDRINCL) {
+	if ((level == IPPROTO_IP && name == IP_HDRINCL) || (level == IPPROTO_IPV6 && name == IPV6_HDRINCL)) {
 		*number = (entry->flags & SOCKET_HEADER_INCLUDED) != 0;
-		return 0;
-	}
-	if (level == IPPROTO_IP && name == IP_MULTICAST_ALL) {
-		*number = 0;
 		return 0;
 	}
 	if (level == IPPROTO_IPV6 && name == IPV6_V6ONLY) {
@@ -464,9 +402,14 @@ static int give(uint8_t *value, uint32_t *length, const void *from, uint32_t byt
 
 int host_getopt(struct host *host, uint32_t slot, int level, int name, uint8_t *value, uint32_t *length)
 {
+	struct tcp_socket *stream = host_stream(host, slot);
+	if (stream != NULL)
+		return tcp_getopt(host->tcp, stream, level, name, value, length);
 	struct socket_entry *entry = host_entry(host, slot);
 	if (entry == NULL)
 		return -EBADF;
+	if (multicast_option(level, name))
+		return multicast_getopt(host, slot, level, name, value, length);
 	if (level == SOL_SOCKET && name == SO_BINDTODEVICE) {
 		const struct interface_entry *interface = view_interface(host->tables, entry->interface);
 		if (interface == NULL || !(entry->flags & SOCKET_PINNED)) {

@@ -162,10 +162,17 @@ uint16_t transport_checksum(uint8_t family, const uint8_t *source, const uint8_t
 	return cksum_finish(cksum_add(sum, data, length));
 }
 
+// 224.0.0.1 and ff02::1, of which every node is a member.
+static bool everybody(uint8_t family, const uint8_t *group)
+{
+	static const uint8_t nodes[16] = {0xff, 2, [15] = 1};
+	return family == FAMILY_IPV4 ? load32(group) == INADDR_ALLHOSTS_GROUP : address_equal(group, nodes);
+}
+
 // A group member in this VR hears what is sent (RFC 1112 section 6.1, IP_MULTICAST_LOOP).
 static struct packet *loop_copy(struct host *host, const struct outbound *out, struct packet *packet)
 {
-	if (!host_group_joined(host, out->egress, out->family, out->destination))
+	if (!everybody(out->family, out->destination) && !host_group_joined(host, out->egress, out->family, out->destination))
 		return NULL;
 	struct packet *copy = host->ops.packet_get(host->ops.user, packet->length);
 	if (copy == NULL)
@@ -197,7 +204,8 @@ int outbound_send(struct host *host, const struct outbound *out, const struct so
 		struct inbound in;
 		if (inbound_parse(host, copy, &in) == DROP_NONE)
 			(void)host_dispatch(host, &in);
-		host->ops.packet_put(host->ops.user, copy);
+		if (!in.taken)
+			host->ops.packet_put(host->ops.user, copy);
 	}
 	return -drop_errno(reason);
 }

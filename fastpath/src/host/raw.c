@@ -1,13 +1,14 @@
 // Raw sockets (raw(7), RFC 3542): copies of whole packets in, packets of any protocol out.
 //
-// IPv4 sockets see the IP header and may write it (IP_HDRINCL); IPv6 sockets see what
-// follows the extension headers.  Echo requests, which forwarding answers, come as copies
+// IPv4 sockets see the IP header, IPv6 sockets what follows the extension headers; both may
+// write it (IP_HDRINCL, IPV6_HDRINCL).  Echo requests, which forwarding answers, come as copies
 // (host_overhear); neighbor discovery does not come by here.
 #include "host/internal.h"
 
 #include <errno.h>
 #include "base/cksum.h"
 #include "wire/ip4.h"
+#include "wire/ip6.h"
 
 static bool filtered(const struct socket_entry *entry, const struct inbound *in)
 {
@@ -40,7 +41,7 @@ int raw_input(struct host *host, struct inbound *in)
 		const struct socket_entry *entry = &host->state->sockets[at - 1];
 		if (!demux_is(entry, kind, in->protocol) || endpoint_score(entry, &in->flow) < 0)
 			continue;
-		if (in->flow.multicast && !endpoint_joined(entry, &in->flow))
+		if (in->flow.multicast && !membership_accepts(host, at - 1u, &in->flow))
 			continue;
 		matched++;
 		if (filtered(entry, in) || checksum_wrong(entry, in))
@@ -67,6 +68,21 @@ void raw_failure(struct host *host, struct socket_failure *failure, uint8_t prot
 		failure->length = whole ? length + header : length;
 		deliver_failure(host, slot, failure);
 	}
+}
+
+// IPV6_HDRINCL: the packet leaves as the app wrote it, extension headers and checksums included.
+static int send_with_header6(struct host *host, const struct socket_entry *entry, struct outbound *out, const uint8_t *payload, uint32_t length)
+{
+	if (length < IP6_HEADER || payload[0] >> 4 != 6 || load16(payload + 4) != length - IP6_HEADER)
+		return -EINVAL;
+	if (length > out->mtu)
+		return -EMSGSIZE;
+	uint8_t *unused;
+	struct packet *packet = outbound_packet(host, out, length - IP6_HEADER, &unused);
+	if (packet == NULL)
+		return -ENOBUFS;
+	memcpy(packet_data(packet), payload, length);
+	return outbound_send(host, out, entry, packet);
 }
 
 // IP_HDRINCL: the app wrote the header; what raw(7) says is always filled in, is.
@@ -98,8 +114,9 @@ static int send_with_header(struct host *host, const struct socket_entry *entry,
 int raw_send(struct host *host, uint32_t slot, struct outbound *out, const uint8_t *payload, uint32_t length)
 {
 	const struct socket_entry *entry = &host->state->sockets[slot];
-	if ((entry->flags & SOCKET_HEADER_INCLUDED) && out->family == FAMILY_IPV4)
-		return send_with_header(host, entry, out, payload, length);
+	if (entry->flags & SOCKET_HEADER_INCLUDED)
+		return out->family == FAMILY_IPV4 ? send_with_header(host, entry, out, payload, length)
+			: send_with_header6(host, entry, out, payload, length);
 	out->protocol = (uint8_t)entry->protocol;
 	int error = outbound_fit(entry, out, length);
 	if (error < 0)

@@ -31,8 +31,11 @@ static enum drop_reason deliver_many(struct host *host, const struct inbound *in
 		const struct socket_entry *entry = &host->state->sockets[at - 1];
 		if (!demux_is(entry, DEMUX_UDP, port) || endpoint_score(entry, &in->flow) < 0)
 			continue;
-		if (in->flow.multicast && !endpoint_joined(entry, &in->flow))
+		if (in->flow.multicast && !membership_accepts(host, at - 1u, &in->flow)) {
+			if (reason == DROP_NO_SOCKET)
+				reason = DROP_SOURCE_FILTERED;
 			continue;
+		}
 		if (deliver_parts(host, at - 1u, in, payload, length, part))
 			reason = DROP_NONE;
 		else if (reason != DROP_NONE)

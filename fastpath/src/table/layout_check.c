@@ -104,14 +104,30 @@ FULL(pending_packet, data);
 SIZE(dad_entry, 32);
 FULL(dad_entry, deadline_ns);
 SIZE(socket_membership, 24);
+SIZE(membership_source, 24);
+FULL(membership_source, reserved);
 WORD(socket_entry, cookie);
 WORD(socket_entry, rx_packets);
 FULL(socket_entry, app);
+FULL(tcp_cubic_state, reserved);
+FULL(tcp_listener_state, cookies_ms);
+static_assert(sizeof(struct tcp_socket) <= 512, "an idle connection costs no more than 512 bytes");
+WORD(tcp_socket, cookie);
+WORD(tcp_socket, retransmit_at);
+WORD(tcp_socket, bytes_sent);
+FULL(tcp_socket, bind_previous);
+static_assert(sizeof(struct tcp_request) <= 128, "a half-open connection costs no more than 128 bytes");
+WORD(tcp_request, deadline_ns);
+FULL(tcp_request, answered_ms);
+SIZE(tcp_timewait, 64);
+FULL(tcp_timewait, flags);
+WORD(state_segment, tcp_used);
 WORD(state_segment, ready);
 WORD(state_segment, tables_epoch);
 static_assert(offsetof(struct state_segment, workers) % 64 == 0, "each worker's words have a cache line of their own");
 static_assert(offsetof(struct state_segment, counters) % 8 == 0 && offsetof(struct state_segment, neighbors) % 8 == 0 &&
-              offsetof(struct state_segment, sockets) % 8 == 0 && offsetof(struct state_segment, pending) % 8 == 0,
+              offsetof(struct state_segment, sockets) % 8 == 0 && offsetof(struct state_segment, pending) % 8 == 0 &&
+              offsetof(struct state_segment, tcp) % 8 == 0 && offsetof(struct state_segment, tcp_requests) % 8 == 0,
               "64-bit words must be aligned");
 
 SIZE(link_slot, 2048);
