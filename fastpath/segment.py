@@ -183,12 +183,13 @@ class Segment(View):
         """Look at a struct that an offset in the segment leads to."""
         return View(self._map, name, offset)
 
-    def used(self, field: str, key: str) -> Iterator[tuple[int, View]]:
-        """Look at the elements of an array whose integer `key` is not 0: (index, view of a copy).
+    def used(self, field: str, key: str, limit: int | None = None) -> Iterator[tuple[int, View]]:
+        """Look at the elements of an array whose integer `key` is not 0: (index, view of a copy); `limit`: the first.
 
         Reading a hole through a mapping would allocate its pages for good; reading the fd does not.
         """
         start, _code, count, nested = self._fields[field]
+        count = count if limit is None else min(count, limit)
         size = SIZES[nested]
         key_start, key_code, _count, _nested = FIELDS[nested][key]
         width = struct.calcsize(key_code)

@@ -41,7 +41,7 @@ HEAD: Final = struct.Struct("=II")  # of struct zygote_birth
 REPORT: Final = struct.Struct("=IIii")  # struct zygote_report
 FORWARDER: Final = struct.Struct(f"=II{CONSTANTS['ROUTER_NAME_SIZE']}s")  # struct forwarder_birth
 FORWARDER_FDS: Final = ("netns", "tables", "state", "state_ro", "listener", "uid_lock")  # enum forwarder_fd
-_OPEN_FILES: Final = 1 << 16
+_OPEN_FILES: Final = 1 << 18  # a forwarder has one for each connection of an app
 # Of CPython's allocator of small objects (Objects/obmalloc.c).
 _ALIGNMENT: Final = 16
 _LARGEST: Final = 512
@@ -80,8 +80,7 @@ def main(fd: int) -> NoReturn:
     except Exception:  # noqa: BLE001 - told to the manager, which explains it
         _report(manager, Word.FAILED, traceback.format_exc())
         sys.exit(1)
-    limit = min(_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    _raise_open_files()
     birth = binding.ffi.new("struct zygote_birth *")
     request = binding.ffi.buffer(birth.request)
     gc.collect()
@@ -93,6 +92,15 @@ def main(fd: int) -> NoReturn:
         sys.exit(0)
     manager.detach()
     _run(msgpack.unpackb(request[: birth.length]), birth.fds[0 : birth.fd_count], mains)
+
+
+def _raise_open_files() -> None:
+    """Let children have many files; root may have more than it was given."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+        return
+    limit = min(_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 
 def _fill_holes() -> list[bytes]:

@@ -13,13 +13,15 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from rsock.aio import open_connection, start_server
     from rsock.client import VR, Context, Event, Watch
     from rsock.errors import BrokerGone, RsockDenied, RsockError, VRDown, VRNotFound
-    from rsock.sockets import default_vr, socket
+    from rsock.sockets import create_connection, create_server, default_vr, socket
 
 __all__ = [
-    "VR", "BrokerGone", "Context", "Event", "RsockDenied", "RsockError", "VRDown", "VRNotFound", "Watch", "default_vr",
-    "socket", "vr", "vrs", "watch",
+    "VR", "BrokerGone", "Context", "Event", "RsockDenied", "RsockError", "VRDown", "VRNotFound", "Watch",
+    "create_connection", "create_server", "default_vr", "open_connection", "socket", "start_server", "vr", "vrs",
+    "watch",
 ]  # fmt: skip
 
 
@@ -27,7 +29,8 @@ __all__ = [
 _PLACES: Final = {
     "rsock.client": ("VR", "Context", "Event", "Watch"),
     "rsock.errors": ("BrokerGone", "RsockDenied", "RsockError", "VRDown", "VRNotFound"),
-    "rsock.sockets": ("default_vr", "socket"),
+    "rsock.sockets": ("create_connection", "create_server", "default_vr", "socket"),
+    "rsock.aio": ("open_connection", "start_server"),
 }
 
 

@@ -64,8 +64,8 @@ def show_parts(family: int, address: bytes, port: int, interface: int) -> tuple[
     """Write the parts of an address of a socket of `family` (AF_*)."""
     if family == socket.AF_INET:
         return socket.inet_ntop(family, address[:4]), port
-    scope = interface if address[0] == 0xFE and address[1] & 0xC0 == 0x80 else 0
-    return socket.inet_ntop(family, address), port, 0, scope
+    scoped = (address[0] == 0xFE and address[1] & 0xC0 == 0x80) or (address[0] == 0xFF and address[1] & 15 in {1, 2})
+    return socket.inet_ntop(family, address), port, 0, interface if scoped else 0
 
 
 def show_packet(family: int, packet_family: int, address: bytes, port: int, interface: int) -> tuple[Any, ...]:

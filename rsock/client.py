@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import zmq
 
 from rsock.client_core import Message, ProtocolError, Requests, open_body, parse_frames, parse_opened, unpack_map
-from rsock.errors import BrokerGone, VRNotFound, error_of
+from rsock.errors import BrokerGone, VRDown, VRNotFound, error_of
 from rsock.link import Link
 from rsock.wire import VERSION, Op, Right
 
@@ -40,6 +40,7 @@ _RECONNECT_MS: Final = 5
 # As often as this when the broker is away for long; more would make its return be noticed late.
 _RECONNECT_MAX_MS: Final = 50
 _ALIVE: Final = 0.5  # seconds between a watcher's looks whether the broker still knows it
+_SOCK_STREAM: Final = 1
 _SOCK_RAW: Final = 3
 
 
@@ -165,6 +166,15 @@ class _Channel:
         return self.events.popleft()
 
 
+def _wanted(kind: int, protocol: int) -> Right:
+    """Give the rights of which one is needed to open such a socket."""
+    if kind == _SOCK_STREAM:
+        return Right.CONNECT | Right.LISTEN
+    if kind == _SOCK_RAW:
+        return Right.RAW
+    return Right.UDP | (Right.RAW if protocol else Right(0))
+
+
 class Context:
     """A connection to one broker, and through it to the virtual routers."""
 
@@ -175,6 +185,7 @@ class Context:
         self._pid = 0
         self._channel: _Channel | None = None
         self._links: dict[str, Link] = {}
+        self._paths: dict[str, str] = {}  # of forwarders that were found before
         _contexts.add(self)
 
     def vrs(self) -> list[VR]:
@@ -213,19 +224,27 @@ class Context:
 
     def open(self, vr: str, family: int, kind: int, protocol: int) -> Opened:
         """Open a socket and give its parts; `rsock.socket` is made of them."""
-        want = Right.RAW if kind == _SOCK_RAW else Right.UDP | (Right.RAW if protocol else 0)
+        # The token makes a repetition after a lost reply harmless.
+        body = open_body(family, kind, protocol, os.urandom(16), app_name())
         try:
+            # The forwarder judges by itself; the broker only says where it is.
+            if (path := self._paths.get(vr)) is not None:
+                with contextlib.suppress(VRDown):
+                    return self._open_at(path, body)
+            wish = {"vr": vr, "want": int(_wanted(kind, protocol)), "family": family, "type": kind, "proto": protocol}
             with self._lock:
-                wish = {"vr": vr, "want": int(want), "family": family, "type": kind, "proto": protocol}
-                ticket = self._broker().request(Op.TICKET, wish, self.timeout)
-            link = self.link(ticket["path"])
-            # The token makes a repetition after a lost reply harmless.
-            body = open_body(family, kind, protocol, os.urandom(16), app_name())
-            reply, fd = link.call_fd(Op.OPEN, body, timeout=self.timeout)
+                self._paths.pop(vr, None)
+                path = str(self._broker().request(Op.TICKET, wish, self.timeout)["path"])
+            opened = self._open_at(path, body)
         except PermissionError:
             raise error_of(errno.EPERM if kind == _SOCK_RAW else errno.EACCES, vr) from None
+        self._paths[vr] = path
+        return opened
+
+    def _open_at(self, path: str, body: bytes) -> Opened:
+        reply, fd = self.link(path).call_fd(Op.OPEN, body, timeout=self.timeout)
         slot, _rights, cookie = parse_opened(reply)
-        return Opened(ticket["path"], slot, cookie, fd)
+        return Opened(path, slot, cookie, fd)
 
     def link(self, path: str) -> Link:
         """Give this process's connection to a forwarder."""

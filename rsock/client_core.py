@@ -11,6 +11,7 @@ requests are harmless to repeat but BIND, whose caller looks at what it has (see
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,12 @@ _OPEN: Final = layout("rsock_open")
 _OPENED: Final = layout("rsock_opened")
 _NAME: Final = layout("rsock_name")
 _OPTION: Final = layout("rsock_option")
+_FILLER: Final = layout("rsock_filler")
+_LISTEN: Final = layout("rsock_listen")
+_ACCEPTED: Final = re.compile(
+    rb"\0rsk1/[^/]*/t[46]/p=(?P<peer>[^/]+):(?P<port>\d{1,5})/(?:l=(?P<local>[^/]+):(?P<local_port>\d{1,5}))?/"
+    rb"(?P<slot>[0-9a-f]{1,6})\.(?P<nonce>[0-9a-f]{1,11})"
+)
 EPROTO: Final = 71
 ANY: Final = bytes(16)
 
@@ -147,6 +154,44 @@ def parse_names(body: bytes) -> Names:
     return Names(Endpoint(family, address, port, interface), remote)
 
 
+def connect_body(endpoint: Endpoint, filler: int) -> bytes:
+    """Write CONNECT of a stream socket, whose fd will be filled with that many bytes."""
+    return name_body(endpoint) + _FILLER.pack(filler)
+
+
+def parse_connected(body: bytes) -> tuple[Names, bytes]:
+    """Read the reply of CONNECT of a stream socket: the names, and where the fd is to connect to."""
+    return parse_names(body), body[_NAME.size :]
+
+
+def listen_body(backlog: int) -> bytes:
+    """Write LISTEN."""
+    return _LISTEN.pack(min(max(backlog, 0), 0x7FFFFFFF))
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the name of the other end tells of an accepted connection."""
+
+    slot: int
+    nonce: int
+    peer: tuple[str, int]
+    local: tuple[str, int] | None  # None: the name had no room for it
+
+
+def parse_accepted(name: object) -> Accepted | None:
+    """Read the abstract name that accept(2) gave; None: no connection of a forwarder."""
+    match = _ACCEPTED.fullmatch(name) if isinstance(name, bytes) else None
+    if match is None:
+        return None
+    local = (_host(match["local"]), int(match["local_port"])) if match["local"] else None
+    return Accepted(int(match["slot"], 16), int(match["nonce"], 16), (_host(match["peer"]), int(match["port"])), local)
+
+
+def _host(text: bytes) -> str:
+    return text.strip(b"[]").decode()
+
+
 def option_body(level: int, name: int, value: bytes = b"", room: int | None = None) -> bytes:
     """Write SETOPT, or GETOPT with room for the answer."""
     return _OPTION.pack(level, name, len(value) if room is None else room) + value
@@ -216,7 +261,8 @@ def total(buffers: Iterable[bytes | bytearray | memoryview]) -> int:
 
 
 __all__ = [
-    "Datagram", "Endpoint", "Message", "Names", "ProtocolError", "Requests", "datagram_header", "name_body",
-    "open_body", "option_body", "parse", "parse_datagram", "parse_frames", "parse_names", "parse_opened",
-    "parse_option", "parse_record", "total", "unpack_map",
+    "Accepted", "Datagram", "Endpoint", "Message", "Names", "ProtocolError", "Requests", "connect_body",
+    "datagram_header", "listen_body", "name_body", "open_body", "option_body", "parse", "parse_accepted",
+    "parse_connected", "parse_datagram", "parse_frames", "parse_names", "parse_opened", "parse_option", "parse_record",
+    "total", "unpack_map",
 ]  # fmt: skip

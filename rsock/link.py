@@ -20,7 +20,8 @@ from rsock.client_core import Message, ProtocolError, Requests, parse_record
 from rsock.errors import VRDown, error_of
 from rsock.wire import Op
 
-_ROOM: Final = 8192
+_ROOM: Final = 12288
+_HINT: Final = 0.1  # seconds
 # BlockingIOError: the listener's backlog is full, which passes.
 _DEAD: Final = (BrokenPipeError, ConnectionResetError, ConnectionRefusedError, FileNotFoundError, BlockingIOError)
 
@@ -49,6 +50,19 @@ class Link:
         if not fds:
             raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
         return reply, fds[0]
+
+    def hint(self, op: Op, *, slot: int, cookie: int) -> None:
+        """Tell something that does not matter much: never waits for long, whatever state this is in."""
+        if self._peer is None or not self._lock.acquire(blocking=False):
+            return
+        try:
+            number, header = self._requests.header(op, slot, cookie)
+            with contextlib.suppress(OSError, ProtocolError):
+                _message, fds = self._attempt(number, header, time.monotonic() + _HINT)
+                for fd in fds:
+                    os.close(fd)
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Close the connection; a later call makes another."""

@@ -1,4 +1,4 @@
-"""The messages of the socket layer: the one place where they are defined.
+r"""The messages of the socket layer: the one place where they are defined.
 
     app, CLI, manager  --(AF_UNIX SEQPACKET, vr/NAME.sock)-->  forwarder of VR NAME
     app                --(ZeroMQ, rsock.sock)--------------->  broker
@@ -11,7 +11,21 @@ descriptors travel as SCM_RIGHTS.  The C side reads the same definitions from `r
 Towards the broker a message is two frames: the same header, then a msgpack map.  Unknown keys are
 ignored; a missing one is EPROTO.
 
-Not supported: stream sockets, the relayed tier, and the ring tier.
+A stream socket's fd is an AF_UNIX stream that the forwarder has bound to an abstract name of the VR's
+network namespace, and it leads nowhere at first:
+
+    connect   CONNECT {name, filler}; then the app's fd connects natively to the name that the reply tells, and
+              the filler is written to it.  The forwarder reads the filler, but for its last byte, once TCP is
+              connected (so the fd becomes writable then), and closes its end where that fails.
+    listen    LISTEN; then the app listens natively.  The forwarder connects to it for each connection, from a
+              name that tells the peer: \0rsk1/VR/t4/p=192.0.2.9:51515/l=192.0.2.1:80/NONCE.
+    NONCE     the slot and half a cookie in hex.  In a request it stands for the cookie where the peer has the
+              uid of the socket's owner.
+
+The last byte that an app wrote stays unread until the peer's FIN was seen, so that the kernel itself tells a
+reset (ECONNRESET) from an end of file.
+
+Not supported: the relayed tier, and the ring tier.
 """
 
 from __future__ import annotations
@@ -34,6 +48,7 @@ class Op(enum.IntEnum):
     TICKET = 5
     OPEN = 16
     BIND = 17
+    LISTEN = 18
     CONNECT = 19
     CLOSE = 22
     SETOPT = 24
@@ -122,17 +137,17 @@ STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
     ),
     "rsock_open": (
         Field("family", "H", "AF_INET or AF_INET6"),
-        Field("type", "H", "SOCK_DGRAM or SOCK_RAW"),
+        Field("type", "H", "SOCK_DGRAM, SOCK_RAW or SOCK_STREAM"),
         Field("protocol", "H", "IP protocol"),
         Field("reserved", "H", "0"),
-        Field("token", "16s", "random; repeating it yields the same socket"),
+        Field("token", "16s", "random; repeating it yields the same socket (not a stream)"),
     ),
     "rsock_opened": (  # the reply carries one fd
         Field("socket", "I", "slot"),
         Field("rights", "I", "Right"),
         Field("cookie", "Q", ""),
     ),
-    "rsock_name": (  # BIND, CONNECT, and in replies of BIND, CONNECT, NAME
+    "rsock_name": (  # BIND, CONNECT, and in replies of BIND, LISTEN, CONNECT, NAME
         Field("family", "H", "AF_INET, AF_INET6, or AF_UNSPEC to disconnect"),
         Field("port", "H", "host order; for ICMP echo the identifier"),
         Field("interface", "I", "scope or pinned interface; 0: none"),
@@ -142,6 +157,9 @@ STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
         Field("remote_interface", "I", "replies"),
         Field("remote_address", "16s", "replies"),
     ),
+    # CONNECT of a stream socket: behind rsock_name.  In its reply the name to connect to stands there.
+    "rsock_filler": (Field("bytes", "I", "what the app's fd will be filled with"),),
+    "rsock_listen": (Field("backlog", "I", ""),),
     "rsock_option": (  # then `length` bytes of value, as for setsockopt(2)
         Field("level", "I", ""),
         Field("name", "I", ""),

@@ -131,24 +131,29 @@ def route(data: dict[str, Any]) -> str:
 
 
 def sockets(data: list[dict[str, Any]]) -> str:
-    """Render `show sockets`."""
-    rows = [
-        (
-            s["type"],
-            s["local"],
-            s["remote"],
-            s["interface"],
-            s["app"],
-            s["pid"],
-            s["uid"],
-            s["rx_packets"],
-            s["tx_packets"],
-            s["rx_drops"],
-        )
-        for s in data
-    ]
-    header = ("TYPE", "LOCAL", "REMOTE", "INTERFACE", "APP", "PID", "UID", "RX", "TX", "DROPS")
-    return table(header, rows, ("PID", "UID", "RX", "TX", "DROPS")) if rows else "no sockets"
+    """Render `show sockets`: streams, then what has no connections, then what is only counted."""
+    streams = [s for s in data if s["type"] == "tcp" and s["socket"] is not None]
+    others = [s for s in data if s["type"] != "tcp"]
+    parts = []
+    if streams:
+        header = ("TYPE", "STATE", "LOCAL", "REMOTE", "RECV-Q", "SEND-Q", "RTT", "CWND", "RETRANS", "APP", "PID", "UID")
+        rows = [_stream(s) for s in streams]
+        parts.append(table(header, rows, ("RECV-Q", "SEND-Q", "RTT", "CWND", "RETRANS", "PID", "UID")))
+    if others:
+        keys = ("type", "local", "remote", "interface", "app", "pid", "uid", "rx_packets", "tx_packets", "rx_drops")
+        datagrams = [tuple(s[key] for key in keys) for s in others]
+        names = ("TYPE", "LOCAL", "REMOTE", "INTERFACE", "APP", "PID", "UID", "RX", "TX", "DROPS")
+        parts.append(table(names, datagrams, ("PID", "UID", "RX", "TX", "DROPS")))
+    parts += [f"{s['count']} more in {s['state']}" for s in data if s["socket"] is None]
+    return "\n\n".join(parts) if parts else "no sockets"
+
+
+def _stream(entry: dict[str, Any]) -> tuple[object, ...]:
+    connected = entry["remote"] is not None
+    numbers = (f"{entry['rtt_ms']:g} ms", entry["cwnd"], entry["retransmits"]) if connected else (None, None, None)
+    queues = (entry["receive_queue"], entry["send_queue"])
+    owner = ("(closed)", None, entry["uid"]) if entry["orphaned"] else (entry["app"], entry["pid"], entry["uid"])
+    return ("tcp", entry["state"], entry["local"], entry["remote"], *queues, *numbers, *owner)
 
 
 def drops(data: list[dict[str, Any]]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastpath import interfaces as published
 from fastpath import routes as installed
+from fastpath import sockets as tcp
 from fastpath import stats
 from manager.cli.client import Manager
 from manager.cli.echo import parse_address
@@ -177,7 +178,28 @@ def sockets(request: Request) -> list[dict[str, Any]]:
     """Show the sockets of programs in a router."""
     with open_segments(request.run_dir, request["router"]) as (tables, state):
         names = published.names(tables)
-        return [_socket(entry, names) for entry in stats.sockets(state)]
+        shown = [_socket(entry, names) for entry in stats.sockets(state)]
+        shown += [_connection(entry, names) for entry in tcp.connections(state)]
+        return shown + _counted("syn-received", tcp.half_open(state)) + _counted("time-wait", tcp.time_wait(state))
+
+
+def _counted(state: str, count: int) -> list[dict[str, Any]]:
+    """Give one line for connections that are no program's: no longer, or not yet."""
+    about = dict.fromkeys(("socket", "family", "local", "remote", "interface", "app", "pid", "uid"))
+    return [{"type": "tcp", "protocol": 6, "state": state, "count": count, **about}] if count else []
+
+
+def _connection(entry: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
+    index = entry["interface"]
+    kept = {key: value for key, value in entry.items() if key not in {"local_port", "remote_port", "rtt_us"}}
+    return kept | {
+        "type": "tcp",
+        "protocol": 6,
+        "local": _endpoint(entry["local"], entry["local_port"]),
+        "remote": _endpoint(entry["remote"], entry["remote_port"]) if entry["remote"] else None,
+        "interface": names.get(index, f"#{index}") if index else None,
+        "rtt_ms": round(entry["rtt_us"] / 1000, 3),
+    }
 
 
 def _socket(entry: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
@@ -188,6 +210,7 @@ def _socket(entry: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
         "type": kind,
         "family": entry["family"],
         "protocol": entry["protocol"],
+        "state": "connected" if entry["remote"] else "open",
         "local": _endpoint(entry["local"], entry["local_port"]),
         "remote": _endpoint(entry["remote"], entry["remote_port"]) if entry["remote"] else None,
         "interface": names.get(index, f"#{index}") if index else None,

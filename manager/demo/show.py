@@ -1,6 +1,6 @@
 """The show of the demo: started by the manager when the routers are up, as a process of its own.
 
-    hosts answer "who are you?" -> the app asks in three worlds and prints a table
+    hosts serve a page -> the app fetches the same URL in three worlds and prints a table
       -> router green is added, in the ordinary way -> the app moves to it
       -> traffic through red -> the kernel's own forwarding counters -> what to try next
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import http.server
 import os
 import selectors
 import shutil
@@ -35,7 +36,8 @@ from vrouter.api.messages import ManagerOp
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 APP: Final = ROOT / "examples" / "three_worlds.py"
 GREEN: Final = ROOT / "examples" / "green.yaml"
-PORT: Final = 7777
+HTTP_PORT: Final = 80
+PORT: Final = 7777  # where hosts answer datagrams
 PACKETS: Final = 1000
 COMMAND_WIDTH: Final = 40
 PR_SET_PDEATHSIG: Final = 1
@@ -48,6 +50,8 @@ def main(run_dir: Path, manager_pid: int) -> None:
     signal.signal(signal.SIGTERM, _raise_exit)
     hosts = [(host, _listen(run_dir, host)) for host in scene.HOSTS]
     threading.Thread(target=_answer, args=(hosts,), daemon=True).start()
+    for server in [_web_server(run_dir, host) for host in scene.HOSTS]:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
     with _app(run_dir) as lines:
         if _relay_until(lines, "waiting for", "  green ") == "waiting for":
             _add_green(run_dir)
@@ -80,6 +84,46 @@ def _listen(run_dir: Path, host: scene.Host) -> socket.socket:
             made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             made.bind(("0.0.0.0", PORT))
             return made
+    finally:
+        os.close(fd)
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    """The page of a host: who it is, and where."""
+
+    def do_GET(self) -> None:
+        """Answer with the page."""
+        assert isinstance(self.server, _HostServer)
+        page = f"{self.server.host.who}, {self.server.host.where}\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the library's
+        """Keep the screen for the app."""
+
+
+class _HostServer(http.server.HTTPServer):
+    """The web server of one host, in the namespace of the thread that makes it."""
+
+    def __init__(self, host: scene.Host) -> None:
+        self.host = host
+        super().__init__(("0.0.0.0", HTTP_PORT), _Page)
+
+    def server_bind(self) -> None:
+        """Bind without asking for the name of our address: there is nobody to ask."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+
+
+def _web_server(run_dir: Path, host: scene.Host) -> _HostServer:
+    """Open a host's web server in its namespace."""
+    fd = os.open(DIRECTORY / scene.host_name(run_dir, host), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with inside(fd):
+            return _HostServer(host)
     finally:
         os.close(fd)
 
@@ -212,6 +256,7 @@ def _next_commands(run_dir: Path) -> None:
     commands = (
         (f"{vr} show routers", "the routers and their processes"),
         (f"{vr} show interfaces red", "counters: alice's packets were forwarded"),
+        (f"{vr} show sockets red", "the app's, and the TCP connections it just closed"),
         (f"{vr} ping blue 10.0.0.2 -c 3", "bob, not alice"),
         (ping, "from alice to erin, through red"),
         (f"{vr} trace red -n 2", "the life of two packets, stage by stage"),

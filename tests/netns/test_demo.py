@@ -120,7 +120,7 @@ def test_three_worlds_give_three_answers(demo: Demo) -> None:
         "green": "dave, behind green",
     }
     for world in answers:
-        assert demo.row(world)[1] == "10.0.0.2"
+        assert demo.row(world)[1] == "http://10.0.0.2/"
         assert 0 < float(demo.row(world)[3].removesuffix(" ms")) < 1000
 
 

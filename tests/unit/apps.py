@@ -107,13 +107,13 @@ class World:
         return made
 
     def sent(self, count: int = 1) -> list[bytes]:
-        """Wait for IP packets that leave on `a`; neighbor discovery is passed over."""
+        """Wait for IP packets that leave on `a`; neighbor discovery and group reports are passed over."""
         found: list[bytes] = []
         deadline = time.monotonic() + WAIT
         while len(found) < count:
             assert time.monotonic() < deadline, f"{len(found)} of {count} packets"
             for frame, _vnet in self.router.ports[1].receive():
-                if not is_neighbor_message(frame):
+                if not is_background(frame):
                     found.append(frame[packets.ETHERNET :])
             time.sleep(0.0005)
         assert len(found) == count
@@ -122,7 +122,7 @@ class World:
     def silent(self) -> bool:
         """Tell whether nothing leaves for a moment."""
         time.sleep(0.05)
-        return not [frame for frame, _vnet in self.router.ports[1].receive() if not is_neighbor_message(frame)]
+        return not [frame for frame, _vnet in self.router.ports[1].receive() if not is_background(frame)]
 
     def arrive(self, packet: bytes, vnet: bytes | None = None, mac: bytes | None = None) -> None:
         """Put an IP packet on the wire of `a`."""
@@ -144,11 +144,11 @@ class World:
         self.router.close()
 
 
-def is_neighbor_message(frame: bytes) -> bool:
-    """Tell ARP and neighbor discovery."""
+def is_background(frame: bytes) -> bool:
+    """Tell ARP, neighbor discovery, IGMP and MLD."""
     kind = int.from_bytes(frame[12:14])
     if kind != packets.IP6:
-        return kind == packets.ARP
+        return kind == packets.ARP or (kind == packets.IP4 and frame[23] == 2)
     return frame[20] in {0, packets.ICMP6} and frame[54] not in {1, 2, 3, 4, 128, 129}
 
 

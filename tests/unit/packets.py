@@ -147,6 +147,11 @@ def group_mac(group: str) -> bytes:
     return b"\x33\x33" + packed[12:]
 
 
+def is_listener_report(frame: bytes) -> bool:
+    """Tell an MLDv2 report."""
+    return frame[12:14] == b"\x86\xdd" and frame[20] == 0 and frame[54] == ICMP6 and frame[62] == 143
+
+
 def neighbor_message(
     kind: int, source: str, destination: str, target: str, *, flags: int = 0, options: bytes = b"", hop_limit: int = 255
 ) -> bytes:

@@ -35,8 +35,10 @@ def red() -> Iterator[World]:
 
 def connect(red: World) -> socket.socket:
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    peer.settimeout(WAIT)
+    # Waits where the backlog is full, which a socket with Python's own timeout does not.
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(WAIT), 0))
     peer.connect(red.path)
+    peer.settimeout(WAIT)
     return peer
 
 

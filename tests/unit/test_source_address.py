@@ -126,6 +126,7 @@ def source(
 
 
 A, B = ("2001:db8:a::1/64", 1, 0), ("2001:db8:b::1/64", 1, 0)
+UNIQUE, SIX_TO_FOUR = ("fd00:1::1/64", 1, 0), ("2002:a00:1::1/64", 1, 0)
 LOCAL, OTHER_LOCAL = ("fe80::1/64", 1, 0), ("fe80::2/64", 2, 0)
 ELSEWHERE = ("2001:db8:c::1/64", 2, 0)
 
@@ -141,6 +142,13 @@ ELSEWHERE = ("2001:db8:c::1/64", 2, 0)
         ([ELSEWHERE, A], "2001:db8:c::9", "2001:db8:a::1"),  # rule 5: outgoing interface
         ([ELSEWHERE, LOCAL], "2001:db8:ff::1", "2001:db8:c::1"),  # but scope comes first
         ([A, ("2001:db8:b::1/64", 1, REFUSED)], "2001:db8:b::9", "2001:db8:a::1"),  # rule 3
+        ([UNIQUE, A], "2002:a00:1::9", "2001:db8:a::1"),  # rule 6: of two other labels the longer match
+        ([A, SIX_TO_FOUR], "2002:a00:1::9", "2002:a00:1::1"),  # rule 6: same label
+        ([SIX_TO_FOUR, A], "2001:db8:ff::1", "2001:db8:a::1"),
+        ([A, UNIQUE], "fd00:9::9", "fd00:1::1"),
+        ([UNIQUE, A], "2001:db8:ff::1", "2001:db8:a::1"),
+        ([("2001:db8::1/128", 1, 0), ("2001:0:1::1/64", 1, 0)], "2001:0:2::2", "2001:0:1::1"),  # Teredo
+        ([SIX_TO_FOUR, ELSEWHERE], "2001:db8:c::9", "2002:a00:1::1"),  # rule 5 comes before
         ([OTHER_LOCAL], "2001:db8:ff::1", None),  # of another link
         ([OTHER_LOCAL, LOCAL], "2001:db8:ff::1", "fe80::1"),  # better than nothing
         ([], "2001:db8:ff::1", None),
@@ -161,6 +169,13 @@ def test_ipv6_on_the_link(module: Any, destination: str) -> None:
 
 def test_ipv6_multicast_beyond_the_link_prefers_its_scope(module: Any) -> None:
     assert source(module, [LOCAL, A], "ff0e::1", interface=1) == "2001:db8:a::1"
+
+
+def test_ipv6_site_local_has_its_own_scope(module: Any) -> None:
+    site = ("fec0::1/64", 1, 0)
+    assert source(module, [A, site], "fec0::9") == "fec0::1"
+    assert source(module, [site, A], "2001:db8:ff::1") == "2001:db8:a::1"
+    assert source(module, [LOCAL, site, A], "ff05::1", interface=1) == "fec0::1"
 
 
 def test_ipv6_to_ourselves_comes_from_the_same_address(module: Any) -> None:

@@ -161,6 +161,7 @@ void connection_close(struct server *server, struct connection *connection)
 	observe_stop(server, connection);
 	if (server->holder == connection)
 		server->holder = NULL;
+	streams_look_soon(server); // perhaps its process has ended
 	server->connections[connection->index] = NULL;
 	epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
 	if (connection->trusted)

@@ -31,16 +31,22 @@ static void reply_name(struct connection *connection, const struct request *requ
 	connection_reply(connection, request, error, &name, sizeof(name));
 }
 
+static struct owner owner_of(const struct socket_entry *entry)
+{
+	return (struct owner){.uid = entry->uid, .gid = entry->gid, .type = entry->type, .protocol = entry->protocol};
+}
+
 static int bind_checked(struct server *server, const struct socket_entry *entry, uint32_t slot, const struct rsock_name *name)
 {
 	if (name->family != entry->family)
 		return -EAFNOSUPPORT;
 	if (name->interface >= MAX_INTERFACES)
 		return -ENODEV;
-	if (rights_open(rights_of_socket(server, entry), entry->type, entry->protocol) != 0)
+	const struct owner owner = owner_of(entry);
+	if (rights_open(rights_of_socket(server, &owner), entry->type, entry->protocol) != 0)
 		return -EACCES;
 	bool has_port = entry->type == SOCK_DGRAM && entry->protocol == IPPROTO_UDP;
-	if (has_port && !rights_port(server, entry, name->port))
+	if (has_port && !rights_port(server, &owner, name->port))
 		return -EACCES;
 	int error = host_bind(server->host, slot, name->address, name->port, (uint16_t)name->interface);
 	// To its app close(2) is over when it returns; to us it is an event that may wait behind this request.
@@ -49,8 +55,7 @@ static int bind_checked(struct server *server, const struct socket_entry *entry,
 	return error;
 }
 
-// A peer's address as packets carry it, for the rules.
-static uint8_t plain_address(uint16_t family, const uint8_t *address, uint8_t *plain)
+uint8_t request_plain_address(uint16_t family, const uint8_t *address, uint8_t *plain)
 {
 	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
 	memset(plain, 0, 16);
@@ -75,8 +80,9 @@ static int connect_checked(struct server *server, const struct socket_entry *ent
 	if (name->interface >= MAX_INTERFACES)
 		return -ENODEV;
 	uint8_t plain[16];
-	uint8_t family = plain_address(name->family, name->address, plain);
-	if (!rights_destination(server, entry, family, plain))
+	uint8_t family = request_plain_address(name->family, name->address, plain);
+	const struct owner owner = owner_of(entry);
+	if (!rights_destination(server, &owner, UINT32_MAX, family, plain))
 		return -EACCES;
 	return host_connect(server->host, slot, name->address, name->port, (uint16_t)name->interface);
 }
@@ -84,13 +90,14 @@ static int connect_checked(struct server *server, const struct socket_entry *ent
 static bool is_join(uint32_t level, uint32_t name)
 {
 	if (level == IPPROTO_IP)
-		return name == IP_ADD_MEMBERSHIP || name == MCAST_JOIN_GROUP;
-	return level == IPPROTO_IPV6 && (name == IPV6_JOIN_GROUP || name == MCAST_JOIN_GROUP);
+		return name == IP_ADD_MEMBERSHIP || name == IP_ADD_SOURCE_MEMBERSHIP || name == MCAST_JOIN_GROUP || name == MCAST_JOIN_SOURCE_GROUP;
+	return level == IPPROTO_IPV6 && (name == IPV6_JOIN_GROUP || name == MCAST_JOIN_GROUP || name == MCAST_JOIN_SOURCE_GROUP);
 }
 
 static int setopt_checked(struct server *server, const struct socket_entry *entry, uint32_t slot, const struct rsock_option *option, const uint8_t *value)
 {
-	if (is_join(option->level, option->name) && !(rights_of_socket(server, entry) & RULE_MULTICAST))
+	const struct owner owner = owner_of(entry);
+	if (is_join(option->level, option->name) && !(rights_of_socket(server, &owner) & RULE_MULTICAST))
 		return -EACCES;
 	int error = host_setopt(server->host, slot, (int)option->level, (int)option->name, value, option->length);
 	if (error == 0 && option->level == SOL_SOCKET && option->name == SO_RCVBUF && option->length >= sizeof(int)) {
@@ -103,19 +110,25 @@ static int setopt_checked(struct server *server, const struct socket_entry *entr
 	return error;
 }
 
+const uint8_t *request_option(const struct request *request, struct rsock_option *option)
+{
+	if (request->length < sizeof(*option))
+		return NULL;
+	memcpy(option, request->body, sizeof(*option));
+	if (option->length > MAX_OPTION || option->length > request->length - sizeof(*option))
+		return NULL;
+	return request->body + sizeof(*option);
+}
+
 static void request_setopt(struct server *server, struct connection *connection, const struct request *request, const struct socket_entry *entry)
 {
 	struct rsock_option option;
-	int error = -EINVAL;
-	if (request->length >= sizeof(option)) {
-		memcpy(&option, request->body, sizeof(option));
-		if (option.length <= MAX_OPTION && option.length <= request->length - sizeof(option))
-			error = setopt_checked(server, entry, request->header.socket, &option, request->body + sizeof(option));
-	}
+	const uint8_t *value = request_option(request, &option);
+	int error = value == NULL ? -EINVAL : setopt_checked(server, entry, request->header.socket, &option, value);
 	connection_reply(connection, request, error, NULL, 0);
 }
 
-static void request_getopt(struct server *server, struct connection *connection, const struct request *request)
+void request_getopt(struct server *server, struct connection *connection, const struct request *request)
 {
 	struct {
 		struct rsock_option option;
@@ -128,8 +141,12 @@ static void request_getopt(struct server *server, struct connection *connection,
 	memcpy(&answer.option, request->body, sizeof(answer.option));
 	uint32_t slot = request->header.socket;
 	uint32_t length = answer.option.length < MAX_OPTION ? answer.option.length : MAX_OPTION;
+	// Some options are questions: what getsockopt(2) finds in the app's buffer came along.
+	uint32_t asked = request->length - (uint32_t)sizeof(answer.option);
+	memset(answer.value, 0, length);
+	memcpy(answer.value, request->body + sizeof(answer.option), asked < length ? asked : length);
 	int error;
-	if (answer.option.level == SOL_SOCKET && answer.option.name == SO_RCVBUF) {
+	if (slot < MAX_SOCKETS && answer.option.level == SOL_SOCKET && answer.option.name == SO_RCVBUF) {
 		socklen_t room = length;
 		error = getsockopt(server->apps[slot].fd, SOL_SOCKET, SO_SNDBUF, answer.value, &room) < 0 ? -errno : 0;
 		length = room;
@@ -156,8 +173,12 @@ static void request_name(struct server *server, struct connection *connection, c
 static void request_socket(struct server *server, struct connection *connection, const struct request *request)
 {
 	uint32_t slot = request->header.socket;
-	const struct socket_entry *entry = slot < MAX_SOCKETS ? &server->state->sockets[slot] : NULL;
-	if (entry == NULL || entry->cookie == 0 || entry->cookie != request->header.cookie) {
+	if (slot >= MAX_SOCKETS) {
+		stream_request(server, connection, request);
+		return;
+	}
+	const struct socket_entry *entry = &server->state->sockets[slot];
+	if (entry->cookie == 0 || entry->cookie != request->header.cookie) {
 		connection_reply(connection, request, EBADF, NULL, 0);
 		return;
 	}
@@ -175,6 +196,9 @@ static void request_socket(struct server *server, struct connection *connection,
 	case RSOCK_OP_NAME:
 		reply_name(connection, request, entry, 0);
 		break;
+	case RSOCK_OP_LISTEN:
+		connection_reply(connection, request, EOPNOTSUPP, NULL, 0);
+		break;
 	default:
 		sockets_close(server, slot);
 		connection_reply(connection, request, 0, NULL, 0);
@@ -182,13 +206,26 @@ static void request_socket(struct server *server, struct connection *connection,
 	}
 }
 
+static bool opens_stream(const struct request *request)
+{
+	struct rsock_open open;
+	if (request->length < sizeof(open))
+		return false;
+	memcpy(&open, request->body, sizeof(open));
+	return open.type == SOCK_STREAM;
+}
+
 void request_run(struct server *server, struct connection *connection, struct request *request)
 {
 	switch (request->header.op) {
 	case RSOCK_OP_OPEN:
-		sockets_open(server, connection, request);
+		if (opens_stream(request))
+			streams_open(server, connection, request);
+		else
+			sockets_open(server, connection, request);
 		break;
 	case RSOCK_OP_BIND:
+	case RSOCK_OP_LISTEN:
 	case RSOCK_OP_CONNECT:
 	case RSOCK_OP_SETOPT:
 	case RSOCK_OP_GETOPT:

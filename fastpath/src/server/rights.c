@@ -40,11 +40,11 @@ static const struct rule_entry *find_rule(const struct server *server, const str
 
 // A socket remembers the one group that let it in: enough to find the same rule again,
 // also after a restart, when the peer is out of sight.
-static const struct rule_entry *rule_of_socket(const struct server *server, const struct socket_entry *entry)
+static const struct rule_entry *rule_of_socket(const struct server *server, const struct owner *owner)
 {
 	struct peer peer;
-	peer.uid = entry->uid;
-	peer.gid = entry->gid;
+	peer.uid = owner->uid;
+	peer.gid = owner->gid;
 	peer.group_count = 0;
 	return find_rule(server, &peer);
 }
@@ -62,11 +62,11 @@ uint32_t rights_of_peer(const struct server *server, const struct peer *peer, ui
 	return rule->operations & EVERYTHING;
 }
 
-uint32_t rights_of_socket(const struct server *server, const struct socket_entry *entry)
+uint32_t rights_of_socket(const struct server *server, const struct owner *owner)
 {
-	if (rights_trusted(server, entry->uid))
+	if (rights_trusted(server, owner->uid))
 		return EVERYTHING;
-	const struct rule_entry *rule = rule_of_socket(server, entry);
+	const struct rule_entry *rule = rule_of_socket(server, owner);
 	return rule == NULL ? 0 : rule->operations & EVERYTHING;
 }
 
@@ -74,16 +74,18 @@ int rights_open(uint32_t operations, uint16_t type, uint16_t protocol)
 {
 	if (type == SOCK_RAW)
 		return operations & RULE_RAW ? 0 : EPERM;
+	if (type == SOCK_STREAM)
+		return operations & (RULE_CONNECT | RULE_LISTEN) ? 0 : EACCES;
 	if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6)
 		return operations & (RULE_UDP | RULE_RAW) ? 0 : EACCES;
 	return operations & RULE_UDP ? 0 : EACCES;
 }
 
-bool rights_port(const struct server *server, const struct socket_entry *entry, uint16_t port)
+bool rights_port(const struct server *server, const struct owner *owner, uint16_t port)
 {
-	if (rights_trusted(server, entry->uid) || port == 0)
+	if (rights_trusted(server, owner->uid) || port == 0)
 		return true;
-	const struct rule_entry *rule = rule_of_socket(server, entry);
+	const struct rule_entry *rule = rule_of_socket(server, owner);
 	if (rule == NULL)
 		return false;
 	if (rule->port_count == 0)
@@ -105,12 +107,12 @@ static bool covers(const struct prefix *prefix, uint8_t family, const uint8_t *a
 	return rest == 0 || ((prefix->address[bits / 8] ^ address[bits / 8]) >> (8 - rest)) == 0;
 }
 
-bool rights_destination(const struct server *server, const struct socket_entry *entry, uint8_t family, const uint8_t *address)
+bool rights_destination(const struct server *server, const struct owner *owner, uint32_t operations, uint8_t family, const uint8_t *address)
 {
-	if (rights_trusted(server, entry->uid))
+	if (rights_trusted(server, owner->uid))
 		return true;
-	const struct rule_entry *rule = rule_of_socket(server, entry);
-	if (rule == NULL || rights_open(rule->operations, entry->type, entry->protocol) != 0)
+	const struct rule_entry *rule = rule_of_socket(server, owner);
+	if (rule == NULL || rights_open(rule->operations & operations, owner->type, owner->protocol) != 0)
 		return false;
 	bool multicast = family == FAMILY_IPV4 ? (address[0] & 0xf0) == 0xe0 : address[0] == 0xff;
 	if (multicast && !(rule->operations & RULE_MULTICAST))

@@ -2,6 +2,7 @@
 //
 //   vr/NAME.sock --accept--> connection: requests of apps, operators, manager, control
 //   socketpair   ----------> app: datagrams of one socket, both ways
+//   abstract name --accept-> stream: bytes of one connection, both ways
 //
 // Nothing here blocks, and no event does more than a bounded amount of work: the fds are
 // level-triggered, so what is left over comes up again after packets had their turn.
@@ -29,6 +30,10 @@ struct server *server_new(struct host *host, struct state_segment *state, const 
 	server->uid = geteuid();
 	for (uint32_t slot = 0; slot < host_slots(server->state); slot++)
 		server->apps[slot].fd = -1;
+	if (!streams_new(server)) {
+		free(server);
+		return NULL;
+	}
 	return server;
 }
 
@@ -40,6 +45,7 @@ void server_free(struct server *server)
 	// The sockets stay in the state segment, for a successor.
 	for (uint32_t slot = 0; slot < host_slots(server->state); slot++)
 		sockets_detach(server, slot);
+	streams_free(server);
 	if (server->listener >= 0)
 		epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, server->listener, NULL);
 	free(server);
@@ -55,7 +61,7 @@ int server_listen(struct server *server, int listener_fd, int tables_ro_fd, int 
 	server->state_ro = state_ro_fd;
 	// What a predecessor left has this long to find its fds again; the first tick counts.
 	server->orphans_until = 1;
-	return 0;
+	return streams_serve(server);
 }
 
 static int listener_event(struct server *server)
@@ -72,21 +78,27 @@ static int listener_event(struct server *server)
 int server_event(struct server *server, uint64_t data, uint32_t events, uint64_t now)
 {
 	server->now = now;
-	uint32_t index = data & 0xffff;
-	uint32_t generation = (uint32_t)(data >> 16) & 0xffffff;
-	switch ((data >> 48) & 0xff) {
+	uint32_t index = data & 0xffffff;
+	uint32_t generation = (uint32_t)(data >> 24);
+	switch ((data >> 56) & 0x7f) {
 	case EVENT_LISTENER:
 		return listener_event(server);
 	case EVENT_CONNECTION:
 		// The generation tells an event of this batch that is older than its owner.
-		if (index < MAX_CONNECTIONS && server->connections[index] != NULL &&
-		    (server->connections[index]->generation & 0xffffff) == generation)
+		if (index < MAX_CONNECTIONS && server->connections[index] != NULL && server->connections[index]->generation == generation)
 			return connection_event(server, server->connections[index], events);
 		return 0;
 	case EVENT_SOCKET:
-		if (index < MAX_SOCKETS && server->apps[index].fd >= 0 && (server->apps[index].generation & 0xffffff) == generation)
+		if (index < MAX_SOCKETS && server->apps[index].fd >= 0 && server->apps[index].generation == generation)
 			return sockets_event(server, index, events);
 		return 0;
+	case EVENT_STREAM:
+		if (index < server->streams.used && server->streams.at[index].state == STREAM_JOINED &&
+		    server->streams.at[index].generation == generation)
+			return stream_event(server, MAX_SOCKETS + index, events);
+		return 0;
+	case EVENT_STREAMS:
+		return streams_accept(server);
 	default:
 		return 0;
 	}
@@ -102,12 +114,13 @@ int server_poll(struct server *server, uint64_t now)
 	for (uint32_t slot = 0; slot < host_slots(server->state); slot++)
 		if (server->apps[slot].fd >= 0 && !server->apps[slot].deaf)
 			handled += sockets_event(server, slot, EPOLLIN);
-	return handled;
+	return handled + streams_poll(server);
 }
 
 void server_tick(struct server *server, uint64_t now)
 {
 	server->now = now;
+	streams_tick(server);
 	if (server->orphans_until == 1)
 		server->orphans_until = now + ORPHAN_LIFE;
 	if (server->orphans_until != 0 && now >= server->orphans_until)
@@ -129,5 +142,6 @@ static uint64_t sooner(uint64_t deadline, uint64_t at)
 
 uint64_t server_deadline(const struct server *server)
 {
-	return sooner(sooner(sooner(SERVER_NEVER, server->orphans_until), server->hold_at), server->listen_at);
+	uint64_t deadline = sooner(sooner(sooner(SERVER_NEVER, server->orphans_until), server->hold_at), server->listen_at);
+	return sooner(deadline, streams_deadline(server));
 }

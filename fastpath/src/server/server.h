@@ -35,6 +35,9 @@ int server_poll(struct server *server, uint64_t now);
 // Called by the host stack's operations.
 bool server_upcall(struct server *server, uint32_t slot, const void *header, const uint8_t *payload, uint32_t length);
 void server_error(struct server *server, uint32_t slot, int error);
+// See struct host_ops.deliver and .stream.
+uint32_t server_deliver(struct server *server, uint32_t slot, const struct iovec *parts, int count);
+void server_stream(struct server *server, uint32_t slot, uint32_t events);
 // Observation: trace records and captured frames go to those who asked.
 bool server_wants_trace(const struct server *server, uint16_t interface);
 void server_trace(struct server *server, const struct packet *packet, const char *stage, const char *detail, uint64_t now);

@@ -81,13 +81,12 @@ static bool quota_left(const struct server *server, const struct connection *con
 	return count < MAX_SOCKETS_PER_USER;
 }
 
-// What the app calls itself; shown to operators and never relied on.
-static void take_name(struct socket_entry *entry, const uint8_t *name, uint32_t length)
+void sockets_take_name(char app[16], const uint8_t *name, uint32_t length)
 {
-	for (uint32_t i = 0; i < length && i < sizeof(entry->app) - 1; i++) {
+	for (uint32_t i = 0; i < length && i < 15; i++) {
 		if (name[i] == '\0')
 			break;
-		entry->app[i] = name[i] >= ' ' && name[i] < 0x7f ? (char)name[i] : '?';
+		app[i] = name[i] >= ' ' && name[i] < 0x7f ? (char)name[i] : '?';
 	}
 }
 
@@ -109,6 +108,8 @@ static int open_slot(struct server *server, const struct connection *connection,
 	}
 	if (!quota_left(server, connection))
 		return -EMFILE;
+	if (open.type == SOCK_STREAM) // these have slots beyond those of server->apps
+		return -ESOCKTNOSUPPORT;
 	int error = host_socket(server->host, open.family, open.type, open.protocol, slot);
 	if (error < 0)
 		return error;
@@ -120,7 +121,7 @@ static int open_slot(struct server *server, const struct connection *connection,
 	entry->pid = connection->peer.pid;
 	entry->rights = rights;
 	entry->created_ns = server->now;
-	take_name(entry, request->body + sizeof(open), request->length - (uint32_t)sizeof(open));
+	sockets_take_name(entry->app, request->body + sizeof(open), request->length - (uint32_t)sizeof(open));
 	return 0;
 }
 
@@ -231,7 +232,9 @@ static bool destination_allowed(struct server *server, uint32_t slot, uint8_t fa
 	// root + 1: the verdict of a VR without any publication must be taken anew as well.
 	if (app->judged_root == server->tables->root + 1 && app->judged_family == family && memcmp(app->judged_address, plain, sizeof(plain)) == 0)
 		return app->judged_allowed;
-	app->judged_allowed = rights_destination(server, &server->state->sockets[slot], family, plain);
+	const struct socket_entry *entry = &server->state->sockets[slot];
+	const struct owner owner = {.uid = entry->uid, .gid = entry->gid, .type = entry->type, .protocol = entry->protocol};
+	app->judged_allowed = rights_destination(server, &owner, UINT32_MAX, family, plain);
 	app->judged_root = server->tables->root + 1;
 	app->judged_family = family;
 	memcpy(app->judged_address, plain, sizeof(plain));

@@ -1,0 +1,253 @@
+"""Datagram and raw sockets in a virtual router, on a SEQPACKET fd.
+
+What differs from a kernel socket:
+  - a datagram that the VR refuses (no route, too long, not allowed) raises from the next receive call,
+    as ICMP errors do, not from the send call that caused it;
+  - connect() throws away what was received before it; a connected socket has no ancillary data and
+    sends to its peer only;
+  - connecting a socket that another process shares is not supported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket as stdlib
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, ClassVar, Final, NoReturn, cast
+
+from rsock import addresses, ancillary
+from rsock.base import RouterSocket, down, fail
+from rsock.client import Context
+from rsock.client_core import (
+    Datagram,
+    Endpoint,
+    ProtocolError,
+    datagram_header,
+    name_body,
+    parse_datagram,
+    parse_names,
+    total,
+)
+from rsock.wire import DATAGRAM, Op
+
+_ERRQUEUE: Final = stdlib.MSG_ERRQUEUE
+
+Buffer = bytes | bytearray | memoryview
+
+
+class DatagramSocket(RouterSocket, kinds=(stdlib.SOCK_DGRAM, stdlib.SOCK_RAW)):
+    """A datagram or raw socket in a virtual router."""
+
+    # Options of the app's own end of the pair.
+    _native: ClassVar[frozenset[int]] = frozenset(
+        {stdlib.SO_RCVTIMEO, stdlib.SO_SNDTIMEO, stdlib.SO_SNDBUF, stdlib.SO_RCVLOWAT}
+    )
+    _default_protocol: ClassVar[int] = stdlib.IPPROTO_UDP
+
+    def __init__(
+        self, family: int = -1, type: int = stdlib.SOCK_DGRAM, proto: int = -1, fileno: int | None = None,  # noqa: A002
+        *, vr: str | None = None, ctx: Context | None = None,
+    ) -> None:  # fmt: skip
+        self._peer: Endpoint | None = None
+        self._errors: deque[tuple[Datagram, bytes]] = deque()
+        self._options: ancillary.Options = set()
+        super().__init__(family, type, proto, fileno, vr=vr, ctx=ctx)
+
+    def _duplicated(self) -> None:
+        self._options, self._errors = set(self._options), deque()
+
+    def _option_set(self, level: int, name: int, value: bytes) -> None:
+        if (level, name) in ancillary.ASKING:
+            (self._options.add if any(value) else self._options.discard)((level, name))
+
+    def connect(self, address: Any) -> None:
+        """Fix the peer; `disconnect` undoes it."""
+        endpoint = addresses.parse(self._family, address)
+        names = parse_names(self._call(Op.CONNECT, name_body(endpoint)))
+        self._discard()
+        self._peer = names.remote
+
+    def disconnect(self) -> None:
+        """Undo connect (what connecting to AF_UNSPEC does in C)."""
+        self._call(Op.CONNECT, name_body(Endpoint(stdlib.AF_UNSPEC, bytes(16), 0, 0)))
+        self._discard()
+        self._peer = None
+
+    def _discard(self) -> None:
+        """Drop what was received before connect: it has the other form."""
+        with contextlib.suppress(OSError):
+            while self._readable() and super().recv(1):
+                pass
+
+    def _readable(self) -> bool:
+        # MSG_DONTWAIT alone does not help: with a timeout, Python waits before it calls recvmsg(2).
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    # --- receiving ---
+
+    def _read(self, size: int, flags: int) -> tuple[Datagram | None, bytes, bool]:
+        """Read one record: its header (None when connected), payload, and whether that was cut."""
+        wanted = size + (DATAGRAM.size if self._peer is None else 0)
+        try:
+            record, _ancillary, message_flags, _address = super().recvmsg(wanted, 0, flags)
+        except (ConnectionResetError, BrokenPipeError):
+            down()
+        cut = bool(message_flags & stdlib.MSG_TRUNC)
+        if self._peer is not None:
+            if not record and not (cut or size == 0):
+                self._raise_pending()
+            return None, record, cut
+        if not record:
+            down()
+        try:
+            header = parse_datagram(record)
+        except ProtocolError as error:
+            raise OSError(errno.EPROTO, str(error)) from None
+        return header, record[DATAGRAM.size :], cut
+
+    def _raise_pending(self) -> None:
+        """Raise the error that a record of no bytes tells of; without one it is an empty datagram."""
+        pending = self.getsockopt(stdlib.SOL_SOCKET, stdlib.SO_ERROR)
+        if pending:
+            raise OSError(pending, os.strerror(pending))
+
+    def _receive(self, size: int, flags: int) -> tuple[Datagram | None, bytes, bool]:
+        """Read one datagram; an error record becomes an exception."""
+        header, payload, cut = self._read(size, flags)
+        if header is not None and header.is_error:
+            if flags & stdlib.MSG_PEEK:
+                self._read(0, 0)
+            if self._options & ancillary.ASKING_ERRORS:
+                self._errors.append((header, payload))
+            raise OSError(header.error, os.strerror(header.error))
+        return header, payload, cut
+
+    def _sender(self, header: Datagram | None) -> Any:
+        if header is None:
+            return addresses.show(cast("Endpoint", self._peer))
+        return addresses.show_packet(self._family, header.family, header.address, header.port, header.interface)
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """Receive a datagram's payload."""
+        return self._receive(bufsize, flags)[1]
+
+    def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Any]:
+        """Receive a datagram and its sender."""
+        header, payload, _cut = self._receive(bufsize, flags)
+        return payload, self._sender(header)
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """Receive a datagram into a buffer."""
+        return self.recvfrom_into(buffer, nbytes, flags)[0]
+
+    def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
+        """Receive a datagram into a buffer, and its sender."""
+        view = memoryview(buffer).cast("B")
+        if nbytes < 0 or nbytes > len(view):
+            raise ValueError("buffer too small for requested bytes" if nbytes > 0 else "negative buffersize")
+        payload, sender = self.recvfrom(nbytes or len(view), flags)
+        view[: len(payload)] = payload
+        return len(payload), sender
+
+    def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0
+    ) -> tuple[bytes, list[ancillary.Item], int, Any]:
+        """Receive a datagram with ancillary data, or with MSG_ERRQUEUE an error."""
+        if flags & _ERRQUEUE:
+            return self._receive_error(bufsize, ancbufsize)
+        header, payload, cut = self._receive(bufsize, flags)
+        items = [] if header is None else ancillary.received(self._family, header, self._options)
+        kept, lost = ancillary.fit(items, ancbufsize)
+        out = (stdlib.MSG_TRUNC if cut else 0) | (stdlib.MSG_CTRUNC if lost else 0)
+        return payload, kept, out, self._sender(header)
+
+    def recvmsg_into(
+        self, buffers: Iterable[Any], ancbufsize: int = 0, flags: int = 0
+    ) -> tuple[int, list[ancillary.Item], int, Any]:
+        """Receive a datagram into several buffers."""
+        views = [memoryview(buffer).cast("B") for buffer in buffers]
+        payload, items, out, sender = self.recvmsg(total(views), ancbufsize, flags)
+        rest = payload
+        for view in views:
+            view[: len(rest)] = rest[: len(view)]
+            rest = rest[len(view) :]
+        return len(payload), items, out, sender
+
+    def _receive_error(self, bufsize: int, ancbufsize: int) -> tuple[bytes, list[ancillary.Item], int, Any]:
+        """Take the oldest error; BlockingIOError when none is next."""
+        if not self._errors:
+            if self._peer is not None or not self._readable():
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            header, _payload, _cut = self._read(0, stdlib.MSG_PEEK)
+            if header is None or not header.is_error:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            taken, payload, _cut = self._read(0xFFFF, 0)
+            self._errors.append((cast("Datagram", taken), payload))
+        header, payload = self._errors.popleft()
+        kept, lost = ancillary.fit([ancillary.error(header)], ancbufsize)
+        out = _ERRQUEUE | (stdlib.MSG_TRUNC if len(payload) > bufsize else 0) | (stdlib.MSG_CTRUNC if lost else 0)
+        return payload[:bufsize], kept, out, self._sender(header)
+
+    # --- sending ---
+
+    def _write(self, buffers: list[Buffer], flags: int) -> None:
+        try:
+            super().sendmsg(buffers, [], flags)
+        except (BrokenPipeError, ConnectionResetError):
+            down()
+
+    def _send(self, buffers: list[Buffer], flags: int, address: Any, items: Iterable[tuple[int, int, Any]] = ()) -> int:
+        size = total(buffers)
+        if size > 0xFFFF:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        if self._peer is not None:
+            if address is not None and addresses.parse(self._family, address) != self._peer:
+                raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))
+            self._write(buffers or [b""], flags)
+            return size
+        if address is None:
+            raise OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ))
+        endpoint = addresses.parse(self._family, address)
+        family, destination = addresses.packet_form(endpoint)
+        source, interface, ttl = ancillary.to_send(items)
+        if source is not None and family == 4 and source.startswith(addresses.MAPPED):
+            source = source[12:].ljust(16, b"\0")
+        header = datagram_header(family, destination, endpoint.port, interface or endpoint.interface, ttl, source)
+        self._write([header, *buffers], flags)
+        return size
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Send a datagram to the peer."""
+        return self._send([data], flags, None)
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send a datagram to the peer."""
+        self._send([data], flags, None)
+
+    def sendto(self, data: Any, *arguments: Any) -> int:
+        """Send a datagram to an address, which is the last argument; flags may stand before it."""
+        if len(arguments) not in {1, 2}:
+            raise TypeError(f"sendto() takes 2 or 3 arguments ({len(arguments) + 1} given)")
+        return self._send([data], arguments[0] if len(arguments) == 2 else 0, arguments[-1])
+
+    def sendmsg(
+        self, buffers: Iterable[Any], ancdata: Iterable[tuple[int, int, Any]] = (), flags: int = 0, address: Any = None
+    ) -> int:
+        """Send a datagram, with packet info or TTL as ancillary data."""
+        return self._send(list(buffers), flags, address, ancdata)
+
+    # --- the rest ---
+
+    def listen(self, backlog: int = 0) -> None:  # noqa: ARG002 - as in socket
+        """Fail: datagram sockets have no connections."""
+        fail(errno.EOPNOTSUPP)
+
+    def accept(self) -> NoReturn:
+        """Fail: datagram sockets have no connections."""
+        fail(errno.EOPNOTSUPP)
