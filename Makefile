@@ -11,6 +11,7 @@ MAKEFLAGS += --no-print-directory
 CONF ?= conf
 RUN_DIR ?= /run/anabranch
 FUZZ_SECONDS ?= 10
+REPEAT ?= 1
 PYTHON ?= python3
 
 VENV := .venv
@@ -19,10 +20,12 @@ STAMPS := build/stamps
 CORE := fastpath/_core.abi3.so
 HEADERS := $(shell find fastpath -name '*.h')
 C_FILES := $(shell find fastpath/src -name '*.c')
+TEST_C_FILES := $(wildcard tests/*/*.c)
 CORE_INPUTS := $(HEADERS) $(C_FILES) fastpath/build.py rsock/wire.py setup.py
 
 WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wvla -Wmissing-prototypes -Wno-unused-parameter -Werror
 INCLUDES := -Ifastpath/include -Ifastpath/src -Ibuild/include
+TEST_FLAGS := -Itests/wire -DANABRANCH_CRASHPOINTS
 # ASan of gcc 12 and clang 14 cannot live with today's address randomisation.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 SANITIZERS := address,undefined
@@ -32,12 +35,12 @@ ASAN_ENV = ANABRANCH_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0:log_path
 PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest -q
 SAY := @printf '\033[1m==>\033[0m %s\n'
 
-.PHONY: help run build test lint format unit netns asan fuzz bench clean
+.PHONY: help run build test lint format unit netns asan fuzz packetdrill bench clean
 
 help: ## this list
 	@echo 'Anabranch: virtual routers outside the kernel.  Words for make:'
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
-	@echo 'Settings: CONF=DIR RUN_DIR=DIR (run), FUZZ_SECONDS=N (fuzz), PYTHON=python3.11'
+	@echo 'Settings: CONF=DIR RUN_DIR=DIR (run), FUZZ_SECONDS=N (fuzz), PACKETDRILL=DIR REPEAT=N (packetdrill), PYTHON=python3.11'
 
 run: build ## start the router with CONF=conf (the demo, as shipped); Ctrl-C ends it
 	@exec env PYTHONSAFEPATH=1 $(BIN)/anabranch run --conf $(CONF) --run-dir $(RUN_DIR)
@@ -51,13 +54,13 @@ test: build $(STAMPS)/development lint ## all but the benches; as root also the 
 	$(SAY) 'unit, property and namespace tests (what is skipped is listed at the end)'
 	@$(PYTEST) --durations=5 tests --ignore=tests/bench
 
-unit: build $(STAMPS)/development ## unit and property tests: no root, under a minute
-	@$(PYTEST) tests/unit tests/property tests/test_floors.py tests/test_docs.py
+unit: build $(STAMPS)/development ## unit and property tests, simulator, scale: no root, some minutes
+	@$(PYTEST) tests/unit tests/property tests/sim tests/scale tests/test_floors.py tests/test_docs.py
 
 netns: build $(STAMPS)/development ## tests in network namespaces: root
 	@$(PYTEST) tests/netns
 
-lint: build $(STAMPS)/development ## style, types, floors, spelling, C warnings of clang
+lint: build $(STAMPS)/development ## style, types, floors, spelling, C warnings of clang (tests: of gcc too)
 	$(SAY) 'ruff'
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check -q .
@@ -69,8 +72,12 @@ lint: build $(STAMPS)/development ## style, types, floors, spelling, C warnings 
 	@PYTHONPATH=. $(BIN)/lint-imports --no-logo --cache-dir build/importlinter
 	@$(BIN)/python tools/check_c_floors.py
 	@$(BIN)/codespell
-	$(SAY) 'clang: warnings'
+	$(SAY) 'C: warnings'
 	@printf '%s\0' $(C_FILES) | xargs -0 -n 4 -P 2 clang $(WARNINGS) $(INCLUDES) -fsyntax-only
+	@for compiler in clang gcc; do \
+		printf '%s\0' $(TEST_C_FILES) | xargs -0 -n 4 -P 2 $$compiler $(WARNINGS) $(INCLUDES) $(TEST_FLAGS) \
+			-fsyntax-only || exit 1; \
+	done
 	@echo 'lint: clean'
 
 format: $(STAMPS)/development ## let ruff format all Python
@@ -92,7 +99,11 @@ build/asan/built: $(CORE_INPUTS) $(shell find fastpath rsock vrouter manager -na
 	@ln -sfn $(addprefix $(CURDIR)/fastpath/,include src) build/asan/lib/fastpath/
 	@touch $@
 
-FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/*.c))
+FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+TCP_FUZZERS := $(filter build/fuzz/fuzz_tcp_%,$(FUZZERS))
+TCP_FUZZ_PARTS := $(addprefix tests/fuzz/tcp_,world.c peer.c poison.c) tests/sim/check.c tests/sim/publish.c
+# What is free in the pools is poisoned.
+TCP_FUZZ_WRAPS := $(foreach kind,block segment range,-Wl,--wrap=$(kind)_new,--wrap=$(kind)_free)
 FUZZ_OBJECTS := $(patsubst fastpath/src/%.c,build/fuzz/objects/%.o,$(C_FILES))
 FUZZ_FLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer $(INCLUDES)
 
@@ -101,7 +112,7 @@ fuzz: build $(STAMPS)/development $(FUZZERS) ## each parser of hostile bytes for
 		name=$$(basename $$fuzzer); \
 		printf '\033[1m==>\033[0m %s for %s s\n' $$name $(FUZZ_SECONDS); \
 		mkdir -p build/fuzz/found/$$name tests/fuzz/corpus/$$name; \
-		$(FIXED_ADDRESSES) $$fuzzer -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 \
+		$(FIXED_ADDRESSES) $$fuzzer -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 -entropic=0 \
 			-artifact_prefix=build/fuzz/$$name- build/fuzz/found/$$name tests/fuzz/corpus/$$name \
 			2>build/fuzz/$$name.log || { cat build/fuzz/$$name.log; exit 1; }; \
 		sed -n 's/stat::number_of_executed_units: */  executions: /p' build/fuzz/$$name.log; \
@@ -115,8 +126,15 @@ build/fuzz/core.a: $(FUZZ_OBJECTS)
 	@rm -f $@
 	@ar rcs $@ $^
 
+$(TCP_FUZZERS): FUZZ_PARTS := $(TCP_FUZZ_PARTS) $(TCP_FUZZ_WRAPS)
+$(TCP_FUZZERS): $(TCP_FUZZ_PARTS) tests/fuzz/tcp_world.h tests/sim/check.h tests/sim/publish.h
+
 $(FUZZERS): build/fuzz/%: tests/fuzz/%.c build/fuzz/core.a
-	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer,$(SANITIZERS) $< build/fuzz/core.a -o $@
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer,$(SANITIZERS) $< $(FUZZ_PARTS) build/fuzz/core.a -o $@
+
+packetdrill: build ## google's packetdrill scripts against the host stack, in virtual time
+	@$(BIN)/python tests/packetdrill/run.py $(if $(PACKETDRILL),'$(PACKETDRILL)',$(error set PACKETDRILL=path)) \
+		--repeat $(REPEAT)
 
 bench: build $(STAMPS)/development ## ratios against the kernel, measured in the same run; root
 	@$(PYTEST) -s tests/bench

@@ -95,6 +95,7 @@ uint64_t harness_lookup_ns(const struct tables_view *view, uint8_t family, const
 		for (uint32_t i = 0; i < count; i++)
 			sum += fib_lookup(view, family, addresses + 16 * (size_t)i);
 	clock_gettime(CLOCK_MONOTONIC, &to);
+	(void)sum; // found for the time that it took alone
 	return (uint64_t)((to.tv_sec - from.tv_sec) * 1000000000 + (to.tv_nsec - from.tv_nsec));
 }
 

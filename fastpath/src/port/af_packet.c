@@ -49,7 +49,8 @@ struct af_packet_port {
 	size_t ring_size;
 	uint32_t frames_per_block;
 	uint64_t position;   // frames taken, ever; runs ahead of state->progress until release
-	bool super_taken;    // the queue's head belongs to the last frame taken
+	bool super_taken;    // the last frame taken has its copy in the queue
+	bool super_peeked;   // and that copy is the queue's head
 	bool losing;         // the kernel dropped frames since we last asked
 	uint32_t stale_wakes;
 	struct mmsghdr messages[BATCH_SIZE];
@@ -280,6 +281,7 @@ static int af_packet_receive(struct port *port, struct packet_pool *pool, struct
 			lost[reason]++;
 		ap->position++;
 		ap->super_taken = (status & TP_STATUS_COPY) != 0;
+		ap->super_peeked = ap->super_taken && packet != NULL;
 		ap->losing |= (status & TP_STATUS_LOSING) != 0;
 		ap->stale_wakes = 0;
 	}
@@ -303,10 +305,12 @@ static void af_packet_release(struct port *port)
 
 	for (uint64_t frame = first; frame < ap->position; frame++)
 		slot_mark(slot_at(ap, frame));
-	if (ap->super_taken) {
+	if (ap->super_peeked) // nobody else reads this queue: the head is still what super_receive found
+		queue_drop(ap);
+	else if (ap->super_taken)
 		queue_drop_copy(ap, slot_at(ap, ap->position - 1));
-		ap->super_taken = false;
-	}
+	ap->super_taken = false;
+	ap->super_peeked = false;
 	__atomic_store_n(&port->state->progress, ap->position, __ATOMIC_RELEASE);
 	for (uint64_t frame = first; frame < ap->position; frame++)
 		slot_give_back(slot_at(ap, frame));
