@@ -470,6 +470,32 @@ def test_a_closed_socket_in_syn_received_ends_its_connection() -> None:
     assert peer.box.number("flights") == 0
 
 
+@pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize(("code", "wrong", "ends"), [("hard", 0, True), ("hard", 1, False), ("soft", 0, False)])
+def test_an_error_ends_a_half_open_connection(code: str, wrong: int, ends: bool, six: bool) -> None:
+    """RFC 1122 section 4.2.3.9, but only where it quotes what we sent (RFC 5927 section 4)."""
+    peer = Peer(six=six, stamped=False)
+    peer.enter("PASSIVE")
+    quoted = struct.pack("!HHI", PORT, PEER_PORT, (peer.snd_una + wrong) & M32)
+    if six:
+        inner = struct.pack("!IHBB", 6 << 28, 20, socket.IPPROTO_TCP, 64) + peer.theirs + peer.ours + quoted
+        message = struct.pack("!BBHI", 1, 4 if code == "hard" else 0, 0, 0) + inner
+        pseudo = peer.ours + peer.theirs + struct.pack("!II", len(message), socket.IPPROTO_ICMPV6)
+        packet = struct.pack("!IHBB", 6 << 28, len(message), socket.IPPROTO_ICMPV6, 64) + peer.ours + peer.theirs
+    else:
+        inner = (
+            struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, socket.IPPROTO_TCP, 0) + peer.theirs + peer.ours + quoted
+        )
+        message = struct.pack("!BBHI", 3, 3 if code == "hard" else 1, 0, 0) + inner
+        pseudo = b""
+        packet = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(message), 0, 0, 64, socket.IPPROTO_ICMP, 0)
+        packet += peer.ours + peer.theirs
+    message = message[:2] + struct.pack("!H", checksum(pseudo + message)) + message[4:]
+    peer.box.put(packet + message, bytes(10))
+    assert not peer.hear()
+    assert peer.state == ("LISTEN" if ends else "RCVD")
+
+
 @pytest.mark.parametrize("newer", [False, True])
 def test_a_newer_stamp_reopens_a_connection_in_time_wait(newer: bool) -> None:
     """RFC 6191 section 2: by its timestamp, even where the sequence number is lower."""

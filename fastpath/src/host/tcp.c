@@ -287,8 +287,6 @@ static void flush_socket(struct tcp *tcp, struct tcp_socket *s)
 		tcp_deliver(tcp, s);
 	else if (s->flight != 0)
 		(void)tcp_receive_settle(tcp, s);
-	if (s->cookie != 0 && s->state == TCP_STATE_TIME_WAIT && tcp_unread(tcp, s) == 0)
-		tcp_time_wait(tcp, s); // the app has taken what it was kept for
 	if (s->cookie != 0 && s->state != TCP_STATE_CLOSED)
 		tcp_output(tcp, s);
 	if (s->cookie != 0)

@@ -3,8 +3,8 @@
 // RFC 1122 section 4.2.3.9, RFC 5461 (soft and hard errors), RFC 5927 section 4 (an error is believed only when
 // the segment it quotes may be in flight), RFC 1191, RFC 8201, RFC 4821 section 7.7 (black holes), RFC 5082
 // section 3.  As Linux does, any error ends an attempt to connect, and none an established connection: there it
-// is what a timeout will report, or what the app is told at once if it asked (IP_RECVERR).
-// Not supported: errors about a half-open connection of a listener; it times out.
+// is what a timeout will report, or what the app is told at once if it asked (IP_RECVERR).  A half-open connection
+// of a listener ends by a hard error, and lives through soft ones.
 #include "host/tcp_internal.h"
 
 #include <errno.h>
@@ -70,14 +70,31 @@ static enum drop_reason unreachable(struct tcp *tcp, struct tcp_socket *s, int e
 	return DROP_NONE;
 }
 
+// The peer of a half-open connection is not there: the SYN-ACK need not be repeated.
+static enum drop_reason half_open(struct tcp *tcp, const struct socket_failure *failure, uint32_t seq)
+{
+	struct tcp_request *request = tcp_find_request(tcp, &failure->flow);
+
+	if (request == NULL)
+		return DROP_NO_SOCKET;
+	if (failure->ttl < tcp->sockets[request->listener - 1].min_ttl)
+		return DROP_TCP_MIN_TTL;
+	if (seq != request->iss)
+		return DROP_TCP_STRAY;
+	if (!failure->fatal)
+		return DROP_ICMP_IGNORED;
+	tcp_request_drop(tcp, request);
+	return DROP_NONE;
+}
+
 enum drop_reason tcp_icmp_error(struct host *host, const struct socket_failure *failure, uint32_t seq, uint32_t mtu)
 {
 	struct tcp *tcp = host->tcp;
 	const struct flow *flow = &failure->flow;
 	struct tcp_socket *s = tcp_find(tcp, flow->local6, flow->local_port, flow->remote6, flow->remote_port, flow->interface);
 
-	if (s == NULL || s->state == TCP_STATE_CLOSED)
-		return DROP_NO_SOCKET;
+	if (s == NULL)
+		return half_open(tcp, failure, seq);
 	if (failure->ttl < s->min_ttl)
 		return DROP_TCP_MIN_TTL;
 	if (!seq_between(seq, s->snd_una, s->snd_nxt))

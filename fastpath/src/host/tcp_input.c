@@ -72,7 +72,7 @@ static enum drop_reason dispatch(struct tcp *tcp, struct tcp_arrival *a)
 		if (reason != DROP_REASON_COUNT)
 			return reason;
 	}
-	struct tcp_request *request = tcp_find_request(tcp, a);
+	struct tcp_request *request = tcp_find_request(tcp, flow);
 	return request != NULL ? request_input(tcp, request, a) : listener_input(tcp, a);
 }
 
@@ -190,10 +190,6 @@ static bool reset_believed(const struct tcp *tcp, const struct tcp_socket *s, co
 void tcp_reset_received(struct tcp *tcp, struct tcp_socket *s)
 {
 	int error = ECONNRESET;
-	if (s->state == TCP_STATE_TIME_WAIT) { // both directions have ended well; what the app has not read yet stays
-		tcp_set_state(tcp, s, TCP_STATE_CLOSED);
-		return;
-	}
 	if (s->state == TCP_STATE_SYN_SENT || s->state == TCP_STATE_SYN_RECEIVED)
 		error = ECONNREFUSED;
 	else if (s->state == TCP_STATE_CLOSE_WAIT)

@@ -736,7 +736,7 @@ int tcp_congestion_named(const char *name, uint32_t length);      // enum tcp_co
 
 // --- tcp_listen.c, tcp_cookie.c, tcp_timewait.c ---
 enum drop_reason tcp_listen_input(struct tcp *tcp, struct tcp_socket *listener, struct tcp_arrival *arrival);
-struct tcp_request *tcp_find_request(const struct tcp *tcp, const struct tcp_arrival *arrival);
+struct tcp_request *tcp_find_request(const struct tcp *tcp, const struct flow *flow);
 enum drop_reason tcp_request_input(struct tcp *tcp, struct tcp_request *request, struct tcp_arrival *arrival);
 void tcp_request_timeout(struct tcp *tcp, struct tcp_request *request);
 void tcp_request_drop(struct tcp *tcp, struct tcp_request *request);

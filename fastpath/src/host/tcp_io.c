@@ -23,7 +23,7 @@ int tcp_read(struct tcp *tcp, struct tcp_socket *s, uint8_t *buffer, uint32_t le
 	if (s->flight != 0 && tcp_unread(tcp, s) > 0) {
 		uint32_t bytes = tcp_receive_read(tcp, s, buffer, length, flags & MSG_PEEK);
 		if (!(flags & MSG_PEEK))
-			tcp_dirty(tcp, s); // its flight may go back, its TIME-WAIT may begin
+			tcp_dirty(tcp, s); // its flight may go back
 		return (int)bytes;
 	}
 	if (length == 0 || (s->flags & TCP_FIN_RECEIVED))

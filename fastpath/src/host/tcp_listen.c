@@ -90,16 +90,15 @@ static struct tcp_request *request_add(struct tcp *tcp, const struct tcp_request
 	return request;
 }
 
-struct tcp_request *tcp_find_request(const struct tcp *tcp, const struct tcp_arrival *arrival)
+struct tcp_request *tcp_find_request(const struct tcp *tcp, const struct flow *flow)
 {
-	uint16_t local_port = arrival_local_port(arrival), remote_port = arrival_remote_port(arrival);
-	uint32_t hash = tcp_hash(tcp, arrival->local, local_port, arrival->remote, remote_port);
+	uint32_t hash = tcp_hash(tcp, flow->local6, flow->local_port, flow->remote6, flow->remote_port);
 
 	for (uint32_t at = tcp->request_heads[hash % TCP_HASH]; at != 0; at = request_at(tcp, at)->hash_next) {
 		struct tcp_request *request = request_at(tcp, at);
-		if (request->remote_port == remote_port && request->local_port == local_port &&
-		    (request->interface == 0 || request->interface == arrival->in->flow.interface) &&
-		    address_equal(request->remote, arrival->remote) && address_equal(request->local, arrival->local))
+		if (request->remote_port == flow->remote_port && request->local_port == flow->local_port &&
+		    (request->interface == 0 || request->interface == flow->interface) &&
+		    address_equal(request->remote, flow->remote6) && address_equal(request->local, flow->local6))
 			return request;
 	}
 	return NULL;

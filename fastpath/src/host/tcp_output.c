@@ -67,15 +67,15 @@ uint32_t tcp_burst_segments(const struct tcp *tcp, const struct tcp_socket *s, u
 		uint64_t rate = (uint64_t)s->mss * window * 8 * 1000000 / s->srtt_us * percent / 100;
 		bytes = rate >> BURST_LOG;
 		if (s->min_rtt_us != 0 && s->min_rtt_us >> BURST_RTT_LOG < 16)
-			bytes += BURST_BYTES >> (s->min_rtt_us >> BURST_RTT_LOG);
+			bytes += (uint64_t)BURST_BYTES >> (s->min_rtt_us >> BURST_RTT_LOG);
 	}
 	if (bytes > TCP_MAX_PAYLOAD)
 		bytes = TCP_MAX_PAYLOAD;
 	uint32_t segments = (uint32_t)bytes / mss;
 	if (segments < tcp->config.min_tso_segments)
 		segments = tcp->config.min_tso_segments;
-	if (segments > TCP_MAX_PAYLOAD / mss)
-		segments = TCP_MAX_PAYLOAD / mss;
+	if (segments > (uint32_t)TCP_MAX_PAYLOAD / mss)
+		segments = (uint32_t)TCP_MAX_PAYLOAD / mss;
 	return segments > 0 ? segments : 1;
 }
 

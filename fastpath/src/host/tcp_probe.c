@@ -2,7 +2,7 @@
 // section 3.8.4), tail loss probes (RFC 8985 section 7).
 #include "host/tcp_internal.h"
 
-#define TAIL_PROBE_LEAST (2 * TCP_MS)
+#define TAIL_PROBE_LEAST (5 * TCP_MS)
 
 bool tcp_send_probe(struct tcp *tcp, struct tcp_socket *s)
 {

@@ -52,7 +52,7 @@ static int fit_record(struct tcp *tcp, struct tcp_socket *s, struct tcp_segment 
 			return -EAGAIN;
 		window = mss;
 	}
-	uint32_t most = TCP_MAX_PAYLOAD / mss, length;
+	uint32_t most = (uint32_t)TCP_MAX_PAYLOAD / mss, length;
 	if (segments > most)
 		segments = most > 0 ? most : 1;
 	length = mss * segments;
