@@ -175,16 +175,16 @@ class StreamSocket(RouterSocket, kinds=(stdlib.SOCK_STREAM,)):
 
     def getsockopt(self, level: int, optname: int, buflen: int = 0, *, question: bytes = b"") -> Any:
         """Get an option: an int, or with `buflen` bytes."""
+        asked = (level, optname) == (stdlib.SOL_SOCKET, stdlib.SO_ERROR)
         try:
             value = super().getsockopt(level, optname, buflen, question=question)
-            if (level, optname, value) == (stdlib.SOL_SOCKET, stdlib.SO_ERROR, 0) and self._joined and not self._wide:
-                self._widen_if_connected()
-            return value
         except OSError as error:
-            over = error.errno in {errno.ENOTCONN, errno.ECONNRESET, errno.ENETDOWN}
-            if not over or (level, optname) != (stdlib.SOL_SOCKET, stdlib.SO_ERROR):
+            if not asked or error.errno not in {errno.ENOTCONN, errno.ECONNRESET, errno.ENETDOWN}:
                 raise
-        return stdlib.socket.getsockopt(self, level, optname)  # the forwarder knows it no more, the fd does
+            return stdlib.socket.getsockopt(self, level, optname)  # the forwarder knows it no more, the fd does
+        if asked and value == 0 and self._joined and not self._wide:
+            self._widen_if_connected()
+        return value
 
     def _widen_if_connected(self) -> None:
         poll = select.poll()
