@@ -41,7 +41,8 @@ from rsock.wire import Op
 # unwritable; the single byte behind it stays unread for as long as the app has written nothing.
 _FILLER: Final = bytes(44 << 10)
 _FULL: Final = len(_FILLER) + 1
-# Asked for when the filler is gone; the kernel's own limit decides.  Bulk goes in fewer, larger pieces.
+# Asked for when a blocking connect has succeeded; the kernel's own limit decides.  Bulk goes in fewer, larger
+# pieces.  Elsewhere the fd keeps its size: a change of it would look like an event to who waits for edges.
 _SEND_BUFFER: Final = 512 << 10
 _SECOND: Final = 1000
 _RETRY: Final = 0.001
@@ -61,7 +62,6 @@ class StreamSocket(RouterSocket, kinds=(stdlib.SOCK_STREAM,)):
         self._local: Endpoint | None = None
         self._remote: Endpoint | None = None  # once connected
         self._joined = False  # the fd leads to the forwarder
-        self._wide = False  # its send buffer has its final size
         super().__init__(family, type, proto, fileno, vr=vr, ctx=ctx)
 
     def _forgotten(self) -> NoReturn:
@@ -109,12 +109,7 @@ class StreamSocket(RouterSocket, kinds=(stdlib.SOCK_STREAM,)):
             raise TimeoutError("timed out")
         if events[0][1] & (select.POLLHUP | select.POLLERR):
             fail(self.getsockopt(stdlib.SOL_SOCKET, stdlib.SO_ERROR) or errno.ECONNRESET)
-        self._widen()
-
-    def _widen(self) -> None:
-        """Give the fd its full send buffer; before it is connected that would make it writable."""
         stdlib.socket.setsockopt(self, stdlib.SOL_SOCKET, stdlib.SO_SNDBUF, _SEND_BUFFER)
-        self._wide = True
 
     # --- listening ---
 
@@ -148,7 +143,7 @@ class StreamSocket(RouterSocket, kinds=(stdlib.SOCK_STREAM,)):
         made.vr, made._ctx, made._path = self.vr, self._ctx, self._path  # noqa: SLF001 - one of us
         made._family, made._kind, made._proto = self._family, self._kind, self._proto  # noqa: SLF001
         made._slot, made._cookie = accepted.slot, accepted.nonce  # noqa: SLF001
-        made._bound = made._joined = made._wide = True  # noqa: SLF001
+        made._bound = made._joined = True  # noqa: SLF001
         made._remote = addresses.parse(self._family, accepted.peer)  # noqa: SLF001
         made._local = addresses.parse(self._family, accepted.local) if accepted.local else None  # noqa: SLF001
         made._take_fd(fd)  # noqa: SLF001
@@ -175,22 +170,13 @@ class StreamSocket(RouterSocket, kinds=(stdlib.SOCK_STREAM,)):
 
     def getsockopt(self, level: int, optname: int, buflen: int = 0, *, question: bytes = b"") -> Any:
         """Get an option: an int, or with `buflen` bytes."""
-        asked = (level, optname) == (stdlib.SOL_SOCKET, stdlib.SO_ERROR)
         try:
-            value = super().getsockopt(level, optname, buflen, question=question)
+            return super().getsockopt(level, optname, buflen, question=question)
         except OSError as error:
-            if not asked or error.errno not in {errno.ENOTCONN, errno.ECONNRESET, errno.ENETDOWN}:
+            over = error.errno in {errno.ENOTCONN, errno.ECONNRESET, errno.ENETDOWN}
+            if not over or (level, optname) != (stdlib.SOL_SOCKET, stdlib.SO_ERROR):
                 raise
-            return stdlib.socket.getsockopt(self, level, optname)  # the forwarder knows it no more, the fd does
-        if asked and value == 0 and self._joined and not self._wide:
-            self._widen_if_connected()
-        return value
-
-    def _widen_if_connected(self) -> None:
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLOUT)
-        if [event for _fd, event in poll.poll(0)] == [select.POLLOUT]:
-            self._widen()
+        return stdlib.socket.getsockopt(self, level, optname)  # the forwarder knows it no more, the fd does
 
     def shutdown(self, how: int) -> None:
         """Shut down one side or both."""
