@@ -229,6 +229,7 @@ static void arrive(struct world *w, uint8_t meaning, const uint8_t *bytes, uint3
 		mend(packet_data(packet), length);
 	if (host_input(w->host, packet, w->now) != DROP_NONE)
 		packet_give(w, packet);
+	host_flush(w->host, w->now); // what came from this VR itself waits for it
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -243,6 +244,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (meaning & 0x80) {
 			w.now += (uint64_t)length * (meaning & 1 ? 1000000 : 1000000000);
 			host_tick(w.host, w.now);
+			host_flush(w.host, w.now);
 			if (host_deadline(w.host) <= w.now)
 				abort();
 			continue;
