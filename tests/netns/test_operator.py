@@ -83,7 +83,7 @@ SHAPES: Final[dict[tuple[str, ...], Any]] = {
     ("drops", "red"): [{"reason": str, "interface": TEXT, "packets": int}],
     ("sockets", "red"): [
         {
-            "socket": int, "type": str, "family": str, "protocol": int, "local": str, "remote": TEXT,
+            "socket": int, "type": str, "family": str, "protocol": int, "state": str, "local": str, "remote": TEXT,
             "interface": TEXT, "app": str, "pid": int, "uid": int, "orphaned": bool, "rx_packets": int,
             "tx_packets": int, "rx_drops": int,
         }
