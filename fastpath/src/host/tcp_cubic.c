@@ -45,7 +45,7 @@ static uint32_t time_to_origin(uint32_t segments)
 
 static void begin_epoch(struct tcp_cubic_state *c, uint32_t cwnd, uint32_t acked, uint32_t now_ms)
 {
-	c->epoch_start_ms = now_ms != 0 ? now_ms : 1;
+	c->epoch_start_ms = tcp_stamp(now_ms);
 	c->ack_count = acked;
 	c->tcp_cwnd = cwnd;
 	c->k_ms = c->last_max_cwnd > cwnd ? time_to_origin(c->last_max_cwnd - cwnd) : 0;
@@ -247,9 +247,7 @@ static void cubic_idle(struct tcp *tcp, struct tcp_socket *s, uint64_t idle_ns)
 	if (c->epoch_start_ms == 0 || idle_ns == 0)
 		return;
 	uint64_t age = now_ms - c->epoch_start_ms, idle_ms = idle_ns / TCP_MS;
-	c->epoch_start_ms = now_ms - (uint32_t)(idle_ms < age ? age - idle_ms : 0);
-	if (c->epoch_start_ms == 0)
-		c->epoch_start_ms = 1;
+	c->epoch_start_ms = tcp_stamp(now_ms - (uint32_t)(idle_ms < age ? age - idle_ms : 0));
 }
 
 const struct tcp_congestion_ops tcp_cubic_ops = {

@@ -100,7 +100,7 @@ static bool stray_limited(struct tcp *tcp, struct tcp_socket *s)
 	uint32_t now = tcp_now_ms(tcp);
 	if (s->last_oow_ack_ms != 0 && now - s->last_oow_ack_ms < tcp->config.stray_interval_ms)
 		return true;
-	s->last_oow_ack_ms = now - (now == 0); // 0 stands for never, and what is stored must not lie ahead
+	s->last_oow_ack_ms = tcp_stamp(now);
 	return false;
 }
 

@@ -314,6 +314,13 @@ static inline uint32_t tcp_now_ms(const struct tcp *tcp)
 	return (uint32_t)(tcp->host->now / TCP_MS);
 }
 
+// A moment to remember in a field where 0 stands for none.  Where the clock reads 0 it is the tick before, not the
+// one after: what was stored must not lie ahead, or its age would be 2^32.
+static inline uint32_t tcp_stamp(uint32_t now)
+{
+	return now - (now == 0);
+}
+
 static inline uint32_t tcp_in_flight(const struct tcp_flight *f)
 {
 	return f->packets_out - (f->sacked_out + f->lost_out) + f->retrans_out;

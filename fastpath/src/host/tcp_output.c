@@ -424,7 +424,7 @@ void tcp_send_syn(struct tcp *tcp, struct tcp_socket *s)
 		return;
 	note_first_sent(tcp, s, segment);
 	f->syn_queued = true;
-	f->retrans_stamp_ms = tcp_now_ms(tcp);
+	f->retrans_stamp_ms = tcp_stamp(tcp_now_ms(tcp));
 	s->snd_una = s->iss;
 	s->snd_nxt = s->iss + 1;
 	s->write_seq = s->snd_nxt;

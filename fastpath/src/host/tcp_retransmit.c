@@ -141,7 +141,7 @@ int tcp_retransmit(struct tcp *tcp, struct tcp_socket *s, struct tcp_segment *se
 		f->retrans_out += segment->count;
 	}
 	if (f->retrans_stamp_ms == 0)
-		f->retrans_stamp_ms = tcp_now_ms(tcp) != 0 ? tcp_now_ms(tcp) : 1;
+		f->retrans_stamp_ms = tcp_stamp(tcp_now_ms(tcp));
 	if (f->undo_retrans < 0)
 		f->undo_retrans = 0;
 	f->undo_retrans += segment->count;

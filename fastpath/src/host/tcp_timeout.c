@@ -189,7 +189,7 @@ static bool check_probe_patience(struct tcp *tcp, struct tcp_socket *s)
 	uint32_t most = tcp->config.retries2;
 
 	if (f->probing_since_ms == 0)
-		f->probing_since_ms = tcp_now_ms(tcp) != 0 ? tcp_now_ms(tcp) : 1;
+		f->probing_since_ms = tcp_stamp(tcp_now_ms(tcp));
 	else if (s->user_timeout_ms != 0 && since_ms(tcp, f->probing_since_ms) >= user_timeout(s))
 		most = 0;
 	if (most != 0 && orphan(s)) {

@@ -110,7 +110,7 @@ static void measure_by_window(struct tcp *tcp, struct tcp_socket *s)
 		round_trip(s, now - s->rcv_rtt_start_us, true);
 	}
 	s->rcv_rtt_seq = s->rcv_nxt + s->rcv_wnd;
-	s->rcv_rtt_start_us = now != 0 ? now : 1;
+	s->rcv_rtt_start_us = tcp_stamp(now);
 }
 
 static void measure_by_timestamp(struct tcp *tcp, struct tcp_socket *s, const struct tcp_arrival *a)
