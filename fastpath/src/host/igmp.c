@@ -30,17 +30,11 @@ static void own_address(const struct host *host, uint16_t interface, uint8_t *ad
 struct packet *igmp_packet(struct host *host, uint16_t interface, const uint8_t *destination, uint32_t length, uint8_t **body)
 {
 	static const uint8_t alert[4] = {IP4_OPTION_ROUTER_ALERT, 4, 0, 0};
-	struct packet *packet = host->ops.packet_get(host->ops.user, IGMP_HEADER + length);
+	struct packet *packet = outbound_blank(host, FAMILY_IPV4, IGMP_HEADER + length);
 	if (packet == NULL) {
 		host_drop(host, DROP_NO_BUFFER);
 		return NULL;
 	}
-	packet->offset = PACKET_HEADROOM;
-	packet->length = IGMP_HEADER + length;
-	packet->family = FAMILY_IPV4;
-	packet->l3 = 0;
-	packet->ingress = 0;
-	packet->account = ACCOUNT_ORIGINATED;
 	uint8_t *ip = packet_data(packet);
 	memset(ip, 0, packet->length);
 	ip[0] = 0x40 | IGMP_HEADER / 4;

@@ -219,6 +219,10 @@ void membership_merge(const struct host *host, uint8_t family, uint16_t interfac
 void membership_attach(struct host *host);
 void membership_close(struct host *host, uint32_t slot);
 
+// --- options.c ---
+// The index of the interface that SO_BINDTODEVICE names, 0 for an empty name, or -ENODEV.
+int option_interface(const struct host *host, const uint8_t *value, uint32_t length);
+
 // --- options_multicast.c ---
 bool multicast_option(int level, int name);
 int multicast_setopt(struct host *host, uint32_t slot, int level, int name, const uint8_t *value, uint32_t length);
@@ -227,6 +231,8 @@ int multicast_getopt(struct host *host, uint32_t slot, int level, int name, uint
 
 // --- inbound.c, outbound.c ---
 enum drop_reason inbound_parse(const struct host *host, struct packet *packet, struct inbound *in);
+// A packet of ours of `length` bytes, data begins where its IP header goes; NULL without a buffer.
+struct packet *outbound_blank(struct host *host, uint8_t family, uint32_t length);
 // Make a packet with an IP header and room for `length` bytes, which *payload points at.
 struct packet *outbound_packet(struct host *host, const struct outbound *out, uint32_t length, uint8_t **payload);
 // Give a finished packet to forwarding, and a copy to our own members of its group.

@@ -20,17 +20,11 @@ struct packet *mld_packet(struct host *host, uint16_t interface, const uint8_t *
 	// Whatever the scope of the group, the message is for the link.
 	static const uint8_t on_link[16] = {0xff, 2, [15] = 0x16};
 	static const uint8_t alert[HOP_BY_HOP] = {IPPROTO_ICMPV6, 0, IP6_OPTION_ROUTER_ALERT, 2, 0, 0, IP6_OPTION_PADN, 0};
-	struct packet *packet = host->ops.packet_get(host->ops.user, MLD_HEADER + length);
+	struct packet *packet = outbound_blank(host, FAMILY_IPV6, MLD_HEADER + length);
 	if (packet == NULL) {
 		host_drop(host, DROP_NO_BUFFER);
 		return NULL;
 	}
-	packet->offset = PACKET_HEADROOM;
-	packet->length = MLD_HEADER + length;
-	packet->family = FAMILY_IPV6;
-	packet->l3 = 0;
-	packet->ingress = 0;
-	packet->account = ACCOUNT_ORIGINATED;
 	uint8_t *ip = packet_data(packet);
 	uint8_t source[16];
 	uint16_t egress;

@@ -83,18 +83,24 @@ static int pin(struct host *host, struct socket_entry *entry, uint16_t index)
 	return 0;
 }
 
-static int pin_name(struct host *host, struct socket_entry *entry, const uint8_t *value, uint32_t length)
+int option_interface(const struct host *host, const uint8_t *value, uint32_t length)
 {
 	char name[INTERFACE_NAME_SIZE] = {0};
 	if (length > sizeof(name) - 1)
 		length = sizeof(name) - 1;
 	memcpy(name, value, length);
 	if (name[0] == '\0')
-		return pin(host, entry, 0);
+		return 0;
 	for (uint32_t i = 0; i < host->tables->interface_count; i++)
 		if (strncmp(host->tables->interfaces[i].name, name, sizeof(name)) == 0)
-			return pin(host, entry, host->tables->interfaces[i].index);
+			return host->tables->interfaces[i].index;
 	return -ENODEV;
+}
+
+static int pin_name(struct host *host, struct socket_entry *entry, const uint8_t *value, uint32_t length)
+{
+	int index = option_interface(host, value, length);
+	return index < 0 ? index : pin(host, entry, (uint16_t)index);
 }
 
 static uint16_t interface_of_address(const struct host *host, const uint8_t *four)

@@ -134,18 +134,26 @@ static void write6(const struct outbound *out, uint8_t *ip, uint32_t length)
 	memcpy(ip + 24, out->destination, 16);
 }
 
-struct packet *outbound_packet(struct host *host, const struct outbound *out, uint32_t length, uint8_t **payload)
+struct packet *outbound_blank(struct host *host, uint8_t family, uint32_t length)
 {
-	uint32_t header = out->family == FAMILY_IPV4 ? IP4_HEADER : IP6_HEADER;
-	struct packet *packet = host->ops.packet_get(host->ops.user, header + length);
+	struct packet *packet = host->ops.packet_get(host->ops.user, length);
 	if (packet == NULL)
 		return NULL;
 	packet->offset = PACKET_HEADROOM;
-	packet->length = header + length;
-	packet->family = out->family;
+	packet->length = length;
+	packet->family = family;
 	packet->l3 = 0;
 	packet->ingress = 0;
 	packet->account = ACCOUNT_ORIGINATED;
+	return packet;
+}
+
+struct packet *outbound_packet(struct host *host, const struct outbound *out, uint32_t length, uint8_t **payload)
+{
+	uint32_t header = out->family == FAMILY_IPV4 ? IP4_HEADER : IP6_HEADER;
+	struct packet *packet = outbound_blank(host, out->family, header + length);
+	if (packet == NULL)
+		return NULL;
 	uint8_t *ip = packet_data(packet);
 	if (out->family == FAMILY_IPV4)
 		write4(host, out, ip, length);

@@ -297,20 +297,13 @@ static void describe_offload(const struct tcp_emission *emission, struct packet 
 
 struct packet *tcp_build(struct tcp *tcp, const struct tcp_emission *emission, uint8_t **payload)
 {
-	struct host *host = tcp->host;
 	uint32_t transport = emission->family == FAMILY_IPV4 ? IP4_HEADER : IP6_HEADER;
 	uint32_t header_length = TCP_HEADER + emission->option_length;
 	uint32_t length = header_length + emission->length;
-	struct packet *packet = host->ops.packet_get(host->ops.user, transport + length);
+	struct packet *packet = outbound_blank(tcp->host, emission->family, transport + length);
 
 	if (packet == NULL)
 		return NULL;
-	packet->offset = PACKET_HEADROOM;
-	packet->length = transport + length;
-	packet->family = emission->family;
-	packet->l3 = 0;
-	packet->ingress = 0;
-	packet->account = ACCOUNT_ORIGINATED;
 	uint8_t *ip = packet_data(packet);
 	if (emission->family == FAMILY_IPV4)
 		write_ip4(emission, ip, length);

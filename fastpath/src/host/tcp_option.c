@@ -97,15 +97,8 @@ static int pin(struct tcp *tcp, struct tcp_socket *s, uint32_t index)
 
 static int pin_name(struct tcp *tcp, struct tcp_socket *s, const uint8_t *value, uint32_t length)
 {
-	const struct tables_view *tables = tcp->host->tables;
-	char name[INTERFACE_NAME_SIZE] = {0};
-	memcpy(name, value, length < sizeof(name) ? length : sizeof(name) - 1);
-	if (name[0] == '\0')
-		return pin(tcp, s, 0);
-	for (uint32_t i = 0; i < tables->interface_count; i++)
-		if (strncmp(tables->interfaces[i].name, name, sizeof(name)) == 0)
-			return pin(tcp, s, tables->interfaces[i].index);
-	return -ENODEV;
+	int index = option_interface(tcp->host, value, length);
+	return index < 0 ? index : pin(tcp, s, (uint32_t)index);
 }
 
 // Linux doubles what the app asks for, since it counts the cost of segments, too.
