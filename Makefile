@@ -33,6 +33,9 @@ ASAN_ENV = ANABRANCH_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0:log_path
 	UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:log_path=$(CURDIR)/build/asan/report \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)"
 PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest -q
+# Most of a test's time is waiting: more of them than cores run side by side.  What measures times runs alone.
+WORKERS ?= 4
+BESIDE := -n $(WORKERS) --dist loadfile -m 'not quiet'
 SAY := @printf '\033[1m==>\033[0m %s\n'
 
 .PHONY: help run build test lint format unit netns asan fuzz packetdrill bench clean
@@ -52,13 +55,16 @@ test: build $(STAMPS)/development lint ## all but the benches; as root also the 
 	@$(MAKE) asan ASAN_TESTS=tests/unit FUZZ_SECONDS=5
 	@$(MAKE) fuzz FUZZ_SECONDS=$(if $(CI),5,$(FUZZ_SECONDS))
 	$(SAY) 'unit, property and namespace tests (what is skipped is listed at the end)'
-	@$(PYTEST) --durations=5 tests --ignore=tests/bench
+	@$(PYTEST) --durations=5 $(BESIDE) tests --ignore=tests/bench
+	$(SAY) 'tests that measure times, one after the other'
+	@$(PYTEST) --durations=5 -m quiet tests --ignore=tests/bench
 
 unit: build $(STAMPS)/development ## unit and property tests, simulator, scale: no root, some minutes
-	@$(PYTEST) tests/unit tests/property tests/sim tests/scale tests/test_floors.py tests/test_docs.py
+	@$(PYTEST) $(BESIDE) tests/unit tests/property tests/sim tests/scale tests/test_floors.py tests/test_docs.py
 
 netns: build $(STAMPS)/development ## tests in network namespaces: root
-	@$(PYTEST) tests/netns
+	@$(PYTEST) $(BESIDE) tests/netns
+	@$(PYTEST) -m quiet tests/netns
 
 lint: build $(STAMPS)/development ## style, types, floors, spelling, C warnings of clang (tests: of gcc too)
 	$(SAY) 'ruff'
@@ -87,7 +93,7 @@ asan: build $(STAMPS)/development build/asan/built ## unit and property tests wi
 	$(SAY) 'unit and property tests under ASan and UBSan'
 	@rm -f build/asan/report.*
 	@$(FIXED_ADDRESSES) env $(ASAN_ENV) $(PYTEST) -o pythonpath="build/asan/lib . tests/netns" \
-		$(or $(ASAN_TESTS),tests/unit tests/property); status=$$?; \
+		$(BESIDE) $(or $(ASAN_TESTS),tests/unit tests/property); status=$$?; \
 		if compgen -G 'build/asan/report.*' >/dev/null; then cat build/asan/report.*; exit 1; fi; exit $$status
 
 build/asan/built: $(CORE_INPUTS) $(shell find fastpath rsock vrouter manager -name '*.py') | $(STAMPS)/runtime

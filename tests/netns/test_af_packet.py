@@ -20,7 +20,7 @@ from fastpath._layout import CONSTANTS
 from fastpath.binding import lib
 from manager import rings
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 BATCH = CONSTANTS["BATCH_SIZE"]
 
 

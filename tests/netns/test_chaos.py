@@ -22,7 +22,7 @@ from traffic import Stream
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.quiet, pytest.mark.root, pytest.mark.slow]
 
 RATE: Final = 20_000
 BATCH: Final = 64  # BATCH_SIZE: a successor may repeat one

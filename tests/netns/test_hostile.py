@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 from lab import Lab
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 APP: Final = Path(__file__).with_name("hostile_app.py")
 ATTACKER: Final = 12345

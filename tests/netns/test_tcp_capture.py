@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path as File
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 PATHS: Final = [Path("10.0.0.1", "10.0.0.2"), Path("2001:db8::1", "2001:db8::2")]
 # On a machine that is busy a tail is probed in vain, or a reader is late; only what shows in each run is TCP's.

@@ -21,7 +21,7 @@ from tcp_ends import MIB, Ends, Info, Path, closed, in_order, reachable, transfe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 PATHS: Final = [Path("10.0.0.1", "10.0.0.2"), Path("2001:db8::1", "2001:db8::2")]
 ECN: Final = 8

@@ -23,7 +23,7 @@ from tests.conftest import require_program
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 A: Final = "10.9.0.1"
 B: Final = "10.9.0.2"
