@@ -20,12 +20,16 @@ STAMPS := build/stamps
 CORE := fastpath/_core.abi3.so
 HEADERS := $(shell find fastpath -name '*.h')
 C_FILES := $(shell find fastpath/src -name '*.c')
+CLIENT_FILES := $(wildcard rsock/c/*.c)
+CLIENT_HEADERS := $(wildcard rsock/c/*.h)
 TEST_C_FILES := $(wildcard tests/*/*.c)
-CORE_INPUTS := $(HEADERS) $(C_FILES) fastpath/build.py rsock/wire.py setup.py
+CLIENT_INPUTS := $(CLIENT_FILES) $(CLIENT_HEADERS) rsock/c/build.py rsock/c/librsock.map
+CORE_INPUTS := $(HEADERS) $(C_FILES) $(CLIENT_INPUTS) fastpath/build.py rsock/wire.py setup.py
 
 WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wvla -Wmissing-prototypes -Wno-unused-parameter -Werror
 INCLUDES := -Ifastpath/include -Ifastpath/src -Ibuild/include
-TEST_FLAGS := -Itests/wire -DANABRANCH_CRASHPOINTS
+CLIENT_INCLUDES := -Irsock/c -Ibuild/include
+TEST_FLAGS := -Irsock/c -Itests/wire -DANABRANCH_CRASHPOINTS
 # ASan of gcc 12 and clang 14 cannot live with today's address randomisation.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 SANITIZERS := address,undefined
@@ -38,11 +42,11 @@ WORKERS ?= 4
 BESIDE := -n $(WORKERS) --dist loadfile -m 'not quiet'
 SAY := @printf '\033[1m==>\033[0m %s\n'
 
-.PHONY: help run build test lint format unit netns asan fuzz packetdrill bench clean
+.PHONY: help run build test chaos-rsock test-cpython test-programs lint format unit netns asan fuzz packetdrill bench clean
 
 help: ## this list
 	@echo 'Anabranch: virtual routers outside the kernel.  Words for make:'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
 	@echo 'Settings: CONF=DIR RUN_DIR=DIR (run), FUZZ_SECONDS=N (fuzz), PACKETDRILL=DIR REPEAT=N (packetdrill), PYTHON=python3.11'
 
 run: build ## start the router with CONF=conf (the demo, as shipped); Ctrl-C ends it
@@ -55,9 +59,9 @@ test: build $(STAMPS)/development lint ## all but the benches; as root also the 
 	@$(MAKE) asan ASAN_TESTS=tests/unit FUZZ_SECONDS=5
 	@$(MAKE) fuzz FUZZ_SECONDS=$(if $(CI),5,$(FUZZ_SECONDS))
 	$(SAY) 'unit, property and namespace tests (what is skipped is listed at the end)'
-	@$(PYTEST) --durations=5 $(BESIDE) tests --ignore=tests/bench
+	@$(PYTEST) --durations=5 $(BESIDE) tests --ignore=tests/bench --ignore=tests/programs
 	$(SAY) 'tests that measure times, one after the other'
-	@$(PYTEST) --durations=5 -m quiet tests --ignore=tests/bench
+	@$(PYTEST) --durations=5 -m quiet tests --ignore=tests/bench --ignore=tests/programs
 
 unit: build $(STAMPS)/development ## unit and property tests, simulator, scale: no root, some minutes
 	@$(PYTEST) $(BESIDE) tests/unit tests/property tests/sim tests/scale tests/test_floors.py tests/test_docs.py
@@ -65,6 +69,12 @@ unit: build $(STAMPS)/development ## unit and property tests, simulator, scale: 
 netns: build $(STAMPS)/development ## tests in network namespaces: root
 	@$(PYTEST) $(BESIDE) tests/netns
 	@$(PYTEST) -m quiet tests/netns
+
+chaos-rsock: build $(STAMPS)/development ## kill app, forwarder, control and broker ROUNDS times each: root
+	@RSOCK_ROUNDS=$(or $(ROUNDS),1000) $(PYTEST) -s tests/netns/test_rsock_failures.py
+
+test-cpython: build $(STAMPS)/development ## CPython's own tests in a router against the kernel, many minutes: root
+	@PYTHONSAFEPATH=1 $(BIN)/python tests/cpython/run.py
 
 lint: build $(STAMPS)/development ## style, types, floors, spelling, C warnings of clang (tests: of gcc too)
 	$(SAY) 'ruff'
@@ -80,6 +90,7 @@ lint: build $(STAMPS)/development ## style, types, floors, spelling, C warnings 
 	@$(BIN)/codespell
 	$(SAY) 'C: warnings'
 	@printf '%s\0' $(C_FILES) | xargs -0 -n 4 -P 2 clang $(WARNINGS) $(INCLUDES) -fsyntax-only
+	@printf '%s\0' $(CLIENT_FILES) | xargs -0 -n 4 -P 2 clang $(WARNINGS) $(CLIENT_INCLUDES) -fsyntax-only
 	@for compiler in clang gcc; do \
 		printf '%s\0' $(TEST_C_FILES) | xargs -0 -n 4 -P 2 $$compiler $(WARNINGS) $(INCLUDES) $(TEST_FLAGS) \
 			-fsyntax-only || exit 1; \
@@ -125,6 +136,14 @@ fuzz: build $(STAMPS)/development $(FUZZERS) ## each parser of hostile bytes for
 		sed -n 's/stat::number_of_executed_units: */  executions: /p' build/fuzz/$$name.log; \
 	done
 
+# The C client stands apart from the core.
+CLIENT_FUZZERS := build/fuzz/fuzz_rsock_client
+# link.c is part of the fuzzer itself, which looks into it.
+CLIENT_PARSERS := $(filter-out rsock/c/link.c rsock/c/supervisor% rsock/c/preload%,$(CLIENT_FILES))
+$(CLIENT_FUZZERS): build/fuzz/%: tests/fuzz/%.c $(CLIENT_FILES) $(CLIENT_HEADERS)
+	@mkdir -p $(@D)
+	@clang $(FUZZ_FLAGS) -Irsock/c -fsanitize=fuzzer,$(SANITIZERS) $< $(CLIENT_PARSERS) -o $@
+
 build/fuzz/objects/%.o: fastpath/src/%.c $(HEADERS) rsock/wire.py | $(STAMPS)/runtime
 	@mkdir -p $(@D)
 	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,$(SANITIZERS) -c $< -o $@
@@ -136,12 +155,16 @@ build/fuzz/core.a: $(FUZZ_OBJECTS)
 $(TCP_FUZZERS): FUZZ_PARTS := $(TCP_FUZZ_PARTS) $(TCP_FUZZ_WRAPS)
 $(TCP_FUZZERS): $(TCP_FUZZ_PARTS) tests/fuzz/tcp_world.h tests/sim/check.h tests/sim/publish.h
 
-$(FUZZERS): build/fuzz/%: tests/fuzz/%.c build/fuzz/core.a
+$(filter-out $(CLIENT_FUZZERS),$(FUZZERS)): build/fuzz/%: tests/fuzz/%.c build/fuzz/core.a
 	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer,$(SANITIZERS) $< $(FUZZ_PARTS) build/fuzz/core.a -o $@
 
 packetdrill: build ## google's packetdrill scripts against the host stack, in virtual time
 	@$(BIN)/python tests/packetdrill/run.py $(if $(PACKETDRILL),'$(PACKETDRILL)',$(error set PACKETDRILL=path)) \
 		--repeat $(REPEAT)
+
+test-programs: build $(STAMPS)/development ## curl, nginx, redis, ssh, FRR, BIRD and others, unmodified, in two routers; root
+	@bash tools/system_packages.sh programs
+	@$(PYTEST) --durations=5 tests/programs
 
 bench: build $(STAMPS)/development ## ratios against the kernel, measured in the same run; root
 	@$(PYTEST) -s tests/bench

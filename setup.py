@@ -1,5 +1,23 @@
-"""Builds the C core and the console scripts; everything else stands in pyproject.toml."""
+"""Builds the C core, the C client of rsock and the console scripts; everything else stands in pyproject.toml."""
+
+import runpy
+from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_ext import build_ext
 
-setup(cffi_modules=["fastpath/build.py:ffi"])
+ROOT = Path(__file__).resolve().parent
+
+
+class BuildAll(build_ext):
+    """Builds the core, and beside it what C programs and unmodified ones need."""
+
+    def run(self) -> None:
+        """Build where extensions go: into the tree, or into what a wheel is made of."""
+        super().run()
+        place = ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
+        client = runpy.run_path(str(ROOT / "rsock" / "c" / "build.py"))
+        client["build"](place / "rsock" / "c" / "lib", Path(self.build_temp).resolve() / "client")
+
+
+setup(cffi_modules=["fastpath/build.py:ffi"], cmdclass={"build_ext": BuildAll})

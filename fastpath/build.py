@@ -4,7 +4,7 @@
           |                      +----------> fastpath/_layout.py     (offsets as plain numbers)
           +-- FNV-1a of the stripped text --> ABI hash, compiled in and stored in each segment
           +-- enum drop_reason --------------> build/include/drop_names.h (the labels)
-    rsock/wire.py ---------------------------> build/include/rsock_wire.h
+    rsock/wire.py --(rsock/c/header.py)------> build/include/rsock_wire.h
 
 `setup.py` names `ffi` as a cffi module.  Run as a program, it regenerates what is derived and prints
 nothing.  The stub comes from cffi's parser, whose attribute is private: cffi is pinned below 3.
@@ -22,7 +22,7 @@ from typing import Any, Final
 from cffi import FFI
 
 ROOT: Final = Path(__file__).resolve().parent
-ABI: Final = ("limits", "address", "segment", "drop_reason", "tables", "tcp", "state", "ring", "core")
+ABI: Final = ("limits", "address", "segment", "drop_reason", "tables", "tcp", "account", "state", "ring", "core")
 GENERATED: Final = ROOT.parent / "build" / "include"
 SOURCES: Final = ("base", "wire", "table", "port", "forward", "host", "server", "bulk")
 # _Alignas is silently ignored by cffi, attributes become variables: neither may slip in.
@@ -55,38 +55,6 @@ def abi_hash(text: str) -> int:
     for byte in text.encode():
         value = ((value ^ byte) * 0x100000001B3) % 2**64
     return value
-
-
-def wire_header() -> str:
-    """Turn the definitions of rsock/wire.py into a C header."""
-    wire = runpy.run_path(str(ROOT.parent / "rsock" / "wire.py"))
-    out = ["// Generated from rsock/wire.py by fastpath/build.py.", "#ifndef RSOCK_WIRE_H", "#define RSOCK_WIRE_H", ""]
-    out += [
-        "#include <stdint.h>",
-        "",
-        f"#define RSOCK_MAGIC {wire['MAGIC']}",
-        f"#define RSOCK_VERSION {wire['VERSION']}",
-    ]
-    for enum_name, prefix in (
-        ("Op", "RSOCK_OP_"),
-        ("Flag", "RSOCK_FLAG_"),
-        ("Right", "RSOCK_RIGHT_"),
-        ("DatagramFlag", "RSOCK_DATAGRAM_"),
-    ):
-        members = ", ".join(f"{prefix}{member.name} = {int(member)}" for member in wire[enum_name])
-        out.append(f"enum {{ {members} }};")
-    ctypes = {"B": "uint8_t", "H": "uint16_t", "I": "uint32_t", "Q": "uint64_t"}
-    for name, fields in wire["STRUCTS"].items():
-        out.append(f"struct {name} {{")
-        for field in fields:
-            declaration = (
-                f"uint8_t {field.name}[{field.code[:-1]}]"
-                if field.code.endswith("s")
-                else f"{ctypes[field.code]} {field.name}"
-            )
-            out.append(f"\t{declaration};{' // ' + field.help if field.help else ''}")
-        out.append("} __attribute__((packed));")
-    return "\n".join([*out, "", "#endif", ""])
 
 
 def write(path: Path, text: str) -> None:
@@ -189,7 +157,7 @@ def build() -> FFI:
     text = abi_text()
     hash_value = abi_hash(text)
     write(GENERATED / "abi_hash.h", f"#define ABI_HASH {hash_value:#x}ull\n")
-    write(GENERATED / "rsock_wire.h", wire_header())
+    write(GENERATED / "rsock_wire.h", runpy.run_path(str(ROOT.parent / "rsock" / "c" / "header.py"))["text"]())
     parser_ffi = FFI()
     parser_ffi.cdef(text)
     write(GENERATED / "drop_names.h", drop_names(parser_ffi))

@@ -15,6 +15,8 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from fastpath._layout import ABI_HASH, CONSTANTS, FIELDS, SIZES
@@ -34,6 +36,7 @@ LINK_SIZE: Final = SIZES["link_segment"]
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _NEEDED_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _ROOT: Final = {KIND_TABLES: "tables_segment", KIND_STATE: "state_segment", KIND_LINK: "link_segment"}
+Column = Callable[[], tuple[int, ...]]
 _HEADER: Final = struct.Struct("<QQQII32sQ")  # struct segment_header up to created_ns
 
 
@@ -120,6 +123,16 @@ class View:
         if not code or code == "s":
             raise KeyError(f"{self.name}.{field} is no array of integers")
         return struct.unpack_from(f"<{count}{code}", self._buffer, self.offset + start)
+
+    def column(self, field: str, inner: str) -> Column:
+        """Give what reads one integer field of all structs of an array, for who does so often."""
+        start, _code, count, nested = self._fields[field]
+        begin, code, many, _nested = FIELDS[nested][inner]
+        if not code or code == "s" or many > 1:
+            raise KeyError(f"{self.name}.{field}.{inner} is no integer")
+        rest = SIZES[nested] - struct.calcsize(code)
+        layout = struct.Struct("<" + f"{rest}x".join(code * count))
+        return partial(layout.unpack_from, self._buffer, self.offset + start + begin)
 
     def octets(self, field: str) -> bytes:
         """Read an array of bytes."""

@@ -69,6 +69,7 @@ def _connection(index: int, view: View) -> dict[str, Any]:
         "uid": number("uid"),
         "pid": number("pid"),
         "app": view.text("app"),
+        "account": number("account"),
         "orphaned": bool(flags & CONSTANTS["TCP_ORPHAN"]),
         "receive_queue": _queued(waiting) if state not in _FRESH else 0,
         "send_queue": _queued(unacknowledged) if state not in _FRESH else 0,

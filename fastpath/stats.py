@@ -132,11 +132,39 @@ def _socket(slot: int, view: View) -> dict[str, Any]:
         "uid": view.integer("uid"),
         "pid": view.integer("pid"),
         "app": view.text("app"),
+        "account": view.integer("account"),
         "orphaned": bool(flags & CONSTANTS["SOCKET_ORPHANED"]),
         "rx_packets": view.integer("rx_packets"),
         "tx_packets": view.integer("tx_packets"),
         "rx_drops": view.integer("rx_drops"),
     }
+
+
+def memberships(state: Segment) -> list[dict[str, Any]]:
+    """Give the multicast memberships of all sockets."""
+    sources: dict[int, list[str]] = {}
+    places = CONSTANTS["SOCKET_MEMBERSHIPS"]
+    used = list(state.used("sockets", "cookie"))
+    families = {
+        slot * places + place + 1: joined.integer("family")
+        for slot, view in used
+        for place, joined in enumerate(view.views("memberships"))
+    }
+    for _index, view in state.used("membership_sources", "membership", state.integer("membership_sources_used")):
+        number = view.integer("membership")
+        sources.setdefault(number, []).append(_address(view.octets("address"), families.get(number, 0)))
+    return [
+        {
+            "socket": slot,
+            "interface": joined.integer("interface"),
+            "group": _address(joined.octets("group"), joined.integer("family")),
+            "mode": "include" if joined.integer("mode") == CONSTANTS["MEMBERSHIP_INCLUDE"] else "exclude",
+            "sources": sorted(sources.get(slot * places + place + 1, [])),
+        }
+        for slot, view in used
+        for place, joined in enumerate(view.views("memberships"))
+        if joined.integer("family")
+    ]
 
 
 def progress(state: Segment, worker: int = 0) -> dict[str, int]:

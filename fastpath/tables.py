@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _INTERFACE: Final = struct.Struct("<HHHBBI6s6x32s")  # struct interface_entry
 _ADDRESS: Final = struct.Struct("<16sBBHB3x")  # struct address_entry
 _PREFIX: Final = struct.Struct("<16sBB6x")  # struct prefix
-_RULE: Final = struct.Struct("<IIIHH32s")  # struct rule_entry up to its arrays
+_RULE: Final = struct.Struct("<IIIHH32sIII4xQQ")  # struct rule_entry up to its arrays
 _RANGE: Final = struct.Struct("<HH")  # struct port_range
 _HOP: Final = struct.Struct("<BBHIII16s")  # struct nexthop
 _CHANGE: Final = struct.Struct("<16sBBHBBHI")  # struct route_change
@@ -61,6 +61,17 @@ class AddressEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What each identity that a rule lets in may have and do; 0: as much as there is."""
+
+    sockets: int = 0
+    opens: int = 0  # a second
+    accepts: int = 0  # a second
+    bytes: int = 0  # a second, sent
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RuleEntry:
     """One rule of the socket layer; empty `ports` and `prefixes` mean all."""
 
@@ -70,6 +81,7 @@ class RuleEntry:
     curve_key: bytes = b""
     ports: tuple[tuple[int, int], ...] = ()
     prefixes: tuple[tuple[int, int, int], ...] = ()  # family, value, length
+    quota: Quota = Quota()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +132,8 @@ def _pack_rule(entry: RuleEntry) -> bytes:
     if len(entry.ports) > CONSTANTS["MAX_RULE_PORTS"] or len(entry.prefixes) > CONSTANTS["MAX_RULE_PREFIXES"]:
         raise ValueError("a rule has too many port ranges or prefixes")
     head = _RULE.pack(
-        entry.identity, entry.id, entry.operations, len(entry.ports), len(entry.prefixes), entry.curve_key
+        entry.identity, entry.id, entry.operations, len(entry.ports), len(entry.prefixes), entry.curve_key,
+        entry.quota.sockets, entry.quota.opens, entry.quota.accepts, entry.quota.bytes, entry.quota.memory,
     )  # fmt: skip
     ports = b"".join(_RANGE.pack(first, last) for first, last in entry.ports)
     prefixes = b"".join(

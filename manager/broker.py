@@ -6,7 +6,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgpack
 
@@ -24,6 +24,8 @@ LIMIT: Final = 1 << 22  # bytes that a broker may leave unread
 class Broker:
     """Starts the broker, and again when it dies; tells it of the VRs."""
 
+    _role: ClassVar[str] = "broker"
+
     def __init__(self, reactor: Reactor, zygote: Zygote, run_dir: Path, ended: Callable[[], None]) -> None:
         self._reactor = reactor
         self._zygote = zygote
@@ -34,8 +36,18 @@ class Broker:
         self._output = bytearray()
         self._framing = Framing()
         self._unanswered = 0
-        self._uid, self._lock = -1, -1
-        self.member = Member(reactor, "broker", "", Hooks(self._spawn, self._greet, self._lost, ended))
+        self._uid, self._lock = 0, -1
+        self.member = Member(reactor, self._role, "", Hooks(self._spawn, self._greet, self._lost, ended))
+
+    @property
+    def uid(self) -> int:
+        """The uid of broker and relay; 0 before the start."""
+        return self._uid
+
+    @property
+    def lock(self) -> int:
+        """The fd that keeps the uid ours."""
+        return self._lock
 
     def start(self, uid_range: tuple[int, int]) -> None:
         """Start it under a uid of its own."""
@@ -67,7 +79,7 @@ class Broker:
         self._socket, self._theirs = socket.socketpair()
         self._socket.setblocking(False)
         self._zygote.spawn(
-            "broker", "", uid=self._uid, gid=self._uid, run_dir=str(self._run_dir),
+            self._role, "", uid=self._uid, gid=self._uid, run_dir=str(self._run_dir),
             fds={"control": self._theirs.fileno(), "uid_lock": self._lock}, done=done,
         )  # fmt: skip
 
@@ -78,8 +90,12 @@ class Broker:
         self._theirs = None
         self._reactor.add(self._socket.fileno(), READ, self._on_ready)
         self._unanswered = 0
-        self._send({"op": "routers", "routers": self._routers})
-        self._send({"op": "ping"})
+        for message in self._opening():
+            self._send(message)
+
+    def _opening(self) -> list[dict[str, Any]]:
+        """Give what a new process hears first."""
+        return [{"op": "routers", "routers": self._routers}, {"op": "ping"}]
 
     def _probe(self) -> None:
         if not self.member.ready:

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
-VERSION: Final = 1
+VERSION: Final = 2
 SHORTEST_BODY: Final = 8  # struct ifaddrmsg
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -50,6 +50,7 @@ class Entry:
     routes: tuple[str, ...] = ()
     veth: str = ""
     vlan: int = 0
+    gro: bool = False  # generic receive offload was on
 
 
 class Journal:

@@ -4,8 +4,12 @@
     share        NIC stays; per VLAN:  NIC ingress --pop--> veth --> VR,  VR --> veth --push--> NIC
     give back    the reverse, from the journal's entry alone, from whatever state a crash left
 
-A device comes back with its name, MAC, MTU, master, flags, addresses and routes.  Not restored:
-queueing disciplines, ethtool settings and per-device sysctls, which the kernel forgets with a move.
+Where it is asked for, a device's generic receive offload is on while it is coupled: a byte of a stream then costs a
+ring a small part of what it does in single frames.  It is not by itself: a veth polls (NAPI) for it, behind a queue of
+256 frames, and a kernel that sends single frames in larger bursts loses some there.
+
+A device comes back with its name, MAC, MTU, master, flags, addresses, routes and that offload as they were.  Not
+restored: queueing disciplines and per-device sysctls, which the kernel forgets with a move.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from manager import bpf, namespaces
+from manager import bpf, ethtool, namespaces
 from manager.journal import Entry, Journal
 from manager.kernel import inside
 from manager.netlink import (
@@ -136,8 +140,8 @@ def take(journal: Journal, key: str, router: str, path: Path, device: str, targe
         return entry, moved
 
 
-def prepare(netns_fd: int, index: int, *, mac: str | None, mtu: int | None) -> Link:
-    """Give a coupled device the filter that blinds the kernel's IP stack, its MAC and MTU, and set it up."""
+def prepare(netns_fd: int, index: int, *, mac: str | None, mtu: int | None, gro: bool) -> Link:
+    """Give a coupled device the filter that blinds the kernel's IP stack, its MAC, MTU and offload, and set it up."""
     with Netlink(netns_fd) as netlink:
         link = netlink.link_at(index)
         if link is None:
@@ -149,6 +153,9 @@ def prepare(netns_fd: int, index: int, *, mac: str | None, mtu: int | None) -> L
             netlink.set_link(index, mtu=mtu)
         bpf.add_clsact(netlink, index)
         bpf.attach(netlink, index, bpf.drop_program())
+        if gro:
+            with contextlib.suppress(OSError):  # some devices cannot, and are only slower
+                ethtool.set_gro(netns_fd, link.name, on=True)
         netlink.set_link(index, up=True)
         return netlink.link_at(index) or link
 
@@ -249,7 +256,7 @@ def _give_back_device(entry: Entry, source: Path, others: set[str]) -> list[str]
             return [f"{entry.device} is gone"]
         if link.index != entry.ifindex and link.mac != entry.mac:
             return [f"{entry.device} is another device by now: left as it is"]
-        return _dress(home, link, entry)
+        return _dress(home, home_fd, link, entry)
 
 
 def _give_back_share(journal: Journal, entry: Entry, source: Path) -> list[str]:
@@ -285,7 +292,7 @@ def _undress(there: Netlink, link: Link, entry: Entry) -> None:
         there.set_link(link.index, mtu=entry.mtu)
 
 
-def _dress(home: Netlink, link: Link, entry: Entry) -> list[str]:
+def _dress(home: Netlink, home_fd: int, link: Link, entry: Entry) -> list[str]:
     """Give a device that is home again all that it had."""
     problems = []
 
@@ -303,6 +310,7 @@ def _dress(home: Netlink, link: Link, entry: Entry) -> list[str]:
     if entry.master:
         master = home.link(entry.master)
         attempt("master", home.set_link, link.index, master=master.index if master else 0)
+    attempt("receive offload", ethtool.set_gro, home_fd, link.name, on=entry.gro)
     wanted = IFF_UP | IFF_PROMISC | IFF_ALLMULTI
     attempt("flags", home.set_link, link.index, flags=(entry.flags & wanted, wanted))
     for address in entry.addresses:
@@ -319,7 +327,7 @@ def _describe(netlink: Netlink, netns_fd: int, link: Link, key: str, router: str
     return Entry(
         key=key, kind="device", router=router, device=link.name, ifindex=link.index, source=_source(path),
         source_inode=os.fstat(netns_fd).st_ino, target="", target_name="", mtu=link.mtu, mac=link.mac,
-        master=master.name if master else "", flags=link.flags,
+        master=master.name if master else "", flags=link.flags, gro=ethtool.gro(netns_fd, link.name),
         addresses=tuple(body.hex() for body in addresses if not _is_temporary(body)),
         routes=tuple(body.hex() for body in netlink.routes() if _goes_with(body, link.index, own)),
     )  # fmt: skip

@@ -185,7 +185,7 @@ class ControlPeer(_Peer):
 
     def _receive(self) -> None:
         try:
-            data = self._socket.recv(1 << 18)
+            data = self._socket.recv(1 << 16)
             replies = self._decoder.feed(data) if data else None
         except BlockingIOError:
             return

@@ -83,6 +83,7 @@ class Port(ABC):
     """One coupling."""
 
     driver = ""
+    queues = False  # frames wait where `waiting` sees them
 
     def __init__(self, plan: PortPlan, port_id: int, place: Place) -> None:
         self.plan = plan
@@ -140,6 +141,7 @@ class RingPort(Port):
     """A port with a packet ring on a device in the VR's namespace."""
 
     driver = "af-packet"
+    queues = True
 
     def __init__(self, plan: PortPlan, port_id: int, place: Place, *, forced: bool) -> None:
         super().__init__(plan, port_id, place)
@@ -293,7 +295,7 @@ class WholeDevice(RingPort):
         self._entry, link = links.take(
             place.journal, self.journal_key, place.router, self._path, self.plan.device, place.netns
         )
-        return links.prepare(place.netns_fd, link.index, mac=self.plan.mac, mtu=self.plan.mtu)
+        return links.prepare(place.netns_fd, link.index, mac=self.plan.mac, mtu=self.plan.mtu, gro=self.plan.gro)
 
 
 class SharedVlan(RingPort):
@@ -309,7 +311,7 @@ class SharedVlan(RingPort):
             place.journal, self.journal_key, place.router, self._path, plan.device, plan.vlan, veth, place.netns,
             inner, plan.mac,
         )  # fmt: skip
-        return links.prepare(place.netns_fd, link.index, mac=None, mtu=plan.mtu)
+        return links.prepare(place.netns_fd, link.index, mac=None, mtu=plan.mtu, gro=plan.gro)
 
     def _look(self) -> Link | None:
         link = super()._look()

@@ -13,15 +13,19 @@ import grp
 import hashlib
 import pwd
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 from rsock.wire import Right
 from vrouter.config import router as resolved
 from vrouter.config import schema
+from vrouter.config.constraints import MAX_RULES
 
 RIGHTS: Final = {right.name.lower(): right for right in Right if right.name}
 LOOPBACK_MTU: Final = 65535
+# What `schema.Quotas` tells; enough for any program that means well.
+_BUILT_IN: Final = schema.Quotas(sockets=16384, opens_per_second=10_000, memory=1 << 30)
 LINK_MTU: Final = 9000  # of a patch link that says none: nothing but memory limits it
 
 
@@ -46,6 +50,7 @@ class PortPlan:
     tagged: bool = False  # VLAN sub-interfaces stand on it
     own: str = ""  # of a patch: "red/to-blue"
     peer: str = ""
+    gro: bool = False  # asked for, on a device
 
     @property
     def key(self) -> str:
@@ -77,6 +82,7 @@ class RouterPlan:
     interfaces: tuple[InterfacePlan, ...]
     static: tuple[resolved.StaticRoute, ...]
     rules: tuple[resolved.Rule, ...]
+    dns: schema.Dns
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,16 @@ def resolve(config: schema.Config) -> dict[str, RouterPlan]:
             if interface.device:
                 users.setdefault((interface.netns, interface.device), set()).add(name)
     shared = {device for device, routers in users.items() if len(routers) > 1}
-    plans = {name: _plan(name, router, shared, problems) for name, router in config.routers.items()}
+    common = config.defaults.rsock
+    plans = {name: _plan(name, router, shared, common, problems) for name, router in config.routers.items()}
     if problems:
         raise ResolveError(problems)
     return plans
 
 
-def router_config(plan: RouterPlan, router_id: int, facts: Callable[[str], PortFacts]) -> resolved.RouterConfig:
+def router_config(
+    plan: RouterPlan, router_id: int, facts: Callable[[str], PortFacts], relay_uid: int = 0
+) -> resolved.RouterConfig:
     """Make what control is sent; `facts` tells of a port by its key."""
     interfaces = []
     for interface in plan.interfaces:
@@ -123,7 +132,7 @@ def router_config(plan: RouterPlan, router_id: int, facts: Callable[[str], PortF
                 addresses=interface.addresses,
             )
         )
-    return resolved.RouterConfig(plan.name, router_id, tuple(interfaces), plan.static, plan.rules)
+    return resolved.RouterConfig(plan.name, router_id, tuple(interfaces), plan.static, plan.rules, relay_uid)
 
 
 def patch_mac(end: str) -> str:
@@ -133,7 +142,13 @@ def patch_mac(end: str) -> str:
     return digest.hex(":")
 
 
-def _plan(name: str, router: schema.Router, shared: set[tuple[str | None, str]], problems: list[str]) -> RouterPlan:
+def _plan(
+    name: str,
+    router: schema.Router,
+    shared: set[tuple[str | None, str]],
+    common: schema.SharedRsock,
+    problems: list[str],
+) -> RouterPlan:
     by_port: dict[str, list[schema.Interface]] = {}
     drafts: dict[str, PortPlan] = {}
     interfaces = []
@@ -148,8 +163,8 @@ def _plan(name: str, router: schema.Router, shared: set[tuple[str | None, str]],
             by_port.setdefault(port.key, []).append(interface)
     ports = {key: _merge(drafts[key], users) for key, users in by_port.items()}
     forced = frozenset(key for key, users in by_port.items() if any(user.force for user in users))
-    rules = tuple(_rule(name, rule, problems) for rule in router.rsock.rules)
-    return RouterPlan(name, ports, forced, tuple(interfaces), tuple(_static(router)), rules)
+    rules = tuple(_rules(name, router.rsock, common, problems))
+    return RouterPlan(name, ports, forced, tuple(interfaces), tuple(_static(router)), rules, router.dns)
 
 
 def _port_of(
@@ -171,7 +186,7 @@ def _merge(port: PortPlan, users: list[schema.Interface]) -> PortPlan:
     tagged = port.kind == "device" and any(user.vlan for user in users)
     return PortPlan(
         port.kind, port.device, port.netns, port.vlan, max(mtus, default=None), macs[0] if macs else None, tagged,
-        port.own, port.peer,
+        port.own, port.peer, any(user.gro for user in users),
     )  # fmt: skip
 
 
@@ -180,6 +195,27 @@ def _static(router: schema.Router) -> Iterator[resolved.StaticRoute]:
         yield resolved.StaticRoute(
             prefix, tuple(resolved.StaticHop(hop.via, hop.interface, hop.weight, hop.discard) for hop in hops)
         )
+
+
+def _rules(name: str, rsock: schema.Rsock, common: schema.SharedRsock, problems: list[str]) -> Iterator[resolved.Rule]:
+    """Give the rules of a router: its own, then those that it shares with others."""
+    behind = [rule for rule in common.rules if not rule.routers or any(fnmatchcase(name, it) for it in rule.routers)]
+    if len(rsock.rules) + len(behind) > MAX_RULES:
+        problems.append(f"routers.{name}.rsock.rules: with those of defaults.rsock.rules more than {MAX_RULES}")
+        return
+    for rule in (*rsock.rules, *behind):
+        yield replace(_rule(name, rule, problems), quota=_quota(rule.quotas, rsock.quotas, common.quotas))
+
+
+def _quota(*quotas: schema.Quotas) -> resolved.Quota:
+    """Take of each number the first that is written."""
+    found: dict[str, int] = {}
+    for each in (*quotas, _BUILT_IN):
+        for field in fields(each):
+            value = getattr(each, field.name)
+            if value is not None:
+                found.setdefault(field.name.removesuffix("_per_second"), value)
+    return resolved.Quota(**found)
 
 
 def _rule(router: str, rule: schema.Rule, problems: list[str]) -> resolved.Rule:

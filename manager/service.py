@@ -30,6 +30,7 @@ from manager.journal import Journal
 from manager.member import Phase
 from manager.ports import Patch
 from manager.reactor import Reactor
+from manager.relay import Relay
 from manager.resolve import ResolveError, RouterPlan
 from manager.supervisor import Supervisor
 from manager.unit import Box, State, Unit
@@ -78,11 +79,12 @@ class Service:
         self._closing = False
         self._journal = Journal(run_dir / "journal")
         self._broker = Broker(reactor, zygote, run_dir, lambda: None)
+        self._relay = Relay(reactor, zygote, run_dir)
         self._watch = Watch(reactor, self._refresh)
         self._supervisor = Supervisor(reactor, self._units.values)
         self._box = Box(
             reactor, zygote, run_dir, self._journal, rings.DEFAULT, self._changed, self._find_patch, self._adopt_patch,
-            self._runs,
+            self._runs, lambda: self._broker.uid,
         )  # fmt: skip
         self._api: ApiServer | None = None
 
@@ -223,6 +225,7 @@ class Service:
             unit = self._units[name] = Unit(self._box, plan, next(self._ids), config.uid_range)
             self._changed(unit, "configured")
             unit.start()
+        self._relay.configure(config.rsock, self._broker)
         self._follow()
         self._publish_soon()
 
@@ -293,8 +296,9 @@ class Service:
         """Hear from the zygote of a process that was stopped."""
         for unit in self._units.values():
             unit.stopped_process(pid)
-        if self._broker.member.pid == pid:
-            self._broker.member.fence("stopped by a signal")
+        for one in (self._broker, self._relay):
+            if one.member.pid == pid:
+                one.member.fence("stopped by a signal")
 
     # ---- what others see ----
 
@@ -328,16 +332,15 @@ class Service:
             new.write_text(text)
             new.chmod(0o644)
             new.replace(path)
-        self._broker.tell(
-            [
-                {
-                    "name": unit.name, "id": unit.id, "state": str(unit.state), "path": str(unit.vr_path),
-                    "rules": [asdict(rule) for rule in unit.plan.rules],
-                }
-                for unit in self._units.values()
-            ],
-            events,
-        )  # fmt: skip
+        routers = [
+            {
+                "name": unit.name, "id": unit.id, "state": str(unit.state), "path": str(unit.vr_path),
+                "rules": [asdict(rule) for rule in unit.plan.rules], "dns": asdict(unit.plan.dns),
+            }
+            for unit in self._units.values()
+        ]  # fmt: skip
+        for one in (self._broker, self._relay):
+            one.tell(routers, events)
 
     # ---- the end ----
 
@@ -347,13 +350,19 @@ class Service:
         units = [*self._units.values(), *self._ending]
         for unit in units:
             unit.stop()
+        self._relay.end()
         self._broker.end()
         ended = self._reactor.turn_until(
-            lambda: all(unit.resources is None for unit in units) and self._broker.member.phase is Phase.ABSENT,
+            lambda: (
+                all(unit.resources is None for unit in units)
+                and self._broker.member.phase is Phase.ABSENT
+                and self._relay.absent
+            ),
             STOP_PATIENCE,
         )
         if not ended:
             log.error("some processes did not end", routers=[u.name for u in units if u.resources is not None])
+        self._relay.close()
         self._broker.close()
         self._forget_patches({})
         self._watch.close()

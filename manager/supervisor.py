@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from fastpath._layout import CONSTANTS
+from fastpath.segment import Column, View
 from manager.reactor import Reactor
 from manager.unit import Unit
 
@@ -51,6 +52,7 @@ class Supervisor:
         self._reactor = reactor
         self._units = units
         self._samples: dict[str, _Sample] = {}
+        self._busy: dict[str, tuple[View, Column]] = {}  # how to read `busy_since_ns` of all workers at once
 
     def start(self) -> None:
         """Sample from now on."""
@@ -66,8 +68,9 @@ class Supervisor:
         resources, pid = unit.resources, unit.forwarder.pid
         if resources is None or pid is None or not unit.forwarder.ready:
             self._samples.pop(unit.name, None)
+            self._busy.pop(unit.name, None)
             return
-        seen = _pending(unit)
+        seen = self._pending(unit, resources.view)
         sample = self._samples.get(unit.name)
         if not seen:  # nothing to do, or done
             if sample is not None:
@@ -84,19 +87,18 @@ class Supervisor:
         del self._samples[unit.name]
         unit.hung_forwarder("stopped" if state in {"T", "t"} else f"no progress for {now - sample.since:.3f} s")
 
-
-def _pending(unit: Unit) -> tuple[int, ...]:
-    """Give what must change soon as work is pending; empty: none is."""
-    assert unit.resources is not None
-    view = unit.resources.view
-    seen: list[int] = []
-    for number in range(WORKERS):
-        worker = view.view("workers", number)
-        if busy := worker.integer("busy_since_ns"):
-            seen += [number, busy, worker.integer("batches")]
-    for port in unit.ports.values():
-        if port.present:
-            progress = view.view("ports", port.id).integer("progress")
-            if port.waiting(progress):
-                seen += [WORKERS + port.id, progress]
-    return tuple(seen)
+    def _pending(self, unit: Unit, view: View) -> tuple[int, ...]:
+        """Give what must change soon as work is pending; empty: none is."""
+        known = self._busy.get(unit.name)
+        if known is None or known[0] is not view:
+            known = self._busy[unit.name] = (view, view.column("workers", "busy_since_ns"))
+        seen: list[int] = []
+        for number, busy in enumerate(known[1]()):
+            if busy:
+                seen += [number, busy, view.view("workers", number).integer("batches")]
+        for port in unit.ports.values():
+            if port.queues and port.present:
+                progress = view.view("ports", port.id).integer("progress")
+                if port.waiting(progress):
+                    seen += [WORKERS + port.id, progress]
+        return tuple(seen)

@@ -66,6 +66,7 @@ class Box:
     find_patch: Callable[[str, str], Patch]  # own end, peer's end
     adopt_patch: Callable[[str, str, list[int], int], None]  # the same, fds, generation
     runs: Callable[[str], bool]  # whether a router, by name, forwards
+    relay_uid: Callable[[], int]
 
 
 @dataclass
@@ -124,6 +125,7 @@ class Unit:
         self._log = log.bind(router=plan.name)
         self._forwarder_peer: ForwarderPeer | None = None
         self._control_peer: ControlPeer | None = None
+        self._names: str | None = None  # what apps read about name servers
         self._sent: dict[str, Any] | None = None  # the configuration that control has confirmed
         self._configuring: dict[str, Any] | None = None
         self._configured = False
@@ -170,6 +172,11 @@ class Unit:
             self.state is State.UP and self.control.ready and self._configuring is None
             and self._sent == self._configuration()
         )  # fmt: skip
+
+    @property
+    def names_path(self) -> Path:
+        """Give the path where apps read whom they ask for names."""
+        return self.vr_path.with_suffix(".resolv.conf")
 
     @property
     def vr_path(self) -> Path:
@@ -248,7 +255,23 @@ class Unit:
             if port.view != before:
                 self._tell_port(port, before)
         self._configure()
+        self._publish_names()
         self._box.changed(self, "")
+
+    def _publish_names(self) -> None:
+        """Say next to the router's socket, as resolv.conf(5), whom its apps ask for names."""
+        dns = self.plan.dns
+        lines = [*(f"nameserver {server}" for server in dns.servers)]
+        if dns.search:
+            lines.append(f"search {' '.join(dns.search)}")
+        text = "".join(f"{line}\n" for line in lines)
+        if text == self._names:
+            return
+        self._names = text
+        new = self.names_path.with_suffix(".new")
+        new.write_text(text)
+        new.chmod(0o644)
+        new.replace(self.names_path)
 
     def hung_forwarder(self, reason: str) -> None:
         """Hear from the supervisor that the forwarder is stalled."""
@@ -342,6 +365,8 @@ class Unit:
         for listener, path in ((resources.vr_listener, self.vr_path), (resources.control_listener, self.control_path)):
             listener.close()
             path.unlink(missing_ok=True)
+        self.names_path.unlink(missing_ok=True)
+        self._names = None
         os.close(resources.netns_fd)
         namespaces.delete(resources.netns)
         uids.release(resources.uid, resources.uid_lock)
@@ -465,7 +490,7 @@ class Unit:
         def facts(key: str) -> resolve.PortFacts:
             return self.ports[key].facts
 
-        return to_plain(resolve.router_config(plan, self.id, facts))
+        return to_plain(resolve.router_config(plan, self.id, facts, self._box.relay_uid()))
 
     def _configure(self) -> None:
         """Send the configuration unless control has it already."""

@@ -1,4 +1,4 @@
-"""The zygote: a warm process from which forwarders, controls and the broker are forked.
+"""The zygote: a warm process from which forwarders, controls, broker and relay are forked.
 
     manager --{role, request} + fds--> zygote --fork--> child: enters its namespace, takes its title,
             <--{spawned, pid} + pidfd---                confines itself, runs its main
@@ -35,7 +35,7 @@ from fastpath._layout import CONSTANTS
 from manager import kernel
 
 # Imported by name in this process alone: the manager must not load them, not even indirectly.
-MAINS: Final = {"control": "vrouter.main", "broker": "rsock.broker"}
+MAINS: Final = {"control": "vrouter.main", "broker": "rsock.broker", "relay": "rsock.relay"}
 # Of abi/core.h, whose library the manager may not load.
 HEAD: Final = struct.Struct("=II")  # of struct zygote_birth
 REPORT: Final = struct.Struct("=IIii")  # struct zygote_report
@@ -142,7 +142,7 @@ def _run(request: dict[str, Any], numbers: list[int], mains: dict[str, Any]) -> 
             kernel.setns(netns)
             os.close(netns)
         identity = {"uid": request["uid"], "gid": request["gid"]}
-        if role == "broker":
+        if role in {"broker", "relay"}:
             mains[role](**identity, run_dir=request["run_dir"], control_fd=fds["control"])
         else:
             mains[role](name, **identity, fds=fds, run_dir=request["run_dir"])

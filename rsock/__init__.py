@@ -13,15 +13,21 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from rsock.aio import open_connection, start_server
+    from rsock.aio import create_datagram_endpoint, open_connection, start_server
     from rsock.client import VR, Context, Event, Watch
     from rsock.errors import BrokerGone, RsockDenied, RsockError, VRDown, VRNotFound
-    from rsock.sockets import create_connection, create_server, default_vr, socket
+    from rsock.patching import patch
+    from rsock.remote import Curve
+    from rsock.resolver import getaddrinfo, gethostbyaddr, gethostbyname, gethostbyname_ex, getnameinfo
+    from rsock.sockets import Place, create_connection, create_server, default_vr, fromfd, socket
+    from rsock.tls import SSLSocket
+    from rsock.wire import RSOCK_VR, SOL_RSOCK
 
 __all__ = [
-    "VR", "BrokerGone", "Context", "Event", "RsockDenied", "RsockError", "VRDown", "VRNotFound", "Watch",
-    "create_connection", "create_server", "default_vr", "open_connection", "socket", "start_server", "vr", "vrs",
-    "watch",
+    "RSOCK_VR", "SOL_RSOCK", "VR", "BrokerGone", "Context", "Curve", "Event", "Place", "RsockDenied", "RsockError",
+    "SSLSocket", "VRDown", "VRNotFound", "Watch", "create_connection", "create_datagram_endpoint", "create_server",
+    "default_vr", "fromfd", "getaddrinfo", "gethostbyaddr", "gethostbyname", "gethostbyname_ex", "getnameinfo",
+    "open_connection", "patch", "socket", "start_server", "vr", "vrs", "watch",
 ]  # fmt: skip
 
 
@@ -29,8 +35,13 @@ __all__ = [
 _PLACES: Final = {
     "rsock.client": ("VR", "Context", "Event", "Watch"),
     "rsock.errors": ("BrokerGone", "RsockDenied", "RsockError", "VRDown", "VRNotFound"),
-    "rsock.sockets": ("create_connection", "create_server", "default_vr", "socket"),
-    "rsock.aio": ("open_connection", "start_server"),
+    "rsock.sockets": ("Place", "create_connection", "create_server", "default_vr", "fromfd", "socket"),
+    "rsock.aio": ("create_datagram_endpoint", "open_connection", "start_server"),
+    "rsock.patching": ("patch",),
+    "rsock.remote": ("Curve",),
+    "rsock.resolver": ("getaddrinfo", "gethostbyaddr", "gethostbyname", "gethostbyname_ex", "getnameinfo"),
+    "rsock.tls": ("SSLSocket",),
+    "rsock.wire": ("RSOCK_VR", "SOL_RSOCK"),
 }
 
 

@@ -1,11 +1,12 @@
 """Addresses between the forms of `socket` and of the wire.
 
-Inside a virtual router a host is always a numeric address: there is no resolver yet, and the kernel's
-must not be asked for another network's names.  A scope is the number of an interface of the VR.
+A scope is the number of an interface of the VR.  What is no number raises NameGivenError: names belong to the
+VR's own resolver, and the kernel's must not be asked for another network's.
 """
 
 from __future__ import annotations
 
+import operator
 import socket
 import struct
 from typing import Any, Final
@@ -17,33 +18,64 @@ _IN6: Final = struct.Struct("=HHI16sI")
 _IN4: Final = struct.Struct("=HH4s8x")
 
 
-def parse(family: int, address: Any) -> Endpoint:
-    """Read an address as `bind` or `connect` take it.  Raises TypeError, OverflowError or gaierror."""
-    if not isinstance(address, tuple) or not address or len(address) > (4 if family == socket.AF_INET6 else 2):
-        raise TypeError(f"wrong address for this family: {address!r}")
-    host, port = address[0], address[1] if len(address) > 1 else 0
-    if not isinstance(host, str) or not isinstance(port, int):
-        raise TypeError("an address is (host: str, port: int, ...)")
+class NameGivenError(Exception):
+    """The host of an address is a name."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.host = host
+
+
+def parse(family: int, address: Any, call: str = "bind") -> Endpoint:
+    """Read an address as `bind` or `connect` take it.
+
+    Raises TypeError, OverflowError, NameGivenError, or for a scope that is no number gaierror.
+    """
+    six = family == socket.AF_INET6
+    if not isinstance(address, tuple):
+        raise TypeError(f"{call}(): AF_INET{'6' if six else ''} address must be tuple, not {type(address).__name__}")
+    if not 2 <= len(address) <= (4 if six else 2):
+        raise TypeError(f"{call}(): wrong format for AF_INET{'6' if six else ''} address")
+    host, port = _text(address[0]), operator.index(address[1])
     if not 0 <= port <= 0xFFFF:
-        raise OverflowError("port must be 0-65535.")
-    scope = address[3] if len(address) == 4 else 0
-    host, percent, zone = host.partition("%")
-    if percent:
+        raise OverflowError(f"{call}(): port must be 0-65535.")
+    if len(address) > 2 and not 0 <= operator.index(address[2]) <= 0xFFFFF:
+        raise OverflowError(f"{call}(): flowinfo must be 0-1048575.")
+    scope = operator.index(address[3]) if len(address) == 4 else 0
+    if "%" in host:
+        host, _percent, zone = host.partition("%")
         if not zone.isdecimal():
             raise socket.gaierror(socket.EAI_NONAME, "a scope is the number of an interface of the router")
         scope = int(zone)
     return Endpoint(family, _host(family, host), port, scope)
 
 
+def parse_own(family: int, address: tuple[str, int]) -> Endpoint:
+    """Read an address that a forwarder wrote: for a socket of AF_INET6 an IPv4 one stands for the mapped one."""
+    if family == socket.AF_INET6 and ":" not in address[0]:
+        return Endpoint(family, MAPPED + socket.inet_aton(address[0]), address[1], 0)
+    return parse(family, address)
+
+
+def _text(host: Any) -> str:
+    if isinstance(host, str):
+        if "\0" in host:
+            raise TypeError("host name must not contain null character")
+        return host
+    if isinstance(host, bytes | bytearray):
+        return bytes(host).decode("ascii")
+    raise TypeError(f"str, bytes or bytearray expected, not {type(host).__name__}")
+
+
 def _host(family: int, host: str) -> bytes:
     if host == "":
         return ANY
-    if host == "<broadcast>":
-        host = "255.255.255.255"
+    if host == "<broadcast>" and family == socket.AF_INET:
+        return b"\xff\xff\xff\xff" + bytes(12)
     try:
         return socket.inet_pton(family, host).ljust(16, b"\0")
-    except OSError:
-        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no numeric address of this family") from None
+    except (OSError, UnicodeError):
+        raise NameGivenError(host) from None
 
 
 def packet_form(endpoint: Endpoint) -> tuple[int, bytes]:

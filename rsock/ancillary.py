@@ -5,10 +5,13 @@ ip(7), ipv6(7), RFC 3542.  Connected sockets carry bare payloads and therefore n
 
 from __future__ import annotations
 
+import errno
+import operator
 import socket
 import struct
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from rsock import addresses
@@ -99,22 +102,56 @@ def fit(items: list[Item], room: int) -> tuple[list[Item], bool]:
     return kept, False
 
 
-def to_send(items: Iterable[tuple[int, int, Any]]) -> tuple[bytes | None, int, int]:
-    """Read what sendmsg was given: source address (None: the socket's), interface, TTL.  Raises ValueError."""
-    source, interface, ttl = None, 0, 0
-    for level, kind, data in items:
-        raw = bytes(data)
+@dataclass(slots=True)
+class Wishes:
+    """What sendmsg was asked for about one datagram."""
+
+    source: bytes | None = None  # None: the socket's
+    interface: int = 0
+    ttl: int = 0  # 0: the socket's
+    tos: int | None = None  # None: the socket's
+
+
+def to_send(items: Iterable[tuple[int, int, Any]]) -> Wishes:
+    """Read what sendmsg was given.  Raises TypeError, and as Linux OSError (EINVAL) for what it does not know."""
+    wishes = Wishes()
+    for level, kind, raw in [_plain(item) for item in items]:
+        if level not in {socket.IPPROTO_IP, socket.IPPROTO_IPV6}:
+            continue  # as Linux, which leaves it to others
         try:
-            if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
-                interface, local, _destination = _PKTINFO.unpack(raw)
-                source = local.ljust(16, b"\0") if any(local) else None
-            elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
-                local, interface = _PKTINFO6.unpack(raw)
-                source = local if any(local) else None
-            elif (level, kind) in {(socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)}:
-                (ttl,) = _INT.unpack(raw)
-            else:
-                raise ValueError(f"ancillary data {level}/{kind} is not supported")
-        except struct.error as problem:
-            raise ValueError(f"ancillary data {level}/{kind}: {problem}") from problem
-    return source, interface, ttl
+            _wish(wishes, level, kind, raw)
+        except (struct.error, KeyError):
+            raise OSError(errno.EINVAL, f"ancillary data {level}/{kind} of {len(raw)} bytes") from None
+    return wishes
+
+
+def _plain(item: Any) -> tuple[int, int, bytes]:
+    try:
+        level, kind, data = item
+    except (TypeError, ValueError):
+        raise TypeError("an item of ancillary data has level, type and data") from None
+    return operator.index(level), operator.index(kind), bytes(memoryview(data))
+
+
+def _wish(wishes: Wishes, level: int, kind: int, raw: bytes) -> None:
+    if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
+        wishes.interface, local, _destination = _PKTINFO.unpack(raw)
+        wishes.source = local.ljust(16, b"\0") if any(local) else None
+    elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+        local, wishes.interface = _PKTINFO6.unpack(raw)
+        wishes.source = local if any(local) else None
+    elif (level, kind) in {(socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)}:
+        (ttl,) = _INT.unpack(raw)
+        wishes.ttl = _within(ttl, -1)
+    elif (level, kind) in {(socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}:
+        tos = raw[0] if len(raw) == 1 and level == socket.IPPROTO_IP else _INT.unpack(raw)[0]
+        wishes.tos = _within(tos, -1)
+    else:
+        raise KeyError(kind)
+
+
+def _within(number: int, default: int) -> int:
+    """Give a byte; -1 stands for the socket's own."""
+    if not default <= number <= 255:
+        raise KeyError(number)
+    return max(number, 0)

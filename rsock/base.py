@@ -2,14 +2,15 @@
 
     socket(..., vr="red")     a RouterSocket: an AF_UNIX fd whose other end the VR's forwarder holds
     socket(..., vr="kernel")  an ordinary socket
+    socket(fileno=fd)         whichever it is: fds of VRs have names that tell (see wire)
 
 The kinds stand in `datagrams` and `streams`; `sockets` brings all of them together.  The fd is real: select,
-poll, epoll, asyncio, fork, dup and inheritance work.  A VR that goes away makes calls fail with ENETDOWN.
-Not supported yet: names instead of numeric addresses, an fd from elsewhere.
+poll, epoll, asyncio, fork, exec, dup and inheritance work.  A VR that goes away makes calls fail with ENETDOWN.
 """
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import contextvars
 import errno
@@ -21,16 +22,32 @@ from typing import Any, ClassVar, Final, NoReturn, Self
 
 from rsock import addresses
 from rsock.client import Context, default_context
-from rsock.client_core import Endpoint, name_body, option_body, parse_names, parse_option
+from rsock.client_core import (
+    Endpoint,
+    FdName,
+    Resolved,
+    name_body,
+    option_body,
+    parse_fd_name,
+    parse_names,
+    parse_option,
+    parse_resolved,
+)
 from rsock.errors import VRDown
 from rsock.wire import Op
 
 KERNEL: Final = "kernel"
+_FAMILIES: Final = frozenset({-1, stdlib.AF_INET, stdlib.AF_INET6})
 _FLAGS: Final = stdlib.SOCK_NONBLOCK | stdlib.SOCK_CLOEXEC
 _INT: Final = struct.Struct("=i")
 _MAX_OPTION: Final = 8448
 
+# As they are before anything is patched.
+plain_new: Final = _socket.socket.__new__
+plain_init: Final = stdlib.socket.__init__
+
 _default_vr: contextvars.ContextVar[str | None] = contextvars.ContextVar("rsock_vr", default=None)
+_patched_vr: list[str] = []  # what `patch` has set for all threads, the latest last
 
 
 @contextlib.contextmanager
@@ -43,37 +60,113 @@ def default_vr(name: str) -> Iterator[None]:
         _default_vr.reset(token)
 
 
-def _choose(vr: str | None) -> str:
-    return vr or _default_vr.get() or os.environ.get("RSOCK_VR") or KERNEL
+def choose(vr: str | None) -> str:
+    """Give the VR that is meant where an app says `vr`."""
+    if vr or (vr := _default_vr.get()):
+        return vr
+    return _patched_vr[-1] if _patched_vr else os.environ.get("RSOCK_VR") or KERNEL
+
+
+def patched_vrs() -> list[str]:
+    """Give the stack of the VRs that hold for all threads."""
+    return _patched_vr
+
+
+def new_socket(cls: type[Any], family: int, kind: int, fileno: int | None, vr: str | None) -> Any:
+    """Make an uninitialized socket of `cls`, of the class of ours that it needs, or of one that is both."""
+    name = None if fileno is None else name_of(fileno)
+    if name is not None:
+        made = plain_new(_join(cls, kinds.get(name.type, RouterSocket)))
+        made._name = name  # noqa: SLF001 - one of us
+        return made
+    chosen = KERNEL if fileno is not None else choose(vr)
+    if chosen == KERNEL:
+        return plain_new(cls)
+    if family not in _FAMILIES:
+        # A VR that was not named for this very socket has no say about Unix sockets and the like.
+        if vr is None:
+            return plain_new(cls)
+        fail(errno.EAFNOSUPPORT)
+    kind = stdlib.SOCK_STREAM if kind == -1 else kind & ~_FLAGS
+    if "*" in chosen or "," in chosen:
+        if kind not in spanning:
+            fail(errno.ESOCKTNOSUPPORT)
+        return plain_new(_join(cls, spanning[kind]))
+    return plain_new(_join(cls, kinds.get(kind, RouterSocket)))
+
+
+def _join(cls: type[Any], ours: type[socket]) -> type[Any]:
+    if issubclass(ours, cls):
+        return ours
+    if issubclass(cls, ours):
+        return cls
+    made = _joined.get((cls, ours))
+    if made is None:
+        about = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        made = _joined[cls, ours] = type(cls.__name__, (cls, ours), about)
+    return made
+
+
+def name_of(fd: int) -> FdName | None:
+    """Read from the names of an fd which socket of a VR it is; None: no VR's."""
+    try:
+        probe = _socket.socket(stdlib.AF_UNIX, stdlib.SOCK_STREAM, 0, fd)
+    except (OSError, ValueError, TypeError, OverflowError):
+        return None  # whoever uses it will hear why
+    try:
+        local = probe.getsockname()
+        if not isinstance(local, bytes):
+            return None
+        try:
+            remote = probe.getpeername()
+        except OSError:
+            remote = None
+        return parse_fd_name(local, remote)
+    finally:
+        probe.detach()
+
+
+_NO_CONFLICTS: Final[dict[str, OSError]] = {}
 
 
 class socket(stdlib.socket):  # noqa: N801 - named as what it stands in for
     """A socket in the kernel (`vr` is None or "kernel") or in a virtual router."""
 
     vr: str = KERNEL
+    #: Of a socket in several VRs: where there should be a part of it and is none, with the reason.
+    conflicts: dict[str, OSError] = _NO_CONFLICTS  # not to be changed
 
-    def __new__(cls, *arguments: Any, vr: str | None = None, **more: Any) -> Self:
+    @property
+    def routers(self) -> list[str]:
+        """Name the VRs where it is now."""
+        return [self.vr]
+
+    def __new__(
+        cls, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None,  # noqa: A002, ARG004
+        *, vr: str | None = None, ctx: Context | None = None,  # noqa: ARG004
+    ) -> Self:  # fmt: skip
         """Choose the class by `vr` and type."""
-        chosen: Any = cls
-        if _choose(vr) != KERNEL:
-            kind = arguments[1] if len(arguments) > 1 else more.get("type", -1)
-            found = kinds.get(stdlib.SOCK_STREAM if kind == -1 else kind & ~_FLAGS, RouterSocket)
-            chosen = found if issubclass(found, cls) else cls
-        made: Self = super().__new__(chosen)
+        made: Self = new_socket(cls, family, type, fileno, vr)
         return made
 
     def __init__(
         self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None,  # noqa: A002
         *, vr: str | None = None, ctx: Context | None = None,  # noqa: ARG002
     ) -> None:  # fmt: skip
-        if _choose(vr) != KERNEL:
-            raise TypeError("a class for sockets in virtual routers derives from rsock.sockets.RouterSocket")
-        super().__init__(family, type, proto, fileno)
+        plain_init(self, family, type, proto, fileno)
 
 
 def down() -> NoReturn:
     """Raise what a virtual router that does not run earns."""
     raise VRDown(errno.ENETDOWN, os.strerror(errno.ENETDOWN))
+
+
+def _named(number: int, names: Any) -> Any:
+    """Give a number with its name, where it has one."""
+    try:
+        return names(number)
+    except ValueError:
+        return number
 
 
 def fail(number: int) -> NoReturn:
@@ -83,6 +176,8 @@ def fail(number: int) -> NoReturn:
 
 def _register(made: type[RouterSocket], types: tuple[int, ...]) -> None:
     kinds.update(dict.fromkeys(types, made))
+    if types:
+        _kind_set.add(made)
 
 
 class RouterSocket(socket):
@@ -91,6 +186,12 @@ class RouterSocket(socket):
     _fd_kind: ClassVar[int] = stdlib.SOCK_SEQPACKET
     _native: ClassVar[frozenset[int]] = frozenset()  # options of the app's own end, level SOL_SOCKET
     _default_protocol: ClassVar[int] = 0  # what the forwarder takes 0 for
+
+    _family: stdlib.AddressFamily
+    _kind: stdlib.SocketKind
+    _proto: int
+    _name: FdName | None = None  # of an fd that was made elsewhere
+    _local: Endpoint | None = None  # where known
 
     def __init_subclass__(cls, kinds: tuple[int, ...] = (), **more: Any) -> None:
         """Register the class for socket types."""
@@ -102,31 +203,75 @@ class RouterSocket(socket):
         *, vr: str | None = None, ctx: Context | None = None,
     ) -> None:  # fmt: skip
         if fileno is not None:
-            fail(errno.EOPNOTSUPP)
+            self._recover(fileno, ctx or default_context())
+            if family != -1:
+                self._family = _named(family, stdlib.AddressFamily)
+            if type != -1:
+                self._kind = _named(type, stdlib.SocketKind)
+            if proto != -1:
+                self._proto = proto
+            return
         family = stdlib.AF_INET if family == -1 else family
         kind = stdlib.SOCK_STREAM if type == -1 else type
-        self.vr = _choose(vr)
+        self.vr = choose(vr)
         self._ctx = ctx or default_context()
-        opened = self._ctx.open(self.vr, family, kind & ~_FLAGS, max(proto, 0))
-        self._path, self._slot, self._cookie = opened.path, opened.slot, opened.cookie
         self._bound = False
-        self._family, self._kind = stdlib.AddressFamily(family), stdlib.SocketKind(kind & ~_FLAGS)
-        self._proto = proto if proto > 0 else self._default_protocol
-        self._take_fd(opened.fd)
+        self._family, self._kind = _named(family, stdlib.AddressFamily), _named(kind & ~_FLAGS, stdlib.SocketKind)
+        self._wire_proto = max(proto, 0)
+        self._proto = self._wire_proto
+        self._obtain(kind & ~_FLAGS, self._wire_proto)
         if kind & stdlib.SOCK_NONBLOCK:
             self.setblocking(False)
 
+    def _obtain(self, kind: int, proto: int) -> None:
+        opened = self._ctx.open(self.vr, self._family, kind, proto)
+        self._path, self._slot, self._cookie = opened.path, opened.slot, opened.cookie
+        self._take_fd(opened.fd)
+
     def _take_fd(self, fd: int) -> None:
         try:
-            stdlib.socket.__init__(self, stdlib.AF_UNIX, self._fd_kind, 0, fd)
+            plain_init(self, stdlib.AF_UNIX, self._fd_kind, 0, fd)
         except BaseException:
             os.close(fd)
             raise
 
+    def _recover(self, fd: int, ctx: Context) -> None:
+        """Become the socket that an fd from elsewhere belongs to."""
+        name = self._name or name_of(fd)
+        if name is None or not name.vr:
+            raise OSError(errno.ENOTSOCK, "no fd of a virtual router")
+        self.vr, self._ctx, self._path = name.vr, ctx, ctx.path(name.vr)
+        self._slot, self._cookie = name.slot, name.nonce  # good for those whom the socket belongs to
+        self._family, self._kind = _named(name.family, stdlib.AddressFamily), _named(name.type, stdlib.SocketKind)
+        self._proto, self._bound = self._default_protocol, True
+        try:
+            link = ctx.link(self._path)
+            resolved = parse_resolved(
+                link.call(Op.RESOLVE, slot=name.slot, cookie=name.nonce, timeout=ctx.timeout)
+            )  # fmt: skip
+        except OSError as error:
+            if error.errno not in {errno.EBADF, errno.ENOTCONN, errno.ENETDOWN}:
+                raise
+            resolved = None  # it is over, and the fd says so
+        if resolved is not None:
+            self._proto = resolved.protocol or self._default_protocol
+        plain_init(self, stdlib.AF_UNIX, self._fd_kind, 0, fd)
+        try:
+            self._restore(name, resolved)
+        except BaseException:
+            self.detach()  # it stays the caller's
+            raise
+
+    def _restore(self, name: FdName, resolved: Resolved | None) -> None:
+        """Take over what a socket from elsewhere has been through; `resolved` is None when it is over."""
+
     def __repr__(self) -> str:
-        state = "closed" if self.fileno() < 0 else f"fd={self.fileno()}"
-        kind = f"family={self._family.name} type={self._kind.name} proto={self._proto}"
-        return f"<rsock.socket {state} vr={self.vr!r} {kind}>"
+        about = f"{' [closed]' if getattr(self, '_closed', False) else ''} fd={self.fileno()}"
+        if self.fileno() >= 0:
+            about += f", vr={self.vr!r}, family={self._family}, type={self._kind}, proto={self._proto}"
+            # Only what is known: nobody waits for a router to print something.
+            about += f", laddr={addresses.show(self._local)}" if self._local else ""
+        return f"<{type(self).__module__}.{type(self).__qualname__}{about}>"
 
     # --- what it is ---
 
@@ -144,6 +289,21 @@ class RouterSocket(socket):
     def proto(self) -> int:
         """Give the IP protocol."""
         return self._proto
+
+    @property
+    def tier(self) -> str:
+        """Tell how bytes get there: "fd" to a router of this host, "remote" to another one's through a relay."""
+        return "remote" if self._ctx.remote else "fd"
+
+    def _endpoint(self, address: Any) -> Endpoint:
+        """Read an address; a name is looked up in the VR."""
+        try:
+            return addresses.parse(self._family, address)
+        except addresses.NameGivenError as given:
+            from rsock.resolver import first_address  # noqa: PLC0415 - it asks through sockets
+
+            numeric = first_address(given.host, self._family, self._kind, self.vr, self._ctx)
+            return addresses.parse(self._family, (numeric, *address[1:]))
 
     # --- calls to the forwarder ---
 
@@ -164,9 +324,10 @@ class RouterSocket(socket):
 
     def bind(self, address: Any) -> None:
         """Bind to an address of the VR."""
-        endpoint = addresses.parse(self._family, address)
+        endpoint = self._endpoint(address)
+        self._local = None
         try:
-            self._call(Op.BIND, name_body(endpoint))
+            self._local = parse_names(self._call(Op.BIND, name_body(endpoint))).local
         except OSError as error:
             # A forwarder may have bound it and died before it could say so.
             if error.errno != errno.EINVAL or not self._bound_to(endpoint):
@@ -181,8 +342,10 @@ class RouterSocket(socket):
 
     def connect_ex(self, address: Any) -> int:
         """Connect, but give the errno instead of raising."""
+        # Not what a subclass has made of connect: ssl's is built on this one.
+        ours: Any = next(kind for kind in type(self).__mro__ if kind in _kind_set)
         try:
-            self.connect(address)
+            ours.connect(self, address)
         except stdlib.gaierror:
             raise
         except OSError as error:
@@ -191,7 +354,14 @@ class RouterSocket(socket):
 
     def getsockname(self) -> Any:
         """Give the local address."""
-        return addresses.show(parse_names(self._call(Op.NAME)).local)
+        if self.fileno() < 0:
+            fail(errno.EBADF)
+        if self._local is not None:
+            return addresses.show(self._local)
+        local = parse_names(self._call(Op.NAME)).local
+        if local.port:
+            self._local = local  # it stays until connect or bind
+        return addresses.show(local)
 
     def getpeername(self) -> Any:
         """Give the peer's address."""
@@ -232,7 +402,7 @@ class RouterSocket(socket):
     def dup(self) -> Self:
         """Duplicate the fd: both are the same socket."""
         fd = os.dup(self.fileno())
-        other = stdlib.socket.__new__(self.__class__)
+        other = plain_new(self.__class__)
         other.__dict__.update(self.__dict__)
         other._duplicated()  # noqa: SLF001 - one of us
         other._take_fd(fd)  # noqa: SLF001
@@ -244,3 +414,6 @@ class RouterSocket(socket):
 
 
 kinds: Final[dict[int, type[RouterSocket]]] = {}
+spanning: Final[dict[int, type[socket]]] = {}  # for sockets in several VRs, see `everywhere`
+_kind_set: Final[set[Any]] = set()
+_joined: Final[dict[tuple[type[Any], type[socket]], type[Any]]] = {}

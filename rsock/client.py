@@ -7,7 +7,7 @@ A request is repeated until it is answered or its time is up, so that a broker t
 milliseconds.  Contexts are thread-safe, and after fork a child silently makes connections of its own;
 a `Watch` belongs to one thread and does not survive fork.
 
-Not supported: brokers on other hosts (tcp, CURVE).
+For the virtual routers of another host `rsock.remote` stands for both.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import zmq
 
+from rsock import trace
 from rsock.client_core import Message, ProtocolError, Requests, open_body, parse_frames, parse_opened, unpack_map
 from rsock.errors import BrokerGone, VRDown, VRNotFound, error_of
 from rsock.link import Link
 from rsock.wire import VERSION, Op, Right
 
 if TYPE_CHECKING:
+    from rsock.remote import Curve, Remote
     from rsock.sockets import socket
 
 DEFAULT_RUN_DIR: Final = "/run/anabranch"
@@ -40,6 +42,7 @@ _RECONNECT_MS: Final = 5
 # As often as this when the broker is away for long; more would make its return be noticed late.
 _RECONNECT_MAX_MS: Final = 50
 _ALIVE: Final = 0.5  # seconds between a watcher's looks whether the broker still knows it
+PATIENCE: Final = 600.0  # seconds without any limit: TCP gives up long before
 _SOCK_STREAM: Final = 1
 _SOCK_RAW: Final = 3
 
@@ -85,6 +88,39 @@ class Opened:
     slot: int
     cookie: int
     fd: int
+
+
+@dataclass(frozen=True)
+class NameServers:
+    """Whom a VR asks for names, and how: resolv.conf(5)."""
+
+    addresses: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    ndots: int = 1
+    timeout: float = 2.0  # seconds, for one server
+    attempts: int = 2
+
+
+def parse_resolv_conf(text: str) -> NameServers:
+    """Read a resolv.conf; what it does not know, it passes over."""
+    servers: list[str] = []
+    search: list[str] = []
+    options: dict[str, int] = {}
+    for line in text.splitlines():
+        words = line.split("#")[0].split()
+        if len(words) > 1 and words[0] == "nameserver":
+            servers.append(words[1])
+        elif words and words[0] in {"search", "domain"}:
+            search = words[1:]
+        elif words and words[0] == "options":
+            for word in words[1:]:
+                name, _colon, value = word.partition(":")
+                if value.isascii() and value.isdigit():
+                    options[name] = int(value)
+    return NameServers(
+        tuple(servers), tuple(search), min(options.get("ndots", 1), 15), min(max(options.get("timeout", 2), 1), 30),
+        min(max(options.get("attempts", 2), 1), 5),
+    )  # fmt: skip
 
 
 class _Channel:
@@ -166,6 +202,15 @@ class _Channel:
         return self.events.popleft()
 
 
+def _channel_to(endpoint: str, curve: Curve | None) -> _Channel | Remote:
+    """Connect to a broker, or to the relay of another host."""
+    if endpoint.startswith("ipc://"):
+        return _Channel(endpoint)
+    from rsock.remote import Remote  # noqa: PLC0415 - most apps need none
+
+    return Remote(endpoint, curve, app_name().decode(errors="replace"))
+
+
 def _wanted(kind: int, protocol: int) -> Right:
     """Give the rights of which one is needed to open such a socket."""
     if kind == _SOCK_STREAM:
@@ -178,12 +223,14 @@ def _wanted(kind: int, protocol: int) -> Right:
 class Context:
     """A connection to one broker, and through it to the virtual routers."""
 
-    def __init__(self, endpoint: str | None = None, *, timeout: float = 5.0) -> None:
+    def __init__(self, endpoint: str | None = None, *, curve: Curve | None = None, timeout: float = 5.0) -> None:
+        """`endpoint`: a broker's ipc://PATH, or tcp://HOST:PORT of a relay, which wants to see `curve`."""
         self.endpoint = endpoint or default_endpoint()
         self.timeout = timeout
+        self._curve = curve
         self._lock = threading.RLock()
         self._pid = 0
-        self._channel: _Channel | None = None
+        self._channel: _Channel | Remote | None = None
         self._links: dict[str, Link] = {}
         self._paths: dict[str, str] = {}  # of forwarders that were found before
         _contexts.add(self)
@@ -203,7 +250,12 @@ class Context:
 
     def watch(self, *, initial: bool = False) -> Watch:
         """Watch events from now on; `initial`: first those that made the present state."""
-        return Watch(self.endpoint, self.timeout, initial=initial)
+        return Watch(self.endpoint, self.timeout, initial=initial, curve=self._curve)
+
+    @property
+    def remote(self) -> bool:
+        """Tell whether the virtual routers are another host's."""
+        return not self.endpoint.startswith("ipc://")
 
     def close(self) -> None:
         """Close all connections; sockets stay open, and a later call connects anew."""
@@ -231,15 +283,58 @@ class Context:
             if (path := self._paths.get(vr)) is not None:
                 with contextlib.suppress(VRDown):
                     return self._open_at(path, body)
-            wish = {"vr": vr, "want": int(_wanted(kind, protocol)), "family": family, "type": kind, "proto": protocol}
-            with self._lock:
-                self._paths.pop(vr, None)
-                path = str(self._broker().request(Op.TICKET, wish, self.timeout)["path"])
+            path = self._ask_path(vr, family, kind, protocol)
             opened = self._open_at(path, body)
         except PermissionError:
             raise error_of(errno.EPERM if kind == _SOCK_RAW else errno.EACCES, vr) from None
         self._paths[vr] = path
         return opened
+
+    def _ask_path(self, vr: str, family: int, kind: int, protocol: int) -> str:
+        wish = {"vr": vr, "want": int(_wanted(kind, protocol)), "family": family, "type": kind, "proto": protocol}
+        with self._lock:
+            self._paths.pop(vr, None)
+            return str(self._broker().request(Op.TICKET, wish, self.timeout)["path"])
+
+    def locate(self, vr: str) -> str | None:
+        """Give where the forwarder of a VR listens, for a stream that is to be opened; None: it is opened at once.
+
+        Who was never told where a VR is has not been told either whether it may be used.
+        """
+        path = self._paths.get(vr)
+        return path if path is not None and os.path.exists(path) else None  # noqa: PTH110 - twice as fast
+
+    def dial(self, path: str, body: bytes, timeout: float | None) -> tuple[bytes, int, bool]:
+        """Ask for a stream that is connected, or with a timeout of 0 connecting; give reply, fd, and which of both."""
+        link = self.link(path)
+        if timeout != 0:
+            with link.waiting() as may:
+                if may:
+                    patience = PATIENCE if timeout is None else timeout
+                    return *link.wait_fd(Op.DIAL, body, timeout=patience), True
+        return *link.call_fd(Op.DIAL, body, timeout=self.timeout), False
+
+    def path(self, vr: str) -> str:
+        """Give where the forwarder of a VR listens, for a socket that exists already."""
+        known = self._paths.get(vr)
+        if known is not None:
+            return known
+        if self.endpoint.startswith("ipc://"):
+            return str(Path(self.endpoint.removeprefix("ipc://")).parent / "vr" / f"{vr}.sock")
+        with self._lock:
+            return str(self._broker().request(Op.TICKET, {"vr": vr}, self.timeout)["path"])
+
+    def name_servers(self, vr: str) -> NameServers:
+        """Give the name servers of a VR: those in its resolv.conf, or what the broker tells."""
+        if self.endpoint.startswith("ipc://"):
+            try:
+                text = Path(self.path(vr)).with_suffix(".resolv.conf").read_text(errors="replace")
+            except FileNotFoundError:
+                text = ""
+            return parse_resolv_conf(text)
+        with self._lock:
+            told = self._broker().request(Op.TICKET, {"vr": vr}, self.timeout).get("dns", {})
+        return NameServers(tuple(map(str, told.get("servers", ()))), tuple(map(str, told.get("search", ()))))
 
     def _open_at(self, path: str, body: bytes) -> Opened:
         reply, fd = self.link(path).call_fd(Op.OPEN, body, timeout=self.timeout)
@@ -248,16 +343,28 @@ class Context:
 
     def link(self, path: str) -> Link:
         """Give this process's connection to a forwarder."""
+        link = self._links.get(path)
+        if link is not None and self._pid == os.getpid():
+            return link
         with self._lock:
             self._check_pid()
             if path not in self._links:
+                self._forget_links()
                 self._links[path] = Link(path)
             return self._links[path]
 
-    def _broker(self) -> _Channel:
+    def _forget_links(self) -> None:
+        """Close the connections to VRs that are gone."""
+        gone = [path for path in self._links if not os.path.exists(path)]  # noqa: PTH110 - twice as fast
+        for path in gone:
+            self._links.pop(path).close()
+        if gone:
+            self._paths = {vr: path for vr, path in self._paths.items() if path not in gone}
+
+    def _broker(self) -> _Channel | Remote:
         self._check_pid()
         if self._channel is None:
-            self._channel = _Channel(self.endpoint)
+            self._channel = _channel_to(self.endpoint, self._curve)
         return self._channel
 
     def _check_pid(self) -> None:
@@ -276,9 +383,9 @@ class Context:
 class Watch(Iterator[Event]):
     """Events as they happen; a for-loop over it ends when it is closed."""
 
-    def __init__(self, endpoint: str, timeout: float, *, initial: bool) -> None:
+    def __init__(self, endpoint: str, timeout: float, *, initial: bool, curve: Curve | None = None) -> None:
         self._timeout = timeout
-        self._channel: _Channel | None = _Channel(endpoint)
+        self._channel: _Channel | Remote | None = _channel_to(endpoint, curve)
         self._ready: deque[Event] = deque()
         self._states: dict[str, str] = {}
         self._epoch: object = None
@@ -391,9 +498,21 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+_names: Final[dict[int, bytes]] = {}  # by pid: a child may change its own
+
+
 def app_name() -> bytes:
-    """Give the name by which operators know this process."""
-    try:
-        return Path("/proc/self/comm").read_bytes().strip()
-    except OSError:
-        return b"python"
+    """Give the name by which operators know this process, as it was when it was first asked for."""
+    name = _names.get(os.getpid())
+    if name is None:
+        try:
+            name = Path("/proc/self/comm").read_bytes().strip()
+        except OSError:
+            name = b"python"
+        _names.clear()
+        _names[os.getpid()] = name
+    return name
+
+
+if trace.wanted():
+    trace.install()

@@ -11,27 +11,42 @@ requests are harmless to repeat but BIND, whose caller looks at what it has (see
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from rsock.wire import DATAGRAM, HEADER, MAGIC, VERSION, DatagramFlag, Flag, Op, layout
 
 _OPEN: Final = layout("rsock_open")
+_IDENTITY: Final = layout("rsock_identity")
+CURVE: Final = 3  # `rsock_identity.kind`
 _OPENED: Final = layout("rsock_opened")
+_DIAL: Final = layout("rsock_dial")
 _NAME: Final = layout("rsock_name")
 _OPTION: Final = layout("rsock_option")
 _FILLER: Final = layout("rsock_filler")
 _LISTEN: Final = layout("rsock_listen")
+_RESOLVED: Final = layout("rsock_resolved")
+_NAMED: Final = re.compile(
+    rb"\0rsk1/(?P<vr>[^/]*)/(?P<kind>[tur][46])/(?:p=.*/)?(?P<slot>[0-9a-f]{1,6})\.(?P<nonce>[0-9a-f]{1,16})"
+)
 _ACCEPTED: Final = re.compile(
     rb"\0rsk1/[^/]*/t[46]/p=(?P<peer>[^/]+):(?P<port>\d{1,5})/(?:l=(?P<local>[^/]+):(?P<local_port>\d{1,5}))?/"
     rb"(?P<slot>[0-9a-f]{1,6})\.(?P<nonce>[0-9a-f]{1,11})"
 )
 EPROTO: Final = 71
+AF_INET: Final = 2
+AF_INET6: Final = 10
+_FD_TYPES: Final = {b"t": 1, b"u": 2, b"r": 3}  # SOCK_STREAM, SOCK_DGRAM, SOCK_RAW
 ANY: Final = bytes(16)
+# As plain numbers: operations on enumerations cost a microsecond, and these are for each datagram.
+_LOCAL: Final = int(DatagramFlag.LOCAL)
+_ERROR: Final = int(DatagramFlag.ERROR)
+_TOS: Final = int(DatagramFlag.TOS)
 
 
 class ProtocolError(ValueError):
@@ -59,13 +74,13 @@ class Requests:
     """Numbers of requests; one for each connection."""
 
     def __init__(self) -> None:
-        self._last = 0
+        self._numbers = itertools.count(1)  # threads may share it
         self.session = 0
 
-    def header(self, op: Op, slot: int = 0, cookie: int = 0) -> tuple[int, bytes]:
+    def header(self, op: Op, slot: int = 0, cookie: int = 0, flags: int = 0) -> tuple[int, bytes]:
         """Give the number of a new request and its header."""
-        self._last += 1
-        return self._last, HEADER.pack(MAGIC, op, 0, self.session, self._last, slot, 0, cookie)
+        number = next(self._numbers)
+        return number, HEADER.pack(MAGIC, op, flags, self.session, number, slot, 0, cookie)
 
     def broker(self, op: Op, body: dict[str, Any]) -> tuple[int, list[bytes]]:
         """Give the number and frames of a new request to the broker."""
@@ -127,9 +142,10 @@ class Names:
     remote: Endpoint | None
 
 
-def open_body(family: int, kind: int, protocol: int, token: bytes, app: bytes) -> bytes:
-    """Write OPEN; `app` is the name that operators see."""
-    return _OPEN.pack(family, kind, protocol, 0, token) + app[:15]
+def open_body(family: int, kind: int, protocol: int, token: bytes, app: bytes, key: bytes = b"") -> bytes:
+    """Write OPEN; `app` is the name that operators see, `key` the CURVE key of whom the relay asks for."""
+    identity = _IDENTITY.pack(CURVE, key) if key else b""
+    return _OPEN.pack(family, kind, protocol, len(identity), token) + identity + app[:15]
 
 
 def parse_opened(body: bytes) -> tuple[int, int, int]:
@@ -152,6 +168,17 @@ def parse_names(body: bytes) -> Names:
     family, port, interface, address, far_family, far_port, far_interface, far = _NAME.unpack_from(body)
     remote = Endpoint(far_family, far, far_port, far_interface) if far_family else None
     return Names(Endpoint(family, address, port, interface), remote)
+
+
+def dial_body(family: int, protocol: int, endpoint: Endpoint, app: bytes) -> bytes:
+    """Write DIAL."""
+    return _DIAL.pack(family, protocol, 0) + name_body(endpoint) + app[:15]
+
+
+def parse_dialed(body: bytes) -> tuple[int, int, Names]:
+    """Read the reply of DIAL: slot, cookie, names."""
+    slot, _rights, cookie = parse_opened(body)
+    return slot, cookie, parse_names(body[_OPENED.size :])
 
 
 def connect_body(endpoint: Endpoint, filler: int) -> bytes:
@@ -188,6 +215,49 @@ def parse_accepted(name: object) -> Accepted | None:
     return Accepted(int(match["slot"], 16), int(match["nonce"], 16), (_host(match["peer"]), int(match["port"])), local)
 
 
+@dataclass(frozen=True, slots=True)
+class FdName:
+    """What the names of an fd tell, wherever it came from."""
+
+    vr: str
+    family: int  # AF_*
+    type: int  # SOCK_*
+    slot: int
+    nonce: int
+    accepted: Accepted | None
+
+
+def parse_fd_name(local: object, remote: object) -> FdName | None:
+    """Read what getsockname and getpeername give for an fd; None: it is no socket of a VR."""
+    own = _NAMED.fullmatch(local) if isinstance(local, bytes) else None
+    if own is None:
+        return None
+    accepted = parse_accepted(remote)
+    slot, nonce = (accepted.slot, accepted.nonce) if accepted else (int(own["slot"], 16), int(own["nonce"], 16))
+    family = AF_INET if own["kind"].endswith(b"4") else AF_INET6
+    return FdName(own["vr"].decode(errors="replace"), family, _FD_TYPES[own["kind"][:1]], slot, nonce, accepted)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a forwarder knows about the socket of an fd."""
+
+    cookie: int
+    family: int
+    type: int
+    protocol: int
+    state: int  # State
+    names: Names
+
+
+def parse_resolved(body: bytes) -> Resolved:
+    """Read the reply of RESOLVE."""
+    if len(body) < _RESOLVED.size:
+        raise ProtocolError("short reply")
+    cookie, _slot, family, kind, protocol, state = _RESOLVED.unpack_from(body)
+    return Resolved(cookie, family, kind, protocol, state, parse_names(body[_RESOLVED.size :]))
+
+
 def _host(text: bytes) -> str:
     return text.strip(b"[]").decode()
 
@@ -205,8 +275,7 @@ def parse_option(body: bytes) -> bytes:
     return body[_OPTION.size : _OPTION.size + length]
 
 
-@dataclass(frozen=True, slots=True)
-class Datagram:
+class Datagram(NamedTuple):
     """What stands before a payload on an unconnected datagram socket's fd."""
 
     family: int  # 4 or 6, of the packet
@@ -227,7 +296,7 @@ class Datagram:
     @property
     def is_error(self) -> bool:
         """Tell an error about something that was sent from a datagram."""
-        return bool(self.flags & DatagramFlag.ERROR)
+        return bool(self.flags & _ERROR)
 
     @property
     def is_icmp(self) -> bool:
@@ -235,24 +304,24 @@ class Datagram:
         return bool(self.flags & DatagramFlag.ICMP)
 
 
-def parse_datagram(record: bytes) -> Datagram:
+def parse_datagram(record: bytes | bytearray) -> Datagram:
     """Read the header of a received record.  Raises ProtocolError."""
     if len(record) < DATAGRAM.size:
         raise ProtocolError("short record")
-    version, *fields = DATAGRAM.unpack_from(record)
-    if version != VERSION:
-        raise ProtocolError(f"version {version}")
-    return Datagram(*fields)
+    fields = DATAGRAM.unpack_from(record)
+    if fields[0] != VERSION:
+        raise ProtocolError(f"version {fields[0]}")
+    return Datagram(*fields[1:])
 
 
 def datagram_header(
-    family: int, address: bytes, port: int, interface: int = 0, ttl: int = 0, local: bytes | None = None
-) -> bytes:
-    """Write the header of a datagram to send; `local`: the source address to use."""
-    flags = DatagramFlag.LOCAL if local is not None else 0
-    return DATAGRAM.pack(
-        VERSION, family, flags, ttl, 0, port, interface, 0, 0, 0, 0, 0, 0, address, ANY if local is None else local
-    )
+    family: int, address: bytes, port: int, interface: int = 0, ttl: int = 0, local: bytes | None = None,
+    tos: int | None = None,
+) -> bytes:  # fmt: skip
+    """Write the header of a datagram to send; `local`: the source address to use, `tos`: not the socket's."""
+    flags = (_LOCAL if local is not None else 0) | (_TOS if tos is not None else 0)
+    source = ANY if local is None else local
+    return DATAGRAM.pack(VERSION, family, flags, ttl, tos or 0, port, interface, 0, 0, 0, 0, 0, 0, address, source)
 
 
 def total(buffers: Iterable[bytes | bytearray | memoryview]) -> int:
@@ -261,8 +330,8 @@ def total(buffers: Iterable[bytes | bytearray | memoryview]) -> int:
 
 
 __all__ = [
-    "Accepted", "Datagram", "Endpoint", "Message", "Names", "ProtocolError", "Requests", "connect_body",
-    "datagram_header", "listen_body", "name_body", "open_body", "option_body", "parse", "parse_accepted",
-    "parse_connected", "parse_datagram", "parse_frames", "parse_names", "parse_opened", "parse_option", "parse_record",
-    "total", "unpack_map",
+    "Accepted", "Datagram", "Endpoint", "FdName", "Message", "Names", "ProtocolError", "Requests", "Resolved",
+    "connect_body", "datagram_header", "dial_body", "listen_body", "name_body", "open_body", "option_body", "parse",
+    "parse_accepted", "parse_connected", "parse_datagram", "parse_dialed", "parse_fd_name", "parse_frames",
+    "parse_names", "parse_opened", "parse_option", "parse_record", "parse_resolved", "total", "unpack_map",
 ]  # fmt: skip

@@ -17,15 +17,28 @@ network namespace, and it leads nowhere at first:
     connect   CONNECT {name, filler}; then the app's fd connects natively to the name that the reply tells, and
               the filler is written to it.  The forwarder reads the filler, but for its last byte, once TCP is
               connected (so the fd becomes writable then), and closes its end where that fails.
+              With Flag.WAIT the reply comes when TCP is connected, and a filler of one byte is enough.
     listen    LISTEN; then the app listens natively.  The forwarder connects to it for each connection, from a
               name that tells the peer: \0rsk1/VR/t4/p=192.0.2.9:51515/l=192.0.2.1:80/NONCE.
-    NONCE     the slot and half a cookie in hex.  In a request it stands for the cookie where the peer has the
-              uid of the socket's owner.
+    dial      DIAL, where nothing but an address is known of a socket: OPEN and CONNECT in one.  The fd that comes
+              leads to the forwarder, which has filled it already, or with Flag.WAIT it is connected.  Whoever waits
+              and closes the connection that he asked on takes back what he asked.
+
+Names of fds tell whoever got one by fork, exec or SCM_RIGHTS what it is.  The first of these that fits is the one:
+
+    getpeername   \0rsk1/VR/t4/p=ADDRESS:PORT/l=ADDRESS:PORT/SLOT.NONCE    an accepted connection
+    getsockname   \0rsk1/VR/KIND/SLOT.NONCE    another stream (KIND t4 or t6), a datagram (u4, u6) or raw fd (r4, r6)
+
+SLOT and NONCE are hexadecimal, and VR is empty, or /l= is, where two long addresses need the room (an accepted fd's
+getsockname is that of its listener, and so has the VR).  In a request NONCE stands for the cookie where the peer
+has the uid of the socket's owner or is root; RESOLVE with it gives the cookie and what the socket is.
 
 The last byte that an app wrote stays unread until the peer's FIN was seen, so that the kernel itself tells a
 reset (ECONNRESET) from an end of file.
 
-Not supported: the relayed tier, and the ring tier.
+Towards a relay messages are two frames as well, the header and bytes; `session` tells of them.
+
+Not supported: the ring tier.
 """
 
 from __future__ import annotations
@@ -36,6 +49,9 @@ from typing import Final, NamedTuple
 
 MAGIC: Final = 0x3152  # "R1"
 VERSION: Final = 1
+# Level and name of the option and of the ancillary item that name a virtual router; as in rsock.h.
+SOL_RSOCK: Final = 0x5253
+RSOCK_VR: Final = 1
 
 
 class Op(enum.IntEnum):
@@ -50,12 +66,23 @@ class Op(enum.IntEnum):
     BIND = 17
     LISTEN = 18
     CONNECT = 19
+    ACCEPT = 20  # relay to app, as all up to BYE but those of the broker and of a forwarder: see `session`
     CLOSE = 22
     SETOPT = 24
     GETOPT = 25
     NAME = 26
     RESOLVE = 27
+    DIAL = 28  # OPEN and CONNECT of a stream in one
+    INTERFACES = 29
     HOLD = 30  # control takes and gives back the forwarder's ends of the sockets' fds
+    DENIED = 31  # the forwarder tells control of denials, at most once a second of each identity
+    DATA = 32
+    CREDIT = 33
+    ACK = 34
+    END = 35
+    RESET = 36
+    CONNECTED = 37
+    BYE = 49
     SEGMENTS = 64
     TRACE = 65
     CAPTURE = 66
@@ -75,6 +102,7 @@ class Flag(enum.IntFlag):
     ERROR = 2  # `error` holds an errno
     MORE = 4  # further replies to the same request follow
     DATA = 8  # an unasked record of a stream (trace, capture, event)
+    WAIT = 16  # CONNECT, DIAL: answer when it is connected, or with what became of it
 
 
 class Right(enum.IntFlag):
@@ -95,6 +123,18 @@ class DatagramFlag(enum.IntFlag):
     ICMP = 4  # with ERROR: icmp_type, icmp_code and `local` (who reported it) are valid
     TRUNCATED = 8
     HEADER_INCLUDED = 16
+    TOS = 32  # from an app: `tos` is to be sent, whatever the socket's is
+
+
+class State(enum.IntEnum):
+    """What a socket is, in the reply of RESOLVE."""
+
+    NEW = 0
+    BOUND = 1
+    LISTENING = 2
+    CONNECTING = 3
+    CONNECTED = 4  # a datagram fd without header, or a stream
+    OVER = 5  # a stream that was connected, or failed to be
 
 
 class Field(NamedTuple):
@@ -111,7 +151,7 @@ STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
         Field("magic", "H", "MAGIC"),
         Field("op", "B", "Op"),
         Field("flags", "B", "Flag"),
-        Field("session", "I", "broker session; 0 towards a forwarder"),
+        Field("session", "I", "broker session; towards a forwarder random, 0: no request is repeated"),
         Field("request", "Q", "chosen by the asker, echoed in replies"),
         Field("socket", "I", "slot of the socket the message is about, else 0"),
         Field("error", "I", "errno of a failed request"),
@@ -123,7 +163,7 @@ STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
         Field("family", "B", "4 or 6"),
         Field("flags", "H", "DatagramFlag"),
         Field("ttl", "B", "received, or to send with; 0: the socket's"),
-        Field("tos", "B", "received; sending uses the socket's"),
+        Field("tos", "B", "received, or to send with where Flag TOS says so"),
         Field("port", "H", "the peer's UDP port, host order"),
         Field("interface", "I", "interface index it came on, or must leave by; 0: any"),
         Field("error", "I", "errno of an error record"),
@@ -139,8 +179,19 @@ STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
         Field("family", "H", "AF_INET or AF_INET6"),
         Field("type", "H", "SOCK_DGRAM, SOCK_RAW or SOCK_STREAM"),
         Field("protocol", "H", "IP protocol"),
-        Field("reserved", "H", "0"),
+        Field("identity", "H", "bytes of rsock_identity that follow, before the app's name; 0: who connects asks"),
         Field("token", "16s", "random; repeating it yields the same socket (not a stream)"),
+    ),
+    "rsock_identity": (  # in the name of whom the relay asks (EPERM for all others): a remote app
+        Field("kind", "I", "3: a CURVE public key (enum rule_identity)"),
+        Field("key", "32s", ""),
+    ),
+    # DIAL: whom to connect to is its rsock_name; a remote_family there means that remote_* is what to bind to first.
+    # Then the app's name, as in OPEN.  The reply is rsock_opened, rsock_name and one fd.
+    "rsock_dial": (
+        Field("family", "H", "AF_INET or AF_INET6"),
+        Field("protocol", "H", "IP protocol"),
+        Field("identity", "I", "bytes of rsock_identity that follow rsock_name, before the app's name, as in OPEN"),
     ),
     "rsock_opened": (  # the reply carries one fd
         Field("socket", "I", "slot"),
@@ -157,6 +208,35 @@ STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
         Field("remote_interface", "I", "replies"),
         Field("remote_address", "16s", "replies"),
     ),
+    "rsock_resolved": (  # reply of RESOLVE; rsock_name follows
+        Field("cookie", "Q", ""),
+        Field("socket", "I", "slot"),
+        Field("family", "H", "AF_INET or AF_INET6"),
+        Field("type", "H", "SOCK_DGRAM, SOCK_RAW or SOCK_STREAM"),
+        Field("protocol", "H", "IP protocol"),
+        Field("state", "H", "State"),
+    ),
+    # INTERFACES: the router's interfaces and addresses as one list, told in as many replies as are asked for.
+    "rsock_interfaces": (  # request, and before the records of a reply
+        Field("first", "I", "place in the list of the first record"),
+        Field("interfaces", "I", "replies: so many are interfaces; the list begins with them"),
+        Field("addresses", "I", "replies: and so many addresses"),
+    ),
+    "rsock_interface": (
+        Field("index", "I", ""),
+        Field("flags", "I", "IFF_*, see netdevice(7)"),
+        Field("mtu", "I", ""),
+        Field("mac", "6s", ""),
+        Field("reserved", "H", "0"),
+        Field("name", "32s", "NUL-padded"),
+    ),
+    "rsock_interface_address": (
+        Field("interface", "I", "index"),
+        Field("family", "B", "4 or 6"),
+        Field("length", "B", "of the prefix"),
+        Field("reserved", "H", "0"),
+        Field("address", "16s", ""),
+    ),
     # CONNECT of a stream socket: behind rsock_name.  In its reply the name to connect to stands there.
     "rsock_filler": (Field("bytes", "I", "what the app's fd will be filled with"),),
     "rsock_listen": (Field("backlog", "I", ""),),
@@ -169,6 +249,17 @@ STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
         Field("socket", "I", "slot; 0xffffffff: all that were held have been given back"),
         Field("gone", "I", "1: the socket was closed, drop the fd (carries none)"),
         Field("cookie", "Q", ""),
+    ),
+    "rsock_denied": (  # DENIED, with Flag.DATA
+        Field("kind", "I", "enum rule_identity"),
+        Field("uid", "I", ""),
+        Field("key", "32s", "of a remote app"),
+        Field("denial", "I", "enum denial: what was denied last"),
+        Field("error", "I", "errno that it earned"),
+        Field("suppressed", "Q", "denials before it that nobody was told of"),
+    ),
+    "rsock_relayed": (  # OPEN to a relay: before rsock_open
+        Field("router", "32s", "name of the VR, NUL-padded"),
     ),
     "rsock_trace": (  # TRACE request; records follow with Flag.DATA
         Field("interface", "I", "ingress interface index; 0: all"),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sees to the system packages that a set of make targets needs: system_packages.sh run|test.
+# Sees to the system packages that a set of make targets needs: system_packages.sh run|test|programs.
 #
 # Probes for the thing itself and not for the package, so that any distribution will do.  What
 # is missing is installed where we are root and apt is there; else it is named, and we fail.
@@ -11,6 +11,8 @@ have_python_headers() {
 	local include
 	include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null) && [ -e "$include/Python.h" ]
 }
+have_python_tests() { "$python" -c 'import test.test_socket' >/dev/null 2>&1; }
+have_frr() { [ -x /usr/lib/frr/bgpd ]; }
 have_libc_headers() { [ -e /usr/include/stdio.h ] && [ -e /usr/include/linux/if_packet.h ]; }
 have_fuzzer_runtime() { clang -print-file-name= >/dev/null 2>&1 && ls "$(clang -print-resource-dir)"/lib/*/libclang_rt.fuzzer* >/dev/null 2>&1; }
 
@@ -36,6 +38,23 @@ have_command:iperf3 iperf3
 have_command:tcpdump tcpdump
 have_command:nft nftables
 have_command:groff groff-base
+have_command:curl curl
+have_command:nginx nginx-light
+have_command:busybox busybox-static
+have_command:radclient freeradius-utils
+have_python_tests libpython3.11-testsuite
+have_command:dnsmasq dnsmasq-base
+'
+programs_needs='
+have_command:wget wget
+have_command:redis-server redis-server
+have_command:redis-benchmark redis-tools
+have_command:sshd openssh-server
+have_command:ssh openssh-client
+have_command:dig bind9-dnsutils
+have_command:gunicorn gunicorn
+have_command:bird bird2
+have_frr frr
 '
 
 missing() {
@@ -53,7 +72,8 @@ python=${PYTHON:-python3}
 case ${1:-run} in
 run) needs=$run_needs ;;
 test) needs=$run_needs$test_needs ;;
-*) echo "usage: $0 run|test" >&2; exit 2 ;;
+programs) needs=$run_needs$test_needs$programs_needs ;;
+*) echo "usage: $0 run|test|programs" >&2; exit 2 ;;
 esac
 
 wanted=$(missing <<<"$needs")

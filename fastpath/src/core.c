@@ -226,6 +226,7 @@ static int core_wire(struct core *core)
 		.interface_up = wire_interface_up,
 		.packet_get = wire_packet_get,
 		.packet_put = wire_packet_put,
+		.takes_parts = true,
 		.user = core,
 	};
 	const struct server_ops server_ops = {

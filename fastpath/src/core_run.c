@@ -73,20 +73,26 @@ static int take_batch(struct core *core, struct port *port)
 	return handled;
 }
 
+// What the host stack owes, then all packets.  Flushed, no packet waits any more: drivers take or lose them.
+static void flush(struct core *core)
+{
+	host_flush(core->host, core->forward.now);
+	forward_flush(&core->forward);
+	host_sent(core->host);
+}
+
 // Some batches of one port, to their fate.  What forwarding made of a batch has been sent when it can be released;
 // what the host stack still owes are the bytes and the ACKs of connections, which end with this process.  So it is
 // flushed once for all of them: super-frames, each a batch of its own, are acknowledged by several at once.
 static int iterate_port(struct core *core, struct port *port)
 {
-	struct forward *f = &core->forward;
 	int handled = 0, batches = 0;
 
 	do {
 		handled += take_batch(core, port);
 		port->ops->release(port);
 	} while (handled < BATCH_SIZE && ++batches < BATCHES && port->ops->pending(port));
-	host_flush(core->host, f->now);
-	forward_flush(f);
+	flush(core);
 	return handled;
 }
 
@@ -137,8 +143,7 @@ static void iterate_begin(struct core *core, uint64_t now)
 
 static void iterate_end(struct core *core)
 {
-	host_flush(core->host, core->forward.now);
-	forward_flush(&core->forward);
+	flush(core);
 	if (core->state->tables_epoch != core->forward.tables.epoch)
 		__atomic_store_n(&core->state->tables_epoch, core->forward.tables.epoch, __ATOMIC_RELEASE);
 	view_leave(core->worker);
@@ -315,6 +320,7 @@ int core_run(struct core *core)
 	while (!core->stop) {
 		uint64_t now = core_clock();
 		iterate_begin(core, now);
+		server_turn(core->server);
 		int handled = take_events(core, events, count);
 		handled += iterate_ports(core);
 		iterate_timers(core, now);

@@ -67,9 +67,10 @@ def main(argv: list[str] | None = None) -> int:
 def _global_options(words: list[str]) -> tuple[Path, bool, list[str]]:
     """Take the options off that are valid anywhere."""
     run_dir = os.environ.get("ANABRANCH_RUN_DIR") or DEFAULT_RUN_DIR
-    as_json = "-j" in words or "--json" in words
+    end = words.index("--") if "--" in words else len(words)  # what follows belongs to another program
+    as_json = "-j" in words[:end] or "--json" in words[:end]
     rest: list[str] = []
-    pending = iter(words)
+    pending = iter(words[:end])
     for word in pending:
         if word == "--run-dir":
             value = next(pending, None)
@@ -80,7 +81,7 @@ def _global_options(words: list[str]) -> tuple[Path, bool, list[str]]:
             run_dir = word.partition("=")[2]
         elif word not in ("-j", "--json"):
             rest.append(word)
-    return Path(run_dir), as_json, rest
+    return Path(run_dir), as_json, rest + words[end:]
 
 
 def _dispatch(run_dir: Path, as_json: bool, words: list[str]) -> int:
@@ -157,6 +158,9 @@ def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
     options: dict[str, Any] = {"help": argument.help}
     if argument.type == "flag":
         parser.add_argument(*argument.name.split(), action="store_true", **options)
+        return
+    if argument.type == "rest":
+        parser.add_argument(argument.name, nargs=argparse.REMAINDER, metavar=argument.metavar, **options)
         return
     options |= {"type": _TYPES[argument.type], "default": argument.default, "choices": argument.choices}
     if argument.metavar or not argument.choices:

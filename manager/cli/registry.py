@@ -19,7 +19,7 @@ class Argument:
     name: str  # "router", or an option: "-c --count"
     help: str
     metavar: str | None = None
-    type: str = "str"  # str, int, float, flag
+    type: str = "str"  # str, int, float, flag, rest (all that follows)
     default: Any = None
     optional: bool = False  # a positional that may be left out
     choices: tuple[str, ...] | None = None
@@ -94,6 +94,19 @@ COMMANDS: Final = (
         (ROUTER,),
     ),
     Command(("show", "sockets"), "sockets that programs hold in a router", "show:sockets", "render:sockets", (ROUTER,)),
+    Command(
+        ("show", "apps"),
+        "programs that hold sockets: who they are, what they hold, what they were denied",
+        "apps:apps",
+        "render:apps",
+        (Argument("router", "name of a virtual router; all without it", values="routers", optional=True),),
+    ),
+    Command(
+        ("show", "groups"), "multicast groups that programs have joined", "apps:groups", "render:groups", (ROUTER,)
+    ),
+    Command(
+        ("show", "calls"), "how long the forwarder works on requests", "apps:call_times", "render:calls", (ROUTER,)
+    ),
     Command(("show", "drops"), "dropped packets by reason", "show:drops", "render:drops", (ROUTER,)),
     Command(
         ("show", "route"),
@@ -131,6 +144,23 @@ COMMANDS: Final = (
             Argument("-m --max-hops", "largest TTL tried", metavar="N", type="int", default=30),
             Argument("-q --queries", "probes for each hop", metavar="N", type="int", default=3),
             WAIT,
+        ),
+    ),
+    Command(
+        ("exec",),
+        "run a program whose sockets live in a router",
+        "execute:execute",
+        None,
+        (
+            ROUTER,
+            Argument(
+                "-m --mode",
+                "how calls are reached: rsock(1)",
+                metavar="MODE",
+                default="auto",
+                choices=("auto", "preload", "seccomp"),
+            ),
+            Argument("words", "the program and its arguments", metavar="-- CMD ...", type="rest"),
         ),
     ),
     Command(

@@ -140,8 +140,8 @@ def sockets(data: list[dict[str, Any]]) -> str:
         rows = [_stream(s) for s in streams]
         parts.append(table(header, rows, ("RECV-Q", "SEND-Q", "RTT", "CWND", "RETRANS", "PID", "UID")))
     if others:
-        keys = ("type", "local", "remote", "interface", "app", "pid", "uid", "rx_packets", "tx_packets", "rx_drops")
-        datagrams = [tuple(s[key] for key in keys) for s in others]
+        keys = ("type", "local", "remote", "interface", "app", "pid", "owner", "rx_packets", "tx_packets", "rx_drops")
+        datagrams = [tuple((s | {"owner": _owner(s)})[key] for key in keys) for s in others]
         names = ("TYPE", "LOCAL", "REMOTE", "INTERFACE", "APP", "PID", "UID", "RX", "TX", "DROPS")
         parts.append(table(names, datagrams, ("PID", "UID", "RX", "TX", "DROPS")))
     parts += [f"{s['count']} more in {s['state']}" for s in data if s["socket"] is None]
@@ -152,8 +152,13 @@ def _stream(entry: dict[str, Any]) -> tuple[object, ...]:
     connected = entry["remote"] is not None
     numbers = (f"{entry['rtt_ms']:g} ms", entry["cwnd"], entry["retransmits"]) if connected else (None, None, None)
     queues = (entry["receive_queue"], entry["send_queue"])
-    owner = ("(closed)", None, entry["uid"]) if entry["orphaned"] else (entry["app"], entry["pid"], entry["uid"])
-    return ("tcp", entry["state"], entry["local"], entry["remote"], *queues, *numbers, *owner)
+    program = ("(closed)", None) if entry["orphaned"] else (entry["app"], entry["pid"])
+    return ("tcp", entry["state"], entry["local"], entry["remote"], *queues, *numbers, *program, _owner(entry))
+
+
+def _owner(entry: dict[str, Any]) -> object:
+    """Name a user by his uid alone, and a remote app by its key."""
+    return entry["identity"] if entry["identity"].startswith("curve:") else entry["uid"]
 
 
 def drops(data: list[dict[str, Any]]) -> str:
@@ -195,3 +200,45 @@ def doctor(data: list[dict[str, Any]]) -> str:
         if finding.get("help"):
             lines.append(f"      fix: {finding['help']}")
     return "\n".join(lines)
+
+
+def apps(data: list[dict[str, Any]]) -> str:
+    """Render `show apps`."""
+    rows = []
+    for row in data:
+        routers_ = [f"{name}:{count}" if len(row["routers"]) > 1 else name for name, count in row["routers"].items()]
+        rows.append(
+            (
+                row["identity"],
+                row["app"],
+                f"{row['pid']}{'' if row['lives'] else ' (gone)'}" if row["pid"] else None,
+                _few(routers_),
+                [f"{kind} {count}" for kind, count in sorted(row["sockets"].items())],
+                row["bytes_sent"],
+                row["bytes_received"],
+                row.get("opens", 0),
+                [f"{name} {count}" for name, count in row.get("denials", {}).items()],
+            )
+        )
+    header = ("IDENTITY", "APP", "PID", "ROUTERS", "SOCKETS", "TCP-SENT", "TCP-RECEIVED", "OPENS", "DENIALS")
+    return table(header, rows, ("TCP-SENT", "TCP-RECEIVED", "OPENS")) if rows else "no apps"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def groups(data: list[dict[str, Any]]) -> str:
+    """Render `show groups`."""
+    rows = []
+    for row in data:
+        members = [f"{member['app']}/{member['pid']}" for member in row["members"]]
+        rows.append((row["interface"], row["group"], row["mode"], row["sources"], members))
+    return table(("INTERFACE", "GROUP", "FILTER", "SOURCES", "MEMBERS"), rows) if rows else "no groups"
+
+
+def calls(data: list[dict[str, Any]]) -> str:
+    """Render `show calls`: microseconds."""
+    rows = [(row["call"], row["count"], row["mean_us"], row["p50_us"], row["p99_us"]) for row in data]
+    numbers = ("COUNT", "MEAN-US", "P50-US", "P99-US")
+    return table(("CALL", *numbers), rows, numbers) if rows else "no calls"

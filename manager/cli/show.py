@@ -7,10 +7,10 @@ import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fastpath import accounts, stats
 from fastpath import interfaces as published
 from fastpath import routes as installed
 from fastpath import sockets as tcp
-from fastpath import stats
 from manager.cli.client import Manager
 from manager.cli.echo import parse_address
 from manager.cli.errors import CliError, Exit
@@ -178,31 +178,38 @@ def sockets(request: Request) -> list[dict[str, Any]]:
     """Show the sockets of programs in a router."""
     with open_segments(request.run_dir, request["router"]) as (tables, state):
         names = published.names(tables)
-        shown = [_socket(entry, names) for entry in stats.sockets(state)]
-        shown += [_connection(entry, names) for entry in tcp.connections(state)]
+        owners = accounts.accounts(state)
+        shown = [_socket(entry, names, owners) for entry in stats.sockets(state)]
+        shown += [_connection(entry, names, owners) for entry in tcp.connections(state)]
         return shown + _counted("syn-received", tcp.half_open(state)) + _counted("time-wait", tcp.time_wait(state))
 
 
 def _counted(state: str, count: int) -> list[dict[str, Any]]:
     """Give one line for connections that are no program's: no longer, or not yet."""
-    about = dict.fromkeys(("socket", "family", "local", "remote", "interface", "app", "pid", "uid"))
+    about = dict.fromkeys(("socket", "family", "local", "remote", "interface", "app", "pid", "uid", "identity"))
     return [{"type": "tcp", "protocol": 6, "state": state, "count": count, **about}] if count else []
 
 
-def _connection(entry: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
+def _identity(entry: dict[str, Any], owners: dict[int, dict[str, Any]]) -> str:
+    owner = owners.get(entry["account"])
+    return str(owner["identity"]) if owner else f"uid:{entry['uid']}"
+
+
+def _connection(entry: dict[str, Any], names: dict[int, str], owners: dict[int, dict[str, Any]]) -> dict[str, Any]:
     index = entry["interface"]
-    kept = {key: value for key, value in entry.items() if key not in {"local_port", "remote_port", "rtt_us"}}
+    kept = {key: value for key, value in entry.items() if key not in {"local_port", "remote_port", "rtt_us", "account"}}
     return kept | {
         "type": "tcp",
         "protocol": 6,
         "local": _endpoint(entry["local"], entry["local_port"]),
         "remote": _endpoint(entry["remote"], entry["remote_port"]) if entry["remote"] else None,
         "interface": names.get(index, f"#{index}") if index else None,
+        "identity": _identity(entry, owners),
         "rtt_ms": round(entry["rtt_us"] / 1000, 3),
     }
 
 
-def _socket(entry: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
+def _socket(entry: dict[str, Any], names: dict[int, str], owners: dict[int, dict[str, Any]]) -> dict[str, Any]:
     kind = "raw" if entry["type"] == "raw" else _PROTOCOLS.get(entry["protocol"], str(entry["protocol"]))
     index = entry["interface"]
     return {
@@ -217,6 +224,7 @@ def _socket(entry: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
         "app": entry["app"],
         "pid": entry["pid"],
         "uid": entry["uid"],
+        "identity": _identity(entry, owners),
         "orphaned": entry["orphaned"],
         "rx_packets": entry["rx_packets"],
         "tx_packets": entry["tx_packets"],

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import grp
 import pwd
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from manager.config.errors import ConfigError
 from manager.config.merge import Marks, Path_
 from manager.config.validate import did_you_mean, suggest
 from vrouter.config.constraints import MAX_ROUTER_ADDRESSES, MAX_ROUTER_INTERFACES, MAX_ROUTER_PORTS, clip
-from vrouter.config.schema import Config, Hop, Interface, Router
+from vrouter.config.schema import Config, Hop, Interface, Router, Rule
 from vrouter.net.address import (
     Address,
     Prefix,
@@ -26,7 +26,7 @@ from vrouter.net.address import (
     parse_prefix,
 )
 
-_DEVICE_ONLY: Final = ("netns", "vlan", "force")
+_DEVICE_ONLY: Final = ("netns", "vlan", "gro", "force")
 _MIN_IPV6_MTU: Final = 1280  # RFC 8200 section 5
 
 
@@ -63,10 +63,12 @@ def crosscheck(config: Config, marks: Marks, broken: frozenset[str] = frozenset(
         _check_addresses(checker, path, router)
         _check_patches(checker, name, router)
         _check_static(checker, path, router)
-        _check_rules(checker, path, router)
+        _check_rules(checker, (*path, "rsock", "rules"), router.rsock.rules)
+    _check_rules(checker, ("defaults", "rsock", "rules"), config.defaults.rsock.rules)
     _check_devices(checker)
     _check_macs(checker)
     _check_range(checker)
+    _check_relay(checker)
     return checker.errors
 
 
@@ -254,10 +256,10 @@ def _check_via(checker: _Checker, path: Path_, prefix: Prefix, hop: Hop, reach: 
         checker.note(path, f"the next hop {via} is on no connected prefix", known)
 
 
-def _check_rules(checker: _Checker, path: Path_, router: Router) -> None:
-    for position, rule in enumerate(router.rsock.rules):
+def _check_rules(checker: _Checker, path: Path_, rules: Sequence[Rule]) -> None:
+    for position, rule in enumerate(rules):
         kind, _, who = rule.app.partition(":")
-        here: Path_ = (*path, "rsock", "rules", position)
+        here: Path_ = (*path, position)
         if kind == "uid" and not who.isdecimal() and _unknown_user(who):
             near = suggest(who, [entry.pw_name for entry in pwd.getpwall()])
             checker.note((*here, "app"), f"no user '{who}' on this machine", did_you_mean(near).rstrip())
@@ -332,6 +334,15 @@ def _check_macs(checker: _Checker) -> None:
                     f"{interface.device} has the MAC {first} already",
                     "the VLANs of a device share its MAC",
                 )
+
+
+def _check_relay(checker: _Checker) -> None:
+    """Check that there is no relay without CURVE, and that its key is no text for everybody to read."""
+    relay = checker.config.rsock
+    if relay.listen is not None and relay.curve_secret is None:
+        checker.note(("rsock", "listen"), "without 'curve-secret' nobody could be let in", "add 'curve-secret'")
+    if relay.curve_secret is not None and not checker.marks.secret(("rsock", "curve-secret")):
+        checker.note(("rsock", "curve-secret"), "a secret key stands here for all to read", "write '!secret NAME'")
 
 
 def _check_range(checker: _Checker) -> None:

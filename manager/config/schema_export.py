@@ -9,6 +9,7 @@ An editor with a YAML language server takes the schema from the first line of a 
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Iterator
@@ -25,11 +26,16 @@ PAGE_FILE: Final = ROOT / "docs" / "configuration.md"
 _TITLES: Final = {
     "Config": "Top level",
     "Defaults": "`defaults`",
+    "Relaying": "`rsock`",
     "Router": "`routers.NAME`",
     "Interface": "`routers.NAME.interfaces.NAME`",
     "Hop": "`routers.NAME.static.PREFIX`",
+    "Dns": "`routers.NAME.dns`",
     "Rsock": "`routers.NAME.rsock`",
     "Rule": "`routers.NAME.rsock.rules[]`",
+    "SharedRsock": "`defaults.rsock`",
+    "SharedRule": "`defaults.rsock.rules[]`",
+    "Quotas": "`quotas`",
 }
 _INTRODUCTION: Final = """\
 # Configuration
@@ -106,15 +112,19 @@ def _describe_struct(described: Struct) -> dict[str, Any]:
     return result
 
 
-def _sections(described: Struct) -> Iterator[str]:
+def _sections(described: Struct, known: set[type] | None = None) -> Iterator[str]:
+    known = set() if known is None else known
+    if described.cls in known:
+        return
+    known.add(described.cls)
     yield f"## {_TITLES[described.cls.__name__]}\n"
-    yield f"{(described.cls.__doc__ or '').strip()}\n"
+    yield f"{inspect.getdoc(described.cls)}\n"
     yield "| key | value | default | impact | meaning |\n|---|---|---|---|---|"
     yield "\n".join(map(_row, described.fields.values())) + "\n"
     for field in described.fields.values():
         inner = _struct_below(field.model)
         if inner is not None:
-            yield from _sections(inner)
+            yield from _sections(inner, known)
 
 
 def _struct_below(described: Model) -> Struct | None:

@@ -54,4 +54,5 @@ class Directory:
             return errno.EACCES, {}
         if router["state"] == "down":
             return errno.ENETDOWN, {}
-        return 0, {"vr": name, "id": router["id"], "state": router["state"], "path": router["path"], "rights": rights}
+        told: dict[str, Any] = {key: router[key] for key in ("id", "state", "path", "dns") if key in router}
+        return 0, {"vr": name, "rights": rights, **told}

@@ -15,7 +15,7 @@ Apps are hostile: frames, queues and memory are bounded, and the kernel refuses 
 since ZeroMQ would drop them, and dropping the last copy of a stranger's fd (a TCP socket that lingers)
 can hold a thread for as long as the stranger likes.
 
-Not supported: CURVE over tcp, the relay for other hosts, quotas.
+Not supported: CURVE over tcp; apps of other hosts have the relay.
 """
 
 from __future__ import annotations
@@ -23,22 +23,28 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import resource
 import secrets
 import socket
+import sys
+import time
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import msgpack
 import zmq
 
+from rsock.broker import crowd
 from rsock.broker.authorize import Identity, parse_address
+from rsock.broker.denials import Denials
 from rsock.broker.events import Watchers
 from rsock.broker.introduce import Directory
 from rsock.broker.link import Framing, frame
 from rsock.wire import HEADER, MAGIC, VERSION, Flag, Op
 
+log = logging.getLogger(__name__)
 MAX_FRAME: Final = 4096  # requests are some hundred bytes
 QUEUE: Final = 64  # messages of one app that wait, each way
 # ZeroMQ collects a message of any number of frames before we see it: better we die, and are born
@@ -66,6 +72,7 @@ class Broker:
         self._watchers = Watchers(self._send)
         self._epoch = secrets.randbits(63)
         self._sessions = secrets.randbits(24)
+        self._denials = Denials(time.monotonic)
         self._known = False  # the manager has told of the VRs
 
     def serve(self) -> None:
@@ -115,6 +122,8 @@ class Broker:
                     self._announce(message)
                 case "ping":
                     self._manager.sendall(frame(msgpack.packb({"op": "pong"})))
+                    if cut := crowd.sweep():
+                        log.warning("event=crowded connections-cut=%d", cut)
         return True
 
     def _announce(self, message: dict[str, Any]) -> None:
@@ -168,7 +177,10 @@ class Broker:
             case Op.TICKET:
                 if "vr" not in body:
                     return errno.EPROTO, {}
-                return self._directory.introduce(body["vr"], body.get("want", 0), identity)
+                error, answer = self._directory.introduce(body["vr"], body.get("want", 0), identity)
+                if error in {errno.EACCES, errno.ENODEV}:
+                    self._denials.note(identity, body["vr"], "ticket", error)
+                return error, answer
             case Op.PING:
                 return 0, {"epoch": self._epoch, "watching": routing_id in self._watchers}
         return errno.EOPNOTSUPP, {}
@@ -250,6 +262,8 @@ def main(*, uid: int, gid: int, run_dir: str, control_fd: int) -> NoReturn:
     router.setsockopt(zmq.USE_FD, listener.detach())  # ZeroMQ's from now on
     router.bind(endpoint)
     _limit_memory()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (crowd.FILES, crowd.FILES))
+    logging.basicConfig(format="%(levelname)s broker: %(message)s", level=logging.INFO, stream=sys.stderr)
     _drop_privileges(uid, gid)
     Broker(router, manager, path).serve()
     # The process ends here, and with it ZeroMQ's threads: closing in order would only take time.

@@ -50,7 +50,7 @@ def binary() -> str:
     return path
 
 
-def _result(process: subprocess.Popen[str], timeout: float = 60.0) -> dict[str, float]:
+def result(process: subprocess.Popen[str], timeout: float = 60.0) -> dict[str, float]:
     try:
         output, _error = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -112,7 +112,7 @@ class Ends:
         """Give the median time of a question and its answer, in microseconds."""
         port = next(_ports)
         far = self.tool(self.far, "answer", f"at:{self.far_address}:{port}", SIZE)
-        found = _result(self.near("ask", port, SIZE, count))
+        found = result(self.near("ask", port, SIZE, count))
         far.wait(5)
         return found["p50"]
 
@@ -120,7 +120,7 @@ class Ends:
         """Give the connections a second that the near end takes and serves."""
         port = next(_ports)
         with self.near_server(port, workers):
-            found = _result(self.tool(self.far, "visit", f"to:{self.near_address}:{port}", SIZE, seconds, workers))
+            found = result(self.tool(self.far, "visit", f"to:{self.near_address}:{port}", SIZE, seconds, workers))
         return found["count"] / found["seconds"]
 
     def visits(self, seconds: float, workers: int) -> float:
@@ -134,7 +134,7 @@ class Ends:
                 [*command, str(seconds), str(workers), f"ipc://{self.lab.run_dir}/rsock.sock"],
                 stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
-            found = _result(visitor)
+            found = result(visitor)
         finally:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
@@ -221,17 +221,18 @@ class RouterEnds(Ends):
 def rate(flow: Flow) -> float:
     """Wait for the end of a stream; give bit/s."""
     receiver, sender = flow
-    found = _result(receiver)
+    found = result(receiver)
     sender.communicate(timeout=30)
     return found["bytes"] * 8 / found["seconds"]
 
 
-def direct(lab: Lab, *, offloads: bool) -> tuple[KernelEnds, RouterEnds, dict[str, Any]]:
+def direct(lab: Lab, *, offloads: bool, gro: bool = False) -> tuple[KernelEnds, RouterEnds, dict[str, Any]]:
     """Make two kernels on one veth, and a VR's device with a kernel behind it; give both, and the VR's interface.
 
-    Without offloads every end sends and takes frames of 1500 bytes, with their checksums.
+    Without offloads every end sends and takes frames of 1500 bytes, with their checksums; with `gro` both receivers
+    may join them.
     """
-    tag, net = ("", 1) if offloads else ("s", 2)
+    tag, net = ("", 1) if offloads else ("g", 5) if gro else ("s", 2)
     near, far, host = (lab.namespace(f"{name}{tag}") for name in ("near", "far", "host"))
     lab.veth("eth0", near, far, "eth0", far_address=f"10.{net}.0.2/24")
     near.address("eth0", f"10.{net}.0.1/24")
@@ -240,6 +241,8 @@ def direct(lab: Lab, *, offloads: bool) -> tuple[KernelEnds, RouterEnds, dict[st
     if not offloads:
         for namespace, name in ((near, "eth0"), (far, "eth0"), (lab.box, device), (host, "eth0")):
             strict(namespace, name)
+    if gro:
+        near.run("ethtool", "-K", "eth0", "gro", "on")
     kernel = KernelEnds(lab, near, far, f"10.{net}.0.1", f"10.{net}.0.2")
     ours = RouterEnds(lab, host, f"10.{net}.1.1", f"10.{net}.1.2")
-    return kernel, ours, {device: {"device": device, "addresses": [f"10.{net}.1.1/24"]}}
+    return kernel, ours, {device: {"device": device, "addresses": [f"10.{net}.1.1/24"], "gro": gro}}

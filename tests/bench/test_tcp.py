@@ -20,6 +20,7 @@ from wire import Link, Relay, strict, wired
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(400)]
 
 ROUNDS: Final = 5
+LINKS: Final = {"1500": "1500-byte frames", "gro": "1500-byte frames, gro", "offloads": "offloads on"}
 QUESTIONS: Final = 20_000
 WORKERS: Final = 8
 SEEDS: Final = (1, 2, 3, 4, 5)
@@ -76,18 +77,19 @@ def tell(what: str, kernel: float, ours: float, unit: str, goal: float, *, most:
 
 @dataclass(frozen=True)
 class Rig:
-    """Pairs with their offloads on (True) and off."""
+    """Pairs: with offloads, without, and without but for receivers that join frames (`gro: true`)."""
 
-    kernel: dict[bool, KernelEnds]
-    ours: dict[bool, RouterEnds]
+    kernel: dict[str, KernelEnds]
+    ours: dict[str, RouterEnds]
 
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     with Lab() as lab:
         rig, interfaces = Rig({}, {}), {}
-        for offloads in (True, False):
-            rig.kernel[offloads], rig.ours[offloads], more = direct(lab, offloads=offloads)
+        for link in LINKS:
+            made = direct(lab, offloads=link == "offloads", gro=link == "gro")
+            rig.kernel[link], rig.ours[link], more = made
             interfaces |= more
         lab.configure({"bench": {"interfaces": interfaces}})
         lab.start()
@@ -98,29 +100,29 @@ def rig() -> Iterator[Rig]:
             ours.close()
 
 
-@pytest.mark.parametrize("offloads", [False, True], ids=["1500", "offloads"])
+@pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("sending", [False, True], ids=["receiving", "sending"])
-def test_one_stream(rig: Rig, sending: bool, offloads: bool) -> None:
-    kernel, ours = in_turns(rig.kernel[offloads], rig.ours[offloads], lambda ends: ends.stream(sending=sending))
-    what = f"one stream, {'sending' if sending else 'receiving'}, {'offloads on' if offloads else '1500-byte frames'}"
-    ratio = tell(what, kernel, ours, "Gbit/s", GOAL_OFFLOADS if offloads else GOAL_PLAIN)
+def test_one_stream(rig: Rig, sending: bool, link: str) -> None:
+    kernel, ours = in_turns(rig.kernel[link], rig.ours[link], lambda ends: ends.stream(sending=sending))
+    what = f"one stream, {'sending' if sending else 'receiving'}, {LINKS[link]}"
+    ratio = tell(what, kernel, ours, "Gbit/s", GOAL_OFFLOADS if link == "offloads" else GOAL_PLAIN)
     assert ratio > FLOOR_STREAM
 
 
 def test_question_and_answer(rig: Rig) -> None:
-    kernel, ours = in_turns(rig.kernel[True], rig.ours[True], lambda ends: ends.ask(QUESTIONS))
+    kernel, ours = in_turns(rig.kernel["offloads"], rig.ours["offloads"], lambda ends: ends.ask(QUESTIONS))
     ratio = tell("64 bytes asked and answered, median", kernel, ours, "us", GOAL_ROUND_TRIP, most=True)
     assert ratio < CEILING_ROUND_TRIP
 
 
 def test_connections_taken(rig: Rig) -> None:
-    kernel, ours = in_turns(rig.kernel[True], rig.ours[True], lambda ends: ends.visited(1.0, WORKERS))
+    kernel, ours = in_turns(rig.kernel["offloads"], rig.ours["offloads"], lambda ends: ends.visited(1.0, WORKERS))
     ratio = tell("connections taken and served", kernel, ours, "a second", GOAL_CONNECTIONS)
     assert ratio > FLOOR_CONNECTIONS
 
 
 def test_connections_made(rig: Rig) -> None:
-    kernel, ours = in_turns(rig.kernel[True], rig.ours[True], lambda ends: ends.visits(1.0, WORKERS))
+    kernel, ours = in_turns(rig.kernel["offloads"], rig.ours["offloads"], lambda ends: ends.visits(1.0, WORKERS))
     ratio = tell("connections made by a Python program", kernel, ours, "a second", GOAL_CONNECTIONS)
     assert ratio > FLOOR_CONNECTIONS
 

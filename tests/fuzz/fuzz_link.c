@@ -122,7 +122,8 @@ static void step(struct rig *rig, const uint8_t *bytes)
 		static const struct virtio_net_hdr none;
 		uint64_t before = rig->end.producer;
 		uint32_t length = (uint32_t)(value % (SUPER_ROOM + 2u));
-		bool sent = link_end_fill(&rig->end, rig->room + ROOM - (length < ROOM ? length : ROOM), length, &none);
+		const struct iovec whole = {.iov_base = rig->room + ROOM - (length < ROOM ? length : ROOM), .iov_len = length};
+		bool sent = link_end_fill(&rig->end, &whole, length, &none);
 		if (!sent && rig->end.producer != before)
 			abort();
 		link_end_publish(&rig->end);

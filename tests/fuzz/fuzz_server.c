@@ -26,7 +26,7 @@ struct world {
 	struct tables_view tables;
 	struct interface_entry interface;
 	struct address_entry address;
-	struct rule_entry rule;
+	struct rule_entry rules[3];
 	struct host *host;
 	struct server *server;
 	int epoll;
@@ -192,14 +192,22 @@ static void start(struct world *w)
 	w->interface = (struct interface_entry){.index = 1, .port = 1, .kind = INTERFACE_ETHERNET, .flags = INTERFACE_ADMIN_UP, .mtu = 1500, .name = "a"};
 	w->address = (struct address_entry){.family = FAMILY_IPV4, .length = 24, .interface = 1};
 	memcpy(w->address.address, ours, 4);
-	w->rule = (struct rule_entry){.identity = RULE_ANY, .operations = RULE_UDP | RULE_RAW | RULE_CONNECT | RULE_LISTEN, .port_count = 1, .ports = {{1024, 65535}}};
+	// We are the relay too, and may ask in the name of a key of zeros.
+	w->rules[0] = (struct rule_entry){.identity = RULE_RELAY, .id = getuid()};
+	w->rules[1] = (struct rule_entry){
+		.identity = RULE_CURVE,
+		.operations = RULE_UDP | RULE_CONNECT | RULE_LISTEN,
+		.quota = {.sockets = 4, .opens = 1000000, .accepts = 1000000, .bytes = 1 << 20, .memory = 1 << 20},
+	};
+	w->rules[2] = (struct rule_entry){.identity = RULE_ANY, .operations = RULE_UDP | RULE_RAW | RULE_CONNECT | RULE_LISTEN, .port_count = 1, .ports = {{1024, 65535}}};
 	w->tables.interfaces = &w->interface;
 	w->tables.interface_count = 1;
 	w->tables.by_index[1] = 1;
 	w->tables.addresses = &w->address;
 	w->tables.address_count = 1;
-	w->tables.rules = &w->rule;
-	w->tables.rule_count = 1;
+	w->tables.rules = w->rules;
+	w->tables.rule_count = 3;
+	w->tables.root = 8;
 	w->now = 1;
 	w->name.sun_family = AF_UNIX;
 	w->name_length = (socklen_t)offsetof(struct sockaddr_un, sun_path) + 1 +
@@ -229,7 +237,13 @@ static void run(struct world *w)
 {
 	struct epoll_event events[32];
 	host_clock(w->host, w->now);
+	// The rules change now and then under the sockets.
+	if (w->now % 16 == 0) {
+		w->rules[1].operations ^= RULE_UDP | RULE_LISTEN;
+		w->tables.epoch++;
+	}
 	for (int round = 0; round < 4; round++) {
+		server_turn(w->server);
 		int count = epoll_wait(w->epoll, events, 32, 0);
 		if (count <= 0)
 			break;
@@ -275,6 +289,7 @@ static void request(struct world *w, uint8_t what, const uint8_t *bytes, uint32_
 	if (fd < 0)
 		return;
 	header.op = length > 0 ? bytes[0] : RSOCK_OP_PING;
+	header.session = what & 16; // repeated requests, or none
 	header.socket = length > 1 ? bytes[1] % 8 : 0;
 	header.cookie = w->state->sockets[header.socket % MAX_SOCKETS].cookie;
 	if (what & 32) {
@@ -370,6 +385,28 @@ static void native(struct world *w, uint8_t what, const uint8_t *bytes, uint32_t
 	run(w);
 }
 
+// A connection all at once; some clients wait for it.
+static void dial(struct world *w, uint8_t what)
+{
+	struct {
+		struct rsock_header header;
+		struct rsock_dial dial;
+		struct rsock_name to;
+		char app[4];
+	} __attribute__((packed)) record = {
+		.header = {.magic = RSOCK_MAGIC, .op = RSOCK_OP_DIAL, .flags = what & 16 ? RSOCK_FLAG_WAIT : 0, .request = what},
+		.dial = {.family = AF_INET},
+		.to = {.family = AF_INET, .port = 80, .address = {10, 0, what & 32 ? 9 : 0, 2}, .remote_family = what & 2 ? AF_INET : 0, .remote_port = 7},
+		.app = "fuzz",
+	};
+	int fd = client(w, what);
+	if (fd < 0)
+		return;
+	(void)send(fd, &record, sizeof(record), MSG_DONTWAIT | MSG_NOSIGNAL);
+	run(w);
+	answers(w, fd);
+}
+
 // A whole connect, as the library does it.
 static void join(struct world *w, uint8_t what)
 {
@@ -380,6 +417,10 @@ static void join(struct world *w, uint8_t what)
 	struct sockaddr_un name = {.sun_family = AF_UNIX};
 	int fd = client(w, what);
 	uint32_t slot = MAX_SOCKETS + (what & 3);
+	if (what & 8) {
+		dial(w, what);
+		return;
+	}
 	if (fd < 0 || w->fd_count == 0)
 		return;
 	header.socket = slot;

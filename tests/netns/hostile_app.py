@@ -6,26 +6,33 @@ Prints "done" after its attack and holds what it has until its standard input en
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
+import resource
 import socket
 import struct
 import sys
 import time
+from typing import Final
 
+import msgpack
 import zmq
 
 import rsock
+from rsock.client_core import open_body
 from rsock.wire import HEADER, MAGIC, Op
 
-FLOOD = 6.0
+FLOOD: Final = 6.0  # seconds that an attack lasts
+OPENS: Final = 100_000
+HOGS, HOG = 6, 12400  # users, the first one
 HELD: list[object] = []
 
 
-def forwarder(run_dir: str) -> socket.socket:
+def forwarder(run_dir: str, router: str = "red") -> socket.socket:
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     peer.settimeout(2)
-    peer.connect(f"{run_dir}/vr/red.sock")
+    peer.connect(f"{run_dir}/vr/{router}.sock")
     return peer
 
 
@@ -103,13 +110,129 @@ def flood(_run_dir: str) -> None:
                     each.sendto(payload, ("10.0.0.2", 9))
 
 
-def main() -> None:
-    uid, run_dir, attack = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    rsock.socket(socket.AF_UNIX).close()  # the interpreter's own files may be out of reach afterwards
+def opens(run_dir: str) -> None:
+    """Open sockets of all kinds, a hundred thousand at least, over many connections, and let them go at once."""
+    links = [forwarder(run_dir) for _ in range(16)]
+    print("flooding", flush=True)
+    until = time.monotonic() + FLOOD
+    done = refused = 0
+    while time.monotonic() < until:
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            request = HEADER.pack(MAGIC, Op.OPEN, 0, 0, 1, 0, 0, 0) + open_body(socket.AF_INET, kind, 0, bytes(16), b"")
+            for link in links:
+                link.send(request)
+            for link in links:
+                data, fds, _flags, _address = socket.recv_fds(link, 4096, 1)
+                done += not HEADER.unpack_from(data)[6]
+                refused += bool(HEADER.unpack_from(data)[6])
+                for fd in fds:
+                    os.close(fd)
+    assert done + refused > OPENS
+
+
+def streams(_run_dir: str) -> None:
+    """Connect to nobody, to somebody who is not read from, and listen; write all that goes and read nothing."""
+    print("flooding", flush=True)
+    until = time.monotonic() + FLOOD
+    writers: list[socket.socket] = []
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            if len(HELD) < 3000:
+                sock = rsock.socket(socket.AF_INET, socket.SOCK_STREAM, vr="red")
+                HELD.append(sock)
+                sock.setblocking(False)
+                if len(HELD) % 3 == 0:
+                    sock.bind(("10.0.0.1", 0))
+                    sock.listen(1000)
+                else:
+                    sock.connect_ex(("10.0.0.2" if len(HELD) % 3 == 1 else "10.0.0.99", 7))
+                    writers.append(sock)
+        for writer in writers[-64:]:
+            with contextlib.suppress(OSError):
+                os.write(writer.fileno(), bytes(60000))
+
+
+def forge(run_dir: str) -> None:
+    """Ask for other VRs, with what is somebody else's: cookies, names, keys."""
+    for name in ("blue", "green", "red/../blue", "../control/red", "\0", "a" * 3000):
+        with contextlib.suppress(OSError, ValueError), rsock.socket(socket.AF_INET, socket.SOCK_DGRAM, vr=name):
+            print("crossed", name, flush=True)
+    with rsock.socket(socket.AF_INET, socket.SOCK_DGRAM, vr="red") as mine:
+        proof = (mine._slot, mine._cookie)  # type: ignore[attr-defined]
+        blue = forwarder(run_dir, "blue")
+        for op in (Op.NAME, Op.BIND, Op.CONNECT, Op.GETOPT, Op.CLOSE, Op.RESOLVE, Op.HOLD, Op.SEGMENTS, Op.SHUTDOWN):
+            blue.send(HEADER.pack(MAGIC, op, 0, 0, 1, proof[0], 0, proof[1]) + bytes(64))
+            if not HEADER.unpack_from(blue.recv(4096))[6]:
+                print("crossed", op.name, flush=True)
+    for router in ("red", "blue"):
+        peer = forwarder(run_dir, router)
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM, socket.SOCK_RAW):
+            body = open_body(socket.AF_INET, kind, 0, bytes(16), b"", bytes(range(32)))
+            peer.send(HEADER.pack(MAGIC, Op.OPEN, 0, 0, 1, 0, 0, 0) + body)
+            if HEADER.unpack_from(peer.recv(4096))[6] != errno.EPERM:
+                print("crossed as a key", flush=True)
+
+
+def hogs(run_dir: str) -> None:
+    """Take all connections to red's forwarder and to the broker, as several users."""
+    for number in range(HOGS):
+        if os.fork() == 0:
+            become(HOG + number)
+            for _ in range(400):
+                with contextlib.suppress(OSError):
+                    broker = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                    broker.setblocking(False)
+                    broker.connect(f"{run_dir}/rsock.sock")
+                    HELD.append(broker)
+                with contextlib.suppress(OSError):
+                    HELD.append(forwarder(run_dir))
+            os.write(1, b"hog\n")
+            sys.stdin.read()
+            os._exit(0)
+
+
+def bombs(run_dir: str) -> None:
+    """Flood the broker with requests that it can answer, and with msgpack that it cannot take."""
+    bodies = [
+        b"\x80", b"\x91" * 4000, b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff",
+        b"\x81\xa2vr" + b"\x81\xa1a" * 1000, msgpack.packb({"vr": "blue", "want": 2**63}), os.urandom(4000),
+    ]  # fmt: skip
+    context = zmq.Context()
+    dealers = [context.socket(zmq.DEALER) for _ in range(32)]
+    for dealer in dealers:
+        dealer.linger = 0
+        dealer.connect(f"ipc://{run_dir}/rsock.sock")
+    print("flooding", flush=True)
+    until = time.monotonic() + FLOOD
+    while time.monotonic() < until:
+        for dealer in dealers:
+            for body in bodies:
+                for op in (Op.HELLO, Op.TICKET, Op.WATCH):
+                    with contextlib.suppress(zmq.ZMQError):
+                        dealer.send_multipart([HEADER.pack(MAGIC, op, 0, 0, 1, 0, 0, 0), body], zmq.DONTWAIT)
+
+
+ATTACKS: Final = {
+    each.__name__: each for each in (bite, crowd, junk, flood, opens, streams, forge, hogs, bombs)
+}  # fmt: skip
+
+
+def become(uid: int) -> None:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    {"bite": bite, "crowd": crowd, "junk": junk, "flood": flood}[attack](run_dir)
+
+
+def main() -> None:
+    uid, run_dir, attack = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+    # The interpreter's own files may be out of reach afterwards; the connection is root's, and is closed.
+    with rsock.Context() as context:
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            rsock.socket(socket.AF_INET, kind, vr="red", ctx=context).close()
+    if attack != "hogs":
+        become(uid)
+    ATTACKS[attack](run_dir)
     print("done", flush=True)
     sys.stdin.read()
     os._exit(0)

@@ -66,7 +66,9 @@ def run(
     *command: str, check: bool = True, timeout: float = 30.0, input_text: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command with its output captured."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, input=input_text)
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False, input=input_text
+    )  # fmt: skip
     if check and done.returncode:
         raise LabError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done

@@ -248,6 +248,17 @@ def test_show_sockets(lab: Lab) -> None:
     try:
         (socket,) = wait_until(lambda: lab.vr("show", "sockets", "red"), "the ping's socket is seen")
         assert (socket["type"], socket["pid"], socket["uid"]) == ("icmp", ping.pid, 0)
+        assert socket["identity"] == "uid:0"
+        (app,) = (row for row in lab.vr("show", "apps", "red") if row["pid"] == ping.pid)
+        assert (app["identity"], app["sockets"], app["routers"]) == ("uid:0", {"icmp": 1}, {"red": 1})
+        assert app["lives"]
+        assert app["opens"] >= 1
+        assert not app["denials"]
+        assert app in lab.vr("show", "apps")
+        assert str(ping.pid) in lab.vr_run("show", "apps").stdout
+        (opened,) = (row for row in lab.vr("show", "calls", "red") if row["call"] == "open")
+        assert opened["count"] == app["opens"]
+        assert 0 < opened["p50_us"] <= opened["p99_us"]
     finally:
         ping.send_signal(signal.SIGINT)
         out, _ = ping.communicate(timeout=5)
@@ -343,7 +354,7 @@ def test_show_answers_while_the_manager_is_dead(lab: Lab) -> None:
     lab.kill()
     after = lab.vr("show", "routers")
     assert [(r["name"], r["pids"], r["state"]) for r in after] == [(r["name"], r["pids"], r["state"]) for r in before]
-    for what in ("interfaces", "neighbors", "routes", "fib", "sockets", "drops"):
+    for what in ("interfaces", "neighbors", "routes", "fib", "sockets", "apps", "groups", "calls", "drops"):
         lab.vr("show", what, "red")
     assert {i["device"] for i in lab.vr("show", "interfaces", "red")} == {None, "lan", "wan"}
     assert lab.vr("show", "route", "red", "198.51.100.1")["prefix"] == "198.51.100.0/24"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from lab import Lab, Namespace, wait_until
+from lab import Lab, Namespace, run, wait_until
 
 pytestmark = [pytest.mark.root]
 
@@ -28,7 +28,7 @@ def router(device: str, address: str = "10.0.0.1/24", **more: Any) -> dict[str, 
 
 
 def snapshot(namespace: Namespace, device: str) -> dict[str, Any]:
-    """What an operator would miss: name, MAC, MTU, master, flags, addresses, routes, queueing disciplines."""
+    """What an operator would miss: name, MAC, MTU, master, flags, addresses, routes, disciplines, offloads."""
     link = json.loads(namespace.ip("-j", "-d", "link", "show", "dev", device).stdout)[0]
     kept = {key: link.get(key) for key in ("ifname", "address", "mtu", "master", "promiscuity")}
     kept["flags"] = sorted(set(link["flags"]) & {"UP", "PROMISC", "ALLMULTI"})
@@ -44,6 +44,7 @@ def snapshot(namespace: Namespace, device: str) -> dict[str, Any]:
         if route.get("dev") == device or any(hop.get("dev") == device for hop in route.get("nexthops", ()))
     )
     kept["qdiscs"] = namespace.run("tc", "qdisc", "show", "dev", device).stdout
+    kept["offloads"] = namespace.run("ethtool", "-k", device).stdout
     return kept
 
 
@@ -81,6 +82,11 @@ def prepare(lab: Lab) -> dict[str, Any]:
     return dress(lab)
 
 
+def receives_joined(netns: str, device: str) -> bool:
+    """Tell whether generic receive offload is on."""
+    return "\ngeneric-receive-offload: on\n" in run("ip", "netns", "exec", netns, "ethtool", "-k", device).stdout
+
+
 def same_again(lab: Lab, before: dict[str, Any]) -> None:
     wait_until(lambda: settled(lab.box), "the link-local address is usable")
     assert snapshot(lab.box, "port") == before
@@ -88,17 +94,20 @@ def same_again(lab: Lab, before: dict[str, Any]) -> None:
 
 def test_release_restores_exactly(lab: Lab) -> None:
     before = prepare(lab)
-    lab.configure({"red": router("port", mac="02:aa:bb:cc:dd:ee", mtu=1400), "blue": router("other")})
+    lab.configure({"red": router("port", mac="02:aa:bb:cc:dd:ee", mtu=1400, gro=True), "blue": router("other")})
     lab.start()
     assert "port" not in {link["ifname"] for link in lab.box.links()}
     assert lab.namespaces["host"].ping("10.0.0.1")
+    assert receives_joined(lab.router("red")["netns"], "port")
     lab.configure({"blue": router("other")})
     lab.vr("apply")
     same_again(lab, before)
 
 
 def test_stop_restores_exactly(lab: Lab) -> None:
-    before = prepare(lab)
+    prepare(lab)
+    lab.box.run("ethtool", "-K", "port", "gro", "on")
+    before = snapshot(lab.box, "port")
     lab.configure({"red": router("port")})
     lab.start()
     lab.stop()

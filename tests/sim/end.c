@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "base/cksum.h"
+#include "base/crc32.h"
 #include "check.h"
 #include "offload.h"
 #include "publish.h"
@@ -24,7 +25,7 @@ static struct packet *take_packet(void *user, uint32_t room)
 	struct sim_end *end = user;
 	struct packet *packet = calloc(1, sizeof(*packet));
 
-	packet->room = PACKET_HEADROOM + room;
+	packet->room = (PACKET_HEADROOM + room + 7) / 8 * 8 + PACKET_PARTS * (uint32_t)sizeof(struct iovec);
 	packet->buffer = malloc(packet->room);
 	packet->offset = PACKET_HEADROOM;
 	end->packets++;
@@ -110,23 +111,32 @@ static bool for_other_end(struct sim_end *end, struct packet *packet, uint8_t fa
 	return memcmp(packet_data(packet) + (six ? 24 : 16), end_other(end)->addresses[six].address, six ? 16 : 4) == 0;
 }
 
-static enum drop_reason output(void *user, uint16_t interface, uint8_t family, struct packet *packet)
+static uint32_t parts_sum(const struct packet *packet)
 {
-	struct sim_end *end = user;
+	uint32_t sum = 0;
+
+	for (uint32_t i = 0; i < packet->part_count; i++)
+		sum = crc32_update(sum, packet_parts(packet)[i].iov_base, packet_parts(packet)[i].iov_len);
+	return sum;
+}
+
+static void leave(struct sim_end *end, struct packet *packet)
+{
 	struct virtio_net_hdr vnet = packet->vnet;
+	uint8_t family = packet->family;
+	if (packet->trace != parts_sum(packet))
+		sim_fail(end->world, "bytes of a packet were overwritten while it waited");
+	packet_gather(packet);
 	uint32_t unit = vnet.gso_type == VIRTIO_NET_HDR_GSO_NONE ? packet->length : (uint32_t)vnet.gso_size + vnet.hdr_len;
 	uint8_t meta[IMPAIR_META] = {0};
 
-	(void)interface;
-	if (packet_data(packet)[0] >> 4 != family)
-		sim_fail(end->world, "a packet of another family");
 	if (unit > end->mtu)
 		sim_fail(end->world, "a packet of %u bytes for an MTU of %u", unit, end->mtu);
 	if (!for_other_end(end, packet, family)) { // an answer to somebody who does not exist
 		const uint8_t *tcp = packet_data(packet) + (family == FAMILY_IPV4 ? 20 : 40);
 		end->stray = (struct sim_stray){end->stray.count + 1, load32(tcp + 4), load32(tcp + 8), tcp[13]};
 		put_packet(end, packet);
-		return DROP_NONE;
+		return;
 	}
 	if (!packet_push(packet, SIM_ETHERNET))
 		sim_fail(end->world, "no headroom");
@@ -147,7 +157,42 @@ static enum drop_reason output(void *user, uint16_t interface, uint8_t family, s
 		submit(end, frame, packet->length);
 	}
 	put_packet(end, packet);
+}
+
+static enum drop_reason output(void *user, uint16_t interface, uint8_t family, struct packet *packet)
+{
+	struct sim_end *end = user;
+
+	(void)interface;
+	if (packet_data(packet)[0] >> 4 != family)
+		sim_fail(end->world, "a packet of another family");
+	packet->family = family;
+	packet->next = NULL;
+	packet->trace = parts_sum(packet); // of no use here otherwise
+	if (end->holds) {
+		*end->held_last = packet;
+		end->held_last = &packet->next;
+	} else {
+		leave(end, packet);
+	}
 	return DROP_NONE;
+}
+
+void end_hold(struct sim_end *end)
+{
+	end->holds = true;
+	end->held_last = &end->held;
+}
+
+void end_sent(struct sim_end *end)
+{
+	while (end->held != NULL) {
+		struct packet *packet = end->held;
+		end->held = packet->next;
+		leave(end, packet);
+	}
+	end->holds = false;
+	host_sent(end->host);
 }
 
 static bool source(void *user, uint8_t family, const uint8_t *destination, uint16_t interface, uint8_t *address, uint16_t *egress)
@@ -211,7 +256,8 @@ void end_open(struct sim_end *end, struct sim_world *world, const struct host_co
 	const uint8_t four[4] = {10, 0, 0, number}, six[16] = {0x20, 1, 0x0d, 0xb8, [15] = number};
 	const struct host_ops ops = {
 		.output = output, .source = source, .path_mtu = path_mtu, .unreachable = unreachable, .upcall = upcall, .error = error,
-		.deliver = end->direct ? deliver : NULL, .stream = stream, .packet_get = take_packet, .packet_put = put_packet, .user = end,
+		.deliver = end->direct ? deliver : NULL, .stream = stream, .packet_get = take_packet, .packet_put = put_packet,
+		.takes_parts = true, .user = end,
 	};
 
 	end->world = world;

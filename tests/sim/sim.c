@@ -251,12 +251,14 @@ static void turn(struct sim_end *end)
 	struct sim_world *world = end->world;
 
 	host_clock(end->host, world->now);
+	end_hold(end);
 	end_receive(end);
 	host_tick(end->host, world->now);
 	for (uint32_t turns = 0; world->failure[0] == '\0' && app_run(end); turns++)
 		if (turns > TURNS_MOST)
 			sim_fail(world, "an app that never rests");
 	host_flush(end->host, world->now);
+	end_sent(end);
 	check_end(end);
 	if (world->failure[0] == '\0' && host_deadline(end->host) <= world->now)
 		sim_fail(world, "end %d: a deadline that has passed", (int)(end - world->ends));

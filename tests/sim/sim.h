@@ -73,6 +73,8 @@ struct sim_end {
 	bool biased;
 	uint32_t bias;             // added to initial sequence numbers
 	long packets;              // that the stack holds
+	bool holds;                // what is sent waits for end_sent, as in a forwarder
+	struct packet *held, **held_last;
 	uint32_t listener;         // slot
 	bool listening, acceptable;
 	int backlog;
@@ -118,6 +120,9 @@ struct sim_end *end_other(struct sim_end *end);
 void end_address(const struct sim_end *end, uint8_t *address);
 // What the link brings until now.
 void end_receive(struct sim_end *end);
+// Have what is sent wait, and let it leave.
+void end_hold(struct sim_end *end);
+void end_sent(struct sim_end *end);
 // What must hold between any two events (check.h).
 void check_end(struct sim_end *end);
 // All that connections held has been given back.

@@ -29,7 +29,10 @@ struct forward *plane_new(uint32_t ordinary);
 void plane_free(struct forward *f);
 struct packet *plane_packet(struct forward *f, const uint8_t *bytes, uint32_t length);
 void plane_vnet(struct packet *packet, int flags, int gso_type, int gso_size, int csum_start, int csum_offset);
+void plane_lend(struct packet *packet, uint32_t head);
 uint8_t *plane_data(struct packet *packet);
+void packet_gather(struct packet *packet);
+struct packet *plane_clone(struct forward *f, const struct packet *packet);
 uint32_t plane_free_buffers(struct forward *f);
 struct packet *fragment4(struct forward *f, struct packet *packet, uint32_t mtu);
 struct packet *fragment6(struct forward *f, struct packet *packet, uint32_t mtu);
@@ -78,7 +81,26 @@ static void plane_vnet(struct packet *packet, int flags, int gso_type, int gso_s
         .gso_size = (uint16_t)gso_size, .csum_start = (uint16_t)csum_start, .csum_offset = (uint16_t)csum_offset};
 }
 
+// All but the first bytes lie elsewhere from now on, in parts of a size that divides nothing.
+static void plane_lend(struct packet *packet, uint32_t head)
+{
+    static uint8_t bytes[65536];
+    uint32_t rest = packet->length - head;
+    memcpy(bytes, packet_data(packet) + head, rest);
+    memset(packet_data(packet) + head, 0xdd, rest);
+    for (uint32_t at = 0; at < rest; at += 4099)
+        packet_parts(packet)[packet->part_count++] =
+            (struct iovec){.iov_base = bytes + at, .iov_len = rest - at < 4099 ? rest - at : 4099};
+    packet->length = head;
+    packet->part_bytes = rest;
+}
+
 static uint8_t *plane_data(struct packet *packet) { return packet_data(packet); }
+
+static struct packet *plane_clone(struct forward *f, const struct packet *packet)
+{
+    return packet_clone(f->pool, packet);
+}
 
 // Ordinary ones; takes all and gives them back.
 static uint32_t plane_free_buffers(struct forward *f)
@@ -119,6 +141,15 @@ class Plane:
         self.lib.plane_vnet(packet, *vnet)
         return packet
 
+    def lent(self, data: bytes, head: int, vnet: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)) -> Any:
+        """Give a packet of which all but its head lies in parts."""
+        packet = self.packet(data, vnet)
+        self.lib.plane_lend(packet, head)
+        return packet
+
+    def clone(self, packet: Any) -> Any:
+        return self.lib.plane_clone(self._plane, packet)
+
     def data(self, packet: Any) -> bytes:
         return bytes(self.ffi.buffer(self.lib.plane_data(packet), packet.length))
 
@@ -149,7 +180,9 @@ class Plane:
         return self._collect(packet, self.lib.fragment6(self._plane, packet, mtu))
 
     def segment(self, data: bytes, vnet: tuple[int, int, int, int, int]) -> list[Piece] | None:
-        packet = self.packet(data, vnet)
+        return self.cut(self.packet(data, vnet))
+
+    def cut(self, packet: Any) -> list[Piece] | None:
         return self._collect(packet, self.lib.offload_segment(self._plane, packet))
 
     def unit(self, data: bytes, vnet: tuple[int, int, int, int, int]) -> int:

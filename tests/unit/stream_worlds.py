@@ -31,7 +31,7 @@ _IDLE: Final = 0.0001
 class Side:
     """One VR: its core, and where apps reach it."""
 
-    def __init__(self, name: str, number: int, folder: Path) -> None:
+    def __init__(self, name: str, number: int, folder: Path, *, late: bool) -> None:
         self.name = name
         self.router = Router([
             Interface("a", 1, MACS[name], [f"10.0.0.{number}/24", f"2001:db8:a::{number}/64", f"fe80::{number}/64"])
@@ -43,6 +43,8 @@ class Side:
         self._listener.bind(self.path)
         self._listener.listen(256)
         self.context = AppContext(self.path)
+        if late:  # who was told once where a router is opens sockets as late as possible
+            self.context._paths[name] = self.path
         self.serve()
 
     def serve(self) -> None:
@@ -74,8 +76,8 @@ class Side:
 class Pair:
     """Red and blue."""
 
-    def __init__(self, folder: Path) -> None:
-        self.red, self.blue = Side("red", 1, folder), Side("blue", 2, folder)
+    def __init__(self, folder: Path, *, late: bool) -> None:
+        self.red, self.blue = Side("red", 1, folder, late=late), Side("blue", 2, folder, late=late)
         self.cut = False
         self.start()
 
@@ -122,10 +124,10 @@ class Pair:
 
 
 @contextlib.contextmanager
-def worlds() -> Iterator[Pair]:
+def worlds(*, late: bool = True) -> Iterator[Pair]:
     """Run red and blue."""
     with tempfile.TemporaryDirectory(prefix="anabranch-test-") as folder:
-        pair = Pair(Path(folder))
+        pair = Pair(Path(folder), late=late)
         try:
             yield pair
         finally:

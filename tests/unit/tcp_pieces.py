@@ -120,8 +120,8 @@ static void box_stream(void *user, uint32_t slot, uint32_t events)
 static struct packet *box_get(void *user, uint32_t room)
 {
 	struct packet *packet = calloc(1, sizeof(*packet));
-	packet->buffer = malloc(PACKET_HEADROOM + room);
-	packet->room = PACKET_HEADROOM + room;
+	packet->room = (PACKET_HEADROOM + room + 7) / 8 * 8 + PACKET_PARTS * (uint32_t)sizeof(struct iovec);
+	packet->buffer = malloc(packet->room);
 	packet->offset = PACKET_HEADROOM;
 	((struct box *)user)->packets++;
 	return packet;
@@ -165,7 +165,7 @@ static void box_open(struct box *box)
 	const struct host_ops ops = {
 		.output = box_output, .source = box_source, .path_mtu = box_mtu, .unreachable = box_unreachable,
 		.upcall = box_upcall, .error = box_error, .stream = box_stream, .packet_get = box_get, .packet_put = box_give,
-		.user = box,
+		.takes_parts = true, .user = box,
 	};
 	box->host = host_new(box->state, &box->tables, &ops);
 	if (box->host == NULL)
@@ -201,6 +201,8 @@ struct box *box_new(uint64_t now, const uint8_t *four, const uint8_t *six, uint3
 struct box *box_again(struct box *box)
 {
 	uint64_t now = box->host->now;
+	for (struct packet *packet = box->first; packet != NULL; packet = packet->next)
+		packet_gather(packet);
 	host_free(box->host);
 	box->state->attaches++;
 	box_open(box);
@@ -239,6 +241,9 @@ int box_take(struct box *box, uint8_t *data, uint32_t room, uint8_t *vnet)
 	box->first = packet->next;
 	if (box->first == NULL)
 		box->last = &box->first;
+	packet_gather(packet);
+	if (box->first == NULL)
+		host_sent(box->host);
 	int length = (int)packet->length;
 	if (packet->length > room)
 		abort();

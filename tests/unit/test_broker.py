@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import secrets
+import socket
 
 import pytest
 
+from rsock.broker import crowd
 from rsock.broker.authorize import ALL_RIGHTS, Identity, groups_of, parse_address, rights_in
+from rsock.broker.denials import Denials
 from rsock.broker.introduce import Directory
 from rsock.broker.link import LIMIT, Framing, frame
 from rsock.wire import Right
@@ -109,3 +114,51 @@ def test_framing_takes_any_cut() -> None:
         assert framing.feed(stream[:cut]) + framing.feed(stream[cut:]) == [b"one", b"", b"three"]
     with pytest.raises(ValueError, match="bytes"):
         Framing().feed((LIMIT + 1).to_bytes(4, "big"))
+
+
+def test_denials_are_logged_once_a_second_for_each_user(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    denials = Denials(lambda: now)
+    for number in range(5):
+        denials.note(APP, "red\n" * 100, "ticket", errno.EACCES)
+        denials.note(Identity(1001, 1001, number), "red", "ticket", errno.ENODEV)
+    assert len(caplog.messages) == 2
+    assert "identity=uid:1000" in caplog.messages[0]
+    assert "\n" not in caplog.messages[0]
+    assert len(caplog.messages[0]) < 200
+    assert "error=ENODEV suppressed=0" in caplog.messages[1]
+    now = 1.0
+    denials.note(APP, "red", "ticket", errno.EACCES)
+    assert caplog.messages[2].endswith("suppressed=4")
+    assert denials.total == 11
+
+
+@pytest.mark.root
+def test_who_has_too_many_connections_loses_some() -> None:
+    path = f"\0anabranch-test-{secrets.token_hex(8)}"
+    theirs: dict[int, list[socket.socket]] = {}
+    ours = []
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen(64)
+        for uid, count in ((20_000, 12), (20_001, 7), (20_002, 2)):
+            for _ in range(count):
+                os.seteuid(uid)
+                try:
+                    client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    client.connect(path)
+                finally:
+                    os.seteuid(0)
+                client.setblocking(False)
+                theirs.setdefault(uid, []).append(client)
+                ours.append(stack.enter_context(listener.accept()[0]))
+        assert crowd.sweep(per_user=8, everybody=12) == 9
+
+        def alive(client: socket.socket) -> bool:
+            try:
+                return client.recv(1) != b""
+            except BlockingIOError:
+                return True
+
+        assert {uid: sum(map(alive, clients)) for uid, clients in theirs.items()} == {20_000: 5, 20_001: 5, 20_002: 2}

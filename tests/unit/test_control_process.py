@@ -157,7 +157,7 @@ def test_life_of_a_control(vr: Vr) -> None:
         assert vr.ask(manager, "configure", router=to_plain(CONFIG))["result"] == {"changed": True}
         assert vr.ask(manager, "configure", router=to_plain(CONFIG))["result"] == {"changed": False}
         with segment.Segment(vr.tables, segment.KIND_TABLES) as tables:
-            assert [interface.name for interface in published(tables)] == ["lan"]
+            assert [interface.name for interface in published(tables)] == ["lan", "lo"]
         assert vr.ask(manager, "link", port=1, up=False, mtu=1500)["result"] == {}
         assert vr.ask(manager, "nonsense")["error"]["kind"] == "unknown-op"
         assert vr.ask(manager, "configure")["error"]["kind"] == "bad-config"

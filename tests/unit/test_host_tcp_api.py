@@ -43,6 +43,24 @@ def wire() -> Wire:
     return Wire()
 
 
+def test_what_waits_to_be_sent_is_not_overwritten(wire: Wire) -> None:
+    """Large packets point into the send queue: until they have left, others find no room in what was freed of it."""
+    (first, _), (second, _) = wire.pair(80), wire.pair(81)
+    box = wire.boxes[0]
+    first.write(b"a" * 14_000)
+    box.flush()
+    first.abort()
+    second.write(b"b" * 14_000)
+    box.flush()
+    sent = b"".join(packet[20 + (packet[32] >> 4) * 4 :] for packet, _vnet in box.take())
+    assert sent == b"a" * 14_000 + b"b" * 14_000
+    used = box.number("blocks")
+    second.abort()
+    third, _ = wire.pair(82)
+    third.write(b"c" * 14_000)
+    assert box.number("blocks") == used, "what has left is used again"
+
+
 def test_connect_talk_close(wire: Wire) -> None:
     listener = wire.boxes[1].socket()
     listener.bind("0.0.0.0", 80)

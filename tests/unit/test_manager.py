@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from manager.member import CRASHES, TRANSITIONS, Happening, Hooks, Member, Phase
 from manager.netlink import ROUTE_SIZE, RTA_MULTIPATH, RTA_OIF, attribute, attributes
 from manager.ports import pack_spec, unpack_spec
 from manager.reactor import READ, Reactor
-from vrouter.config.schema import Config, Hop, Interface, Router, Rsock, Rule
+from vrouter.config.schema import Config, Defaults, Hop, Interface, Quotas, Router, Rsock, Rule, SharedRsock, SharedRule
 
 
 def test_attributes_survive_a_round_trip_and_hostile_bytes() -> None:
@@ -116,6 +117,31 @@ def test_unknown_users_are_all_reported() -> None:
     with pytest.raises(resolve.ResolveError) as caught:
         resolve.resolve(config(red=Router(rsock=Rsock(rules=rules))))
     assert len(caught.value.problems) == 2
+
+
+def test_shared_rules_stand_behind_and_quotas_come_from_the_nearest_place() -> None:
+    own = Rule(app="uid:1", allow=("udp",), quotas=Quotas(sockets=5))
+    shared = (
+        SharedRule(app="uid:2", allow=("raw",), routers=("cust-*",), quotas=Quotas(memory=0)),
+        SharedRule(app="uid:3", allow=("connect",)),
+    )
+    made = Config(
+        defaults=Defaults(rsock=SharedRsock(rules=shared, quotas=Quotas(sockets=7, bytes_per_second=9))),
+        routers={
+            "cust-1": Router(rsock=Rsock(rules=(own,), quotas=Quotas(accepts_per_second=3, sockets=6))),
+            "core": Router(),
+        },
+    )
+    plans = resolve.resolve(made)
+    assert [rule.id for rule in plans["cust-1"].rules] == [1, 2, 3]
+    assert [rule.id for rule in plans["core"].rules] == [3]
+    first, second, _third = (rule.quota for rule in plans["cust-1"].rules)
+    assert (first.sockets, first.accepts, first.bytes, first.opens, first.memory) == (5, 3, 9, 10_000, 1 << 30)
+    assert (second.sockets, second.memory) == (6, 0)
+    assert (plans["core"].rules[0].quota.sockets, plans["core"].rules[0].quota.accepts) == (7, 0)
+    crowd = tuple(SharedRule(app=f"uid:{number}", allow=("udp",)) for number in range(1023))
+    with pytest.raises(resolve.ResolveError, match="more than 1023"):
+        resolve.resolve(dataclasses.replace(made, defaults=Defaults(rsock=SharedRsock(rules=crowd))))
 
 
 def test_static_routes_and_rules_are_resolved() -> None:

@@ -108,6 +108,24 @@ def test_random_super_packets(plane: Plane, seed: int) -> None:
     check(plane, ip6(udp(payload), 17), 40, 17, size, UDP_L4)
 
 
+@pytest.mark.parametrize("length", [2, 3000, 20001, 65000])
+def test_parts_are_no_other_packet(plane: Plane, length: int) -> None:
+    """Whether bytes lie behind their headers or elsewhere: measured, split, summed and copied as one packet."""
+    packet = ip4(tcp(random.Random(length).randbytes(length), flags=ACK | PSH), 6)
+    vnet = (NEEDS_CSUM, TCPV4, 1448, 20, 16)
+    lent = plane.lent(packet, 40, vnet)
+    assert plane.lib.offload_unit(lent) == plane.unit(packet, vnet)
+    clone = plane.clone(lent)
+    assert plane.data(clone) == packet
+    plane.free(clone)
+    assert plane.cut(lent) == plane.segment(packet, vnet)
+    summed = plane.lent(packet, 40, vnet)
+    assert plane.lib.offload_finish_checksum(summed)
+    assert plane.data(summed)[40:] == packet[40:]
+    plane.free(summed)
+    assert plane.all_returned()
+
+
 def test_udp_without_checksum_stays_without(plane: Plane) -> None:
     pieces = plane.segment(ip4(udp(bytes(3000), check=0), 17), (0, UDP_L4, 1000, 0, 0))
     assert pieces is not None

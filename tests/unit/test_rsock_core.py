@@ -82,9 +82,9 @@ def test_addresses(family: int, given: tuple[Any, ...], shown: tuple[Any, ...]) 
 @pytest.mark.parametrize(
     ("family", "given", "kind"),
     [
-        (socket.AF_INET, ("example.com", 1), socket.gaierror),
-        (socket.AF_INET, ("::1", 1), socket.gaierror),
-        (socket.AF_INET6, ("1.2.3.4", 1), socket.gaierror),
+        (socket.AF_INET, ("example.com", 1), addresses.NameGivenError),
+        (socket.AF_INET, ("::1", 1), addresses.NameGivenError),
+        (socket.AF_INET6, ("1.2.3.4", 1), addresses.NameGivenError),
         (socket.AF_INET6, ("fe80::1%lan", 1), socket.gaierror),
         (socket.AF_INET, ("1.2.3.4", 65536), OverflowError),
         (socket.AF_INET, ("1.2.3.4", "1"), TypeError),
@@ -99,12 +99,15 @@ def test_addresses_that_are_none(family: int, given: Any, kind: type[Exception])
 
 def test_ancillary_data_to_send() -> None:
     info = struct.pack("=i4s4s", 2, socket.inet_aton("10.0.0.1"), bytes(4))
-    assert ancillary.to_send([(0, 8, info), (0, socket.IP_TTL, struct.pack("=i", 5))]) == (
-        socket.inet_aton("10.0.0.1").ljust(16, b"\0"), 2, 5,
-    )  # fmt: skip
-    for item in ((0, 8, b"short"), (99, 1, b"")):
-        with pytest.raises(ValueError, match="ancillary"):
+    five = struct.pack("=i", 5)
+    assert ancillary.to_send([(0, 8, info), (0, socket.IP_TTL, five), (0, socket.IP_TOS, five)]) == ancillary.Wishes(
+        socket.inet_aton("10.0.0.1").ljust(16, b"\0"), 2, 5, 5
+    )
+    assert ancillary.to_send([(99, 1, b"another's")]) == ancillary.Wishes()
+    for item in ((0, 8, b"short"), (0, 99, b"")):
+        with pytest.raises(OSError, match="ancillary") as failure:
             ancillary.to_send([item])
+        assert failure.value.errno == errno.EINVAL
     assert ancillary.fit([(0, 0, bytes(4))] * 3, 50) == ([(0, 0, bytes(4))] * 2, True)
 
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fastpath._layout import CONSTANTS
-from fastpath.binding import check, ffi, lib
+from fastpath.tables import RuleEntry
 from rsock.client_core import open_body
 from rsock.link import Link
 from rsock.wire import HEADER, MAGIC, Flag, Op, Right, layout
 from tests.unit.apps import HOST, WAIT, World, world
+from tests.unit.rules import prefixes, publish
 from tests.unit.test_host_udp import udp_fields, udp_packet
 
 APP_UID, OTHER_UID, GROUP = 12345, 12346, 12400
@@ -100,7 +101,7 @@ def test_orphans_end(red: World) -> None:
     control.send(hold(ALL, 0))
     assert receive_hold(control)[1] == ALL
     with pytest.raises(OSError, match="down") as failure:
-        sock.getsockname()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     assert failure.value.errno == errno.ENETDOWN
     with red.socket() as again:
         again.bind(("", 6002))
@@ -110,32 +111,16 @@ def test_orphans_end(red: World) -> None:
 
 def publish_rules(red: World, *rules: tuple[int, int, int, list[tuple[int, int]], str | None]) -> None:
     """Publish rules: identity, id, operations, ports, prefix."""
-    red.stop()
-    entries = ffi.new("struct rule_entry[]", max(len(rules), 1))
-    for entry, (identity, number, operations, ports, prefix) in zip(entries, rules, strict=False):
-        entry.identity, entry.id, entry.operations, entry.port_count = identity, number, operations, len(ports)
-        for place, (first, last) in enumerate(ports):
-            entry.ports[place].first, entry.ports[place].last = first, last
-        if prefix:
-            entry.prefix_count = 1
-            entry.prefixes[0].family, entry.prefixes[0].length = 4, int(prefix.split("/")[1])
-            ffi.buffer(entry.prefixes[0].address)[:4] = socket.inet_aton(prefix.split("/")[0])
-    router = red.router
-    interfaces = ffi.new("struct interface_entry[]", len(router.interfaces))
-    addresses = ffi.new("struct address_entry[]", 16)
-    count = 0
-    for entry, interface in zip(interfaces, router.interfaces.values(), strict=True):
-        entry.index, entry.port, entry.kind = router.index(interface.name), interface.port, interface.kind
-        entry.flags = CONSTANTS["INTERFACE_ADMIN_UP"]
-        entry.mtu, entry.mac, entry.name = interface.mtu, interface.mac, interface.name.encode()
-        for text in interface.addresses:
-            router._fill_address(addresses[count], interface, text)
-            count += 1
-    check(lib.table_writer_publish(router._writer, interfaces, len(interfaces), addresses, count, entries, len(rules)))
-    red.start_again()
+    publish(
+        red,
+        *(
+            RuleEntry(identity, number, operations, ports=tuple(ports), prefixes=prefixes(prefix) if prefix else ())
+            for identity, number, operations, ports, prefix in rules
+        ),
+    )
 
 
-def as_user(uid: int, groups: list[int], action: Callable[[], None]) -> int:
+def as_user(uid: int, groups: list[int], action: Callable[[], object]) -> int:
     """Do something in a child that is another user; give the errno that it ended with."""
     child = os.fork()
     if child == 0:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from manager.member import Phase
 from manager.resolve import InterfacePlan, PortFacts, PortPlan, RouterPlan
 from manager.unit import Box, Unit
+from vrouter.config.schema import Dns
 
 if TYPE_CHECKING:
     from manager.peers import ControlPeer
@@ -29,9 +30,11 @@ def test_a_control_hears_of_the_links_before_its_configuration() -> None:
     """A link that it does not know is up: a new control would open routes over a dead one for a moment."""
     port_plan = PortPlan("device", "eth1")
     interface = InterfacePlan("lan", "ethernet", port_plan.key, 0, None, ("10.0.0.1/24",))
-    plan = RouterPlan("red", {port_plan.key: port_plan}, frozenset(), (interface,), (), ())
+    plan = RouterPlan("red", {port_plan.key: port_plan}, frozenset(), (interface,), (), (), Dns())
     reactor = SimpleNamespace(after=lambda _seconds, _callback: SimpleNamespace(cancel=lambda: None))
-    box = SimpleNamespace(reactor=reactor, run_dir=Path("/nonexistent"), changed=lambda _unit, _reason: None)
+    box = SimpleNamespace(
+        reactor=reactor, run_dir=Path("/nonexistent"), changed=lambda _unit, _reason: None, relay_uid=lambda: 0
+    )
     unit = Unit(cast("Box", box), plan, 1, (1000, 1001))
     facts = PortFacts(1, "02:00:00:00:00:01", 1500)
     port = SimpleNamespace(id=1, present=True, link_up=False, mtu=1500, facts=facts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from vrouter.config.router import Interface, RouterConfig, Rule, StaticHop, StaticRoute
+from vrouter.config.router import Interface, Quota, RouterConfig, Rule, StaticHop, StaticRoute
 
 
 def to_plain(config: RouterConfig) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def from_plain(data: dict[str, Any]) -> RouterConfig:
                 for entry in data["static"]
             ),
             rules=tuple(_rule(entry) for entry in data["rules"]),
+            relay_uid=data.get("relay_uid", 0),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a router configuration: {error!r}") from error
@@ -38,4 +39,5 @@ def from_plain(data: dict[str, Any]) -> RouterConfig:
 
 def _rule(entry: dict[str, Any]) -> Rule:
     ports = tuple((first, last) for first, last in entry["ports"])
-    return Rule(**{**entry, "ports": ports, "prefixes": tuple(entry["prefixes"])})
+    quota = Quota(**entry.get("quota", {}))
+    return Rule(**{**entry, "ports": ports, "prefixes": tuple(entry["prefixes"]), "quota": quota})

@@ -17,17 +17,23 @@ from typing import Any, Final, Protocol
 
 # What fastpath/include/abi/limits.h has room for; a unit test compares.
 MAX_NAME: Final = 31
+_GLOB: Final = re.compile(r"[a-z0-9*?][a-z0-9*?-]*")
 MAX_ROUTER_INTERFACES: Final = 255
 MAX_ROUTER_ADDRESSES: Final = 4096
 MAX_ROUTER_PORTS: Final = 127
 MAX_HOPS: Final = 64
-MAX_RULES: Final = 1024
+MAX_RULES: Final = 1023  # the forwarder's MAX_RULES, but for the relay's
 MAX_RULE_PORTS: Final = 16
 MAX_RULE_PREFIXES: Final = 16
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]*")
 _INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 _DEVICE_SIZE: Final = 15  # IFNAMSIZ without the NUL
+MAX_DOMAIN: Final = 253
+MAX_NAME_SERVERS: Final = 3  # as resolv.conf(5)
+MAX_SEARCH: Final = 6
+_LABEL: Final = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
+_DOMAIN: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _Z85: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 
 
@@ -140,6 +146,21 @@ class Name:
 
 
 @dataclass(frozen=True)
+class Glob:
+    """Names of routers, with `*` and `?` as the shell has them."""
+
+    def parse(self, text: str) -> str:
+        """Give the pattern."""
+        if len(text) > MAX_NAME or not _GLOB.fullmatch(text):
+            raise InvalidError(f"'{clip(text)}' matches no router name", "a to z, 0 to 9, '-', '*' and '?' are allowed")
+        return text
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": f"^{_GLOB.pattern}$", "maxLength": MAX_NAME}
+
+
+@dataclass(frozen=True)
 class Device:
     """The name of a network device of the kernel."""
 
@@ -171,6 +192,23 @@ class Namespace:
     def json_schema(self) -> dict[str, Any]:
         """Describe it."""
         return {"type": "string", "pattern": "^[^/]+$", "maxLength": 255}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain name of RFC 1035, as hosts have them."""
+
+    def parse(self, text: str) -> str:
+        """Give it in lower case, without a dot at its end."""
+        name = text.lower().removesuffix(".")
+        if len(name) > MAX_DOMAIN or not _DOMAIN.fullmatch(name):
+            hint = "labels of a to z, 0 to 9 and '-', with dots between"
+            raise InvalidError(f"'{clip(text)}' is no domain name", hint)
+        return name
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": "^[A-Za-z0-9.-]+$", "maxLength": MAX_DOMAIN + 1}
 
 
 @dataclass(frozen=True)
@@ -207,6 +245,8 @@ class InterfaceAddress:
 class IpAddress:
     """An address that packets can be sent to."""
 
+    loopback: bool = False  # the router itself will do too, as 127.0.0.1 or ::1
+
     def parse(self, text: str) -> str:
         """Give the canonical text."""
         if "/" in text:
@@ -214,7 +254,8 @@ class IpAddress:
                 f"'{clip(text)}' is not an address", f"write {clip(text.partition('/')[0])}, without a length"
             )
         ip = _parse_ip(text)
-        _refuse_special(ip)
+        if not (self.loopback and ip.is_loopback):
+            _refuse_special(ip)
         return str(ip)
 
     def json_schema(self) -> dict[str, Any]:
@@ -306,6 +347,44 @@ class App:
     def json_schema(self) -> dict[str, Any]:
         """Describe it."""
         return {"type": "string", "pattern": "^(uid|gid|curve):.+$"}
+
+
+@dataclass(frozen=True)
+class CurveKey:
+    """A CURVE key (Z85, 40 characters)."""
+
+    def parse(self, text: str) -> str:
+        """Give the text; a refused one is not repeated, since it may be a secret."""
+        if not _Z85.fullmatch(text):
+            raise InvalidError("this is no CURVE key", "a key is 40 characters of Z85")
+        return text
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "minLength": 40, "maxLength": 40}
+
+
+@dataclass(frozen=True)
+class TcpEndpoint:
+    """Where to listen, "tcp://ADDRESS:PORT"; the address is numeric, or `*`."""
+
+    def parse(self, text: str) -> str:
+        """Give the text in its canonical form."""
+        host, colon, port = text.removeprefix("tcp://").rpartition(":")
+        if not text.startswith("tcp://") or not colon:
+            raise InvalidError(f"'{clip(text)}' is no place to listen", "write tcp://ADDRESS:PORT")
+        Integer(1, 65535).parse(port)
+        if host == "*":
+            return text
+        try:
+            address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            raise InvalidError(f"'{clip(host)}' is no IP address", "write tcp://ADDRESS:PORT") from None
+        return f"tcp://[{address}]:{port}" if address.version == 6 else f"tcp://{address}:{port}"
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": "^tcp://.+:[0-9]+$"}
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,17 @@ class StaticRoute:
 
 
 @dataclass(frozen=True)
+class Quota:
+    """What each identity that a rule lets in may have and do; 0: as much as there is."""
+
+    sockets: int = 0
+    opens: int = 0  # a second
+    accepts: int = 0  # a second
+    bytes: int = 0  # a second, sent
+    memory: int = 0
+
+
+@dataclass(frozen=True)
 class Rule:
     """One rule of the socket layer; `identity` is uid, gid, curve or any."""
 
@@ -52,6 +63,7 @@ class Rule:
     operations: int = 0  # rsock.wire.Right bits
     ports: tuple[tuple[int, int], ...] = ()  # local ports; empty: all
     prefixes: tuple[str, ...] = ()  # remote addresses; empty: all
+    quota: Quota = Quota()
 
 
 @dataclass(frozen=True)
@@ -63,3 +75,4 @@ class RouterConfig:
     interfaces: tuple[Interface, ...] = ()
     static: tuple[StaticRoute, ...] = ()
     rules: tuple[Rule, ...] = field(default=())
+    relay_uid: int = 0  # who may open sockets for remote apps; 0: nobody

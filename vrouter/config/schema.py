@@ -18,12 +18,17 @@ from typing import Annotated, Any, Literal
 
 from vrouter.config.constraints import (
     MAX_HOPS,
+    MAX_NAME_SERVERS,
     MAX_RULE_PORTS,
     MAX_RULE_PREFIXES,
     MAX_RULES,
+    MAX_SEARCH,
     App,
     Boolean,
+    CurveKey,
     Device,
+    Domain,
+    Glob,
     Integer,
     InterfaceAddress,
     IpAddress,
@@ -36,6 +41,7 @@ from vrouter.config.constraints import (
     OrAll,
     Patch,
     Span,
+    TcpEndpoint,
 )
 
 Operation = Literal["connect", "listen", "udp", "raw", "multicast"]
@@ -90,6 +96,12 @@ class Interface:
         "MAC address; by default the device's own.", Impact.LINK, None, "02:00:00:00:00:01"
     )
     driver: Literal["auto", "af-packet"] = option("How frames are exchanged with the device.", Impact.LINK, "auto")
+    gro: Annotated[bool, Boolean()] = option(
+        "Switch the device's generic receive offload on: TCP segments of one stream arrive joined.  A veth then drops"
+        " what comes in bursts of more than 256 frames.",
+        Impact.LINK,
+        default=False,
+    )
     force: Annotated[bool, Boolean()] = option(
         "Take the device even if the default route or your own session runs over it.", Impact.NONE, default=False
     )
@@ -114,6 +126,32 @@ class Hop:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quotas:
+    """How much of a router each user, or each key, may have; 0 is no limit of its own.
+
+    Without a value in a rule that of its router counts, then that of `defaults`, then the one built in: 16384
+    sockets, 10000 opens a second, 1 GiB of memory.  Whatever is written here, nobody gets more than as much as is
+    left for all others.
+    """
+
+    sockets: Annotated[int, Integer(0, 2**31 - 1)] | None = option("Sockets at a time (`EMFILE`).", Impact.LIVE, None)
+    opens_per_second: Annotated[int, Integer(0, 10**7)] | None = option(
+        "Sockets opened in a second (`EAGAIN`).", Impact.LIVE, None
+    )
+    accepts_per_second: Annotated[int, Integer(0, 10**7)] | None = option(
+        "Connections accepted in a second; others wait in the listener's queue.", Impact.LIVE, None
+    )
+    bytes_per_second: Annotated[int, Integer(0, 10**12)] | None = option(
+        "Bytes sent in a second; streams wait, datagrams are dropped.", Impact.LIVE, None
+    )
+    memory: Annotated[int, Integer(0, 2**40)] | None = option(
+        "Bytes of its sockets' buffers: they become smaller as it goes, then no socket is opened (`ENOBUFS`).",
+        Impact.LIVE,
+        None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rule:
     """A rule of the socket layer: the first whose app matches decides alone."""
 
@@ -127,6 +165,16 @@ class Rule:
     prefixes: Annotated[tuple[Annotated[str, IpPrefix()], ...], MaxLength(MAX_RULE_PREFIXES)] = option(
         "Remote addresses that it may reach; all without it.", Impact.LIVE, (), "[10.0.0.0/8]"
     )
+    quotas: Quotas = option("How much each user or key that the rule lets in may have.", Impact.LIVE, Quotas())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedRule(Rule):
+    """A rule for several routers: it stands behind the rules of each router that it names."""
+
+    routers: tuple[Annotated[str, Glob()], ...] = option(
+        "Names of routers, `*` and `?` stand for any letters; all routers without it.", Impact.LIVE, (), "['cust-*']"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +182,30 @@ class Rsock:
     """The socket layer of a router: who may use it.  Without a rule only root may."""
 
     rules: Annotated[tuple[Rule, ...], MaxLength(MAX_RULES)] = option(
-        "First match decides; no match denies.", Impact.LIVE, ()
+        "First match decides, then those of `defaults.rsock`; no match denies.", Impact.LIVE, ()
+    )
+    quotas: Quotas = option("For the rules that say none.", Impact.LIVE, Quotas())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedRsock:
+    """The socket layer of all routers."""
+
+    rules: Annotated[tuple[SharedRule, ...], MaxLength(MAX_RULES)] = option(
+        "Rules behind those of the routers themselves.", Impact.LIVE, ()
+    )
+    quotas: Quotas = option("For rules and routers that say none.", Impact.LIVE, Quotas())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dns:
+    """Whom apps in a router ask for names; without a server no name is known there."""
+
+    servers: Annotated[tuple[Annotated[str, IpAddress(loopback=True)], ...], MaxLength(MAX_NAME_SERVERS)] = option(
+        "Name servers, asked in this order through the router.", Impact.LIVE, (), "[10.0.0.53, '2001:db8::53']"
+    )
+    search: Annotated[tuple[Annotated[str, Domain()], ...], MaxLength(MAX_SEARCH)] = option(
+        "Domains in which a name without dots is looked for.", Impact.LIVE, (), "[red.example]"
     )
 
 
@@ -146,6 +217,7 @@ class Router:
     static: dict[Annotated[str, IpPrefix()], Annotated[tuple[Hop, ...], OneOrMany(), MaxLength(MAX_HOPS)]] = option(
         "Static routes by prefix: one next hop, or a list that shares the flows.", Impact.LIVE, {}
     )
+    dns: Dns = option("Names for the apps of the socket layer.", Impact.LIVE, Dns())
     rsock: Rsock = option("The socket layer.", Impact.LIVE, Rsock())
 
 
@@ -155,6 +227,22 @@ class Defaults:
 
     mtu: Annotated[int, Integer(68, 65535)] | None = option(
         "MTU of interfaces with a device or a patch that say none.", Impact.LINK, None, "1500"
+    )
+    rsock: SharedRsock = option("The socket layer of all routers.", Impact.LIVE, SharedRsock())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relaying:
+    """The relay, by which apps on other hosts use the routers; rules name them by their keys."""
+
+    listen: Annotated[str, TcpEndpoint()] | None = option(
+        "Where it listens; without it there is none.", Impact.LIVE, None, "tcp://192.0.2.1:9100"
+    )
+    curve_secret: Annotated[str, CurveKey()] | None = option(
+        "Its secret CURVE key, as `!secret NAME`.  Connections through it are reset when it changes.", Impact.LIVE, None
+    )
+    lease: Annotated[int, Integer(1, 3600)] = option(
+        "Seconds after which an app that is not heard of loses its sockets.", Impact.LIVE, 10
     )
 
 
@@ -173,4 +261,5 @@ class Config:
         "1900000000-1900065535",
     )
     defaults: Defaults = option("Values for all routers.", Impact.LIVE, Defaults())
+    rsock: Relaying = option("The socket layer for other hosts.", Impact.LIVE, Relaying())
     routers: dict[Annotated[str, Name("router name")], Router] = option("Virtual routers by name.", Impact.LIVE, {})

@@ -94,6 +94,11 @@ def is_link_local(address: Address) -> bool:
     return address.family == IPV6 and address.value >> 118 == _LINK_LOCAL >> 118
 
 
+def is_loopback(address: Address) -> bool:
+    """Tell whether an address is in 127.0.0.0/8, or ::1."""
+    return address.value == 1 if address.family == IPV6 else address.value >> 24 == 127
+
+
 def link_local(mac: bytes) -> Address:
     """Form the link-local address of an interface from its MAC (modified EUI-64)."""
     eui = int.from_bytes(mac[:3] + b"\xff\xfe" + mac[3:], "big") ^ _UNIVERSAL_BIT

@@ -5,13 +5,18 @@ Each address: itself (LOCAL) and its prefix (CONNECTED).  IPv4: network and broa
 anycast address is ours too (RFC 4291 section 2.6.1), not for /127 (RFC 6164) and /128; an interface with
 any IPv6 address has a link-local one, formed from its MAC unless configured.  fe80::/64 is on every
 interface, so the interface decides and no route is needed.  A loopback has addresses only.
+
+Every router has 127.0.0.0/8 and ::1 on the loopback `lo`, as every host (RFC 1122 section 3.2.1.3, RFC 4291
+section 2.5.3); where the configuration has no `lo`, `with_loopback` adds it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from vrouter.config.constraints import MAX_ROUTER_INTERFACES
 from vrouter.config.router import Interface
 from vrouter.net.address import (
     BITS,
@@ -21,6 +26,7 @@ from vrouter.net.address import (
     Prefix,
     host_prefix,
     is_link_local,
+    is_loopback,
     last_address,
     link_local,
     network,
@@ -29,6 +35,9 @@ from vrouter.net.address import (
 )
 from vrouter.rib.route import PREFERENCE, Hop, HopKind, Protocol, Route
 
+LOOPBACK: Final = "lo"
+_LOOPBACK_MTU: Final = 65535
+_OWN: Final = ("127.0.0.1/8", "::1/128")
 _LINK_LOCAL_LENGTH: Final = 64
 _DERIVED: Final = "~"  # sorts after every name
 
@@ -42,6 +51,20 @@ class InterfaceAddress:
     length: int
     link_local: bool = False
     loopback: bool = False
+
+
+def with_loopback(interfaces: tuple[Interface, ...]) -> tuple[Interface, ...]:
+    """Give the interfaces of a router, and `lo` where none has the name and there is room."""
+    if any(interface.name == LOOPBACK for interface in interfaces) or len(interfaces) >= MAX_ROUTER_INTERFACES:
+        return interfaces
+    return (*interfaces, Interface(LOOPBACK, "loopback", mtu=_LOOPBACK_MTU))
+
+
+def own_addresses(interfaces: Iterable[Interface]) -> list[InterfaceAddress]:
+    """Give the addresses by which a router speaks to itself; none where `lo` is the name of a device."""
+    if not any(interface.name == LOOPBACK and interface.kind == "loopback" for interface in interfaces):
+        return []
+    return [InterfaceAddress(LOOPBACK, *parse_interface_address(text), loopback=True) for text in _OWN]
 
 
 def addresses(interface: Interface) -> list[InterfaceAddress]:
@@ -61,7 +84,8 @@ def addresses(interface: Interface) -> list[InterfaceAddress]:
 def routes(entry: InterfaceAddress) -> list[Route]:
     """Give the routes that an address stands for."""
     # A link-local address may stand on several interfaces: any of them will do for LOCAL.
-    found = [_route(host_prefix(entry.address), Protocol.LOCAL, HopKind.LOCAL, entry)]
+    ours = network(entry.address, entry.length) if is_loopback(entry.address) else host_prefix(entry.address)
+    found = [_route(ours, Protocol.LOCAL, HopKind.LOCAL, entry)]
     if entry.link_local or entry.loopback:
         return found
     family, length = entry.address.family, entry.length

@@ -61,9 +61,13 @@ class Control:
         """Take a whole configuration; what equals the present one is not touched."""
         try:
             config = from_plain(message["router"])
-            addresses = tuple(entry for interface in config.interfaces for entry in connected.addresses(interface))
+            config = replace(config, interfaces=connected.with_loopback(config.interfaces))
+            addresses = (
+                *(entry for interface in config.interfaces for entry in connected.addresses(interface)),
+                *connected.own_addresses(config.interfaces),
+            )
             derived = {_key(route): route for entry in addresses for route in connected.routes(entry)}
-            rules = entries(config.rules)
+            rules = entries(config.rules, config.relay_uid)
             if config.name != self._name:
                 raise ValueError(f"this is the configuration of '{config.name}'")
             if config == self._config and self._fib.synchronous:

@@ -176,4 +176,9 @@ class FibSync:
 
 
 def _rule(entry: RuleEntry) -> tables.RuleEntry:
-    return tables.RuleEntry(entry.identity, entry.id, entry.operations, entry.curve_key, entry.ports, entry.prefixes)
+    quota = tables.Quota(
+        entry.quota.sockets, entry.quota.opens, entry.quota.accepts, entry.quota.bytes, entry.quota.memory
+    )
+    return tables.RuleEntry(
+        entry.identity, entry.id, entry.operations, entry.curve_key, entry.ports, entry.prefixes, quota
+    )

@@ -1,9 +1,10 @@
-"""Keeps the forwarder's ends of all sockets' fds, so that the sockets outlive the forwarder.
+"""Keeps the forwarder's ends of all sockets' fds, so that the sockets outlive the forwarder; logs denials.
 
     forwarder --HOLD {slot, cookie} + fd--> here         a socket was opened
     forwarder --HOLD {slot, gone}---------> here         it was closed
     (a new)   <--HOLD {slot, cookie} + fd-- here         after a forwarder's death: all of them,
     forwarder <--HOLD {0xffffffff}--------- here         then this; then as above
+    forwarder --DENIED {who, what}--------> here         at most once a second of each identity
 
 vr/NAME.sock outlives the forwarder too: a connection made while none runs waits for the next one.
 Messages: rsock/wire.py.
@@ -13,18 +14,21 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import logging
 import os
 import socket
 from collections import deque
 from typing import Final
 
+from fastpath import accounts
 from rsock.wire import HEADER, MAGIC, Flag, Op, layout
 from vrouter.runtime.loop import READ, WRITE, Loop
 
 ALL: Final = 0xFFFFFFFF
 MAX_HELD: Final = 4096  # MAX_SOCKETS
 _HOLD: Final = layout("rsock_hold")
+_DENIED: Final = layout("rsock_denied")
 _FIRST_RETRY: Final = 0.002
 _LAST_RETRY: Final = 0.1
 _MAX_RECORD: Final = 512
@@ -129,6 +133,8 @@ class ForwarderLink:
             if len(data) < HEADER.size + _HOLD.size:
                 return
             magic, op, flags, *_rest = HEADER.unpack_from(data)
+            if magic == MAGIC and op == Op.DENIED and len(data) >= HEADER.size + _DENIED.size:
+                _tell(*_DENIED.unpack_from(data, HEADER.size))
             if magic != MAGIC or op != Op.HOLD or flags & Flag.ERROR:
                 return
             self._retry = _FIRST_RETRY
@@ -148,6 +154,14 @@ class ForwarderLink:
         if held is not None and cookie in {None, held[0]}:
             del self._held[slot]
             os.close(held[1])
+
+
+def _tell(kind: int, uid: int, key: bytes, denial: int, error: int, suppressed: int) -> None:
+    """Log what an app was denied; the forwarder sees to it that this is rare."""
+    identity = accounts.name(kind, uid, key)
+    operation = accounts.DENIALS[denial] if denial < len(accounts.DENIALS) else str(denial)
+    number = errno.errorcode.get(error, str(error))
+    log.warning("event=denied identity=%s operation=%s error=%s suppressed=%d", identity, operation, number, suppressed)
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

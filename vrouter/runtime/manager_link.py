@@ -17,7 +17,7 @@ from vrouter.runtime.loop import READ, WRITE, Loop
 
 MAX_CONNECTIONS: Final = 8
 MAX_BACKLOG: Final = 64 * 1024 * 1024  # bytes that a peer may leave unread
-_CHUNK: Final = 256 * 1024
+_CHUNK: Final = 64 * 1024
 _CREDENTIALS: Final = struct.Struct("3i")
 Handler = Callable[[dict[str, Any]], Any]
 log = logging.getLogger(__name__)

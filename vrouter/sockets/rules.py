@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from vrouter.config.router import Rule
+from vrouter.config.router import Quota, Rule
 from vrouter.net.address import Prefix, parse_prefix
 
 # enum rule_identity; a unit test compares.
 IDENTITIES: Final = {"uid": 1, "gid": 2, "curve": 3, "any": 4}
+RELAY: Final = 5
 _Z85: Final = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 
 
@@ -26,11 +27,13 @@ class RuleEntry:
     curve_key: bytes
     ports: tuple[tuple[int, int], ...]
     prefixes: tuple[Prefix, ...]
+    quota: Quota = Quota()  # noqa: RUF009 - frozen
 
 
-def entries(rules: tuple[Rule, ...]) -> tuple[RuleEntry, ...]:
-    """Turn configured rules into entries, in their order."""
-    return tuple(
+def entries(rules: tuple[Rule, ...], relay_uid: int = 0) -> tuple[RuleEntry, ...]:
+    """Turn configured rules into entries, in their order; the uid of the relay stands before them."""
+    relay = (RuleEntry(RELAY, relay_uid, 0, b"", (), ()),) if relay_uid else ()
+    return relay + tuple(
         RuleEntry(
             IDENTITIES[rule.identity],
             rule.id,
@@ -38,6 +41,7 @@ def entries(rules: tuple[Rule, ...]) -> tuple[RuleEntry, ...]:
             decode_z85(rule.curve_key.decode()),
             rule.ports,
             tuple(parse_prefix(prefix) for prefix in rule.prefixes),
+            rule.quota,
         )
         for rule in rules
     )

@@ -10,6 +10,7 @@ enum limits {
 	MAX_GROUP_HOPS = 64,      // next hops in one group
 	MAX_ADDRESSES = 4096,     // addresses of one VR
 	MAX_RULES = 1024,         // socket-layer rules of one VR
+	MAX_ACCOUNTS = 1024,      // identities that use one VR at a time
 	MAX_RULE_PORTS = 16,      // port ranges in one rule
 	MAX_RULE_PREFIXES = 16,   // prefixes in one rule
 	MAX_NEIGHBORS = 8192,     // ARP and ND entries of one VR, a power of two

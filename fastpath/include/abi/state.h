@@ -6,6 +6,7 @@
 #define ABI_STATE_H
 
 #include <stdint.h>
+#include "abi/account.h"
 #include "abi/address.h"
 #include "abi/drop_reason.h"
 #include "abi/limits.h"
@@ -158,7 +159,8 @@ struct socket_entry {
 	uint32_t options;       // enum dgram_flags bits (wire.py) the app wants to see
 	uint8_t icmp_filter[SOCKET_FILTER_BYTES]; // ICMP types that are blocked
 	uint8_t multicast_only; // enum multicast_only bits
-	uint8_t reserved[3];
+	uint8_t reserved;
+	uint16_t account;       // index of its owner's
 	struct socket_membership memberships[SOCKET_MEMBERSHIPS];
 	uint64_t rx_packets;
 	uint64_t tx_packets;
@@ -166,6 +168,18 @@ struct socket_entry {
 	uint64_t created_ns;
 	char app[16];           // comm of the process that opened it
 };
+
+// How requests of apps ended that must not be executed twice: an app that has lost a forwarder before it got an
+// answer asks the next one again.
+struct answered_request {
+	uint64_t request;       // number, chosen by the app
+	uint32_t session;       // chosen by the app; 0: the place is free
+	uint32_t uid;
+	uint32_t socket;
+	int32_t error;          // an errno, or 0
+};
+
+enum { MAX_ANSWERED = 1024 };
 
 struct state_segment {
 	struct segment_header header;
@@ -181,10 +195,13 @@ struct state_segment {
 	uint64_t tcp_requests_used;
 	uint64_t tcp_timewaits_used;
 	uint64_t membership_sources_used; // the same of `membership_sources`
-	uint64_t reserved[3];
+	uint64_t accounts_used;    // the same of `accounts`
+	uint64_t reserved[2];
 	struct worker_state workers[MAX_WORKERS];
 	uint64_t host_drops[DROP_REASON_COUNT]; // our own packets, and those already punted
 	struct port_state ports[MAX_PORTS];
+	struct call_times calls[CALL_OPS]; // by operation (rsock/wire.py)
+	struct account accounts[MAX_ACCOUNTS];
 	struct interface_counters counters[MAX_INTERFACES];
 	struct dad_entry dad[MAX_ADDRESSES];
 	struct neighbor_entry neighbors[MAX_NEIGHBORS]; // open addressing
@@ -194,6 +211,9 @@ struct state_segment {
 	struct tcp_socket tcp[MAX_TCP_SOCKETS];
 	struct tcp_request tcp_requests[MAX_TCP_REQUESTS];
 	struct tcp_timewait tcp_timewaits[MAX_TCP_TIMEWAITS];
+	struct answered_request answered[MAX_ANSWERED];
+	uint64_t tcp_keys_used;   // places of `tcp_keys` below this were in use once
+	struct tcp_key tcp_keys[TCP_MAX_KEYS];
 };
 
 #endif

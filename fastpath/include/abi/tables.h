@@ -56,7 +56,9 @@ struct address_entry {
 };
 
 // Who may do what in this VR's socket layer; first match decides, no match denies.
-enum rule_identity { RULE_UID = 1, RULE_GID = 2, RULE_CURVE = 3, RULE_ANY = 4 };
+// RULE_ANY is any local app: a remote one is let in by its key alone.  RULE_RELAY allows nothing; it
+// names the uid of the process that may open sockets for remote apps, in the name of their keys.
+enum rule_identity { RULE_UID = 1, RULE_GID = 2, RULE_CURVE = 3, RULE_ANY = 4, RULE_RELAY = 5 };
 enum rule_operation {
 	RULE_CONNECT = 1, RULE_LISTEN = 2, RULE_UDP = 4, RULE_RAW = 8, RULE_MULTICAST = 16
 };
@@ -66,6 +68,16 @@ struct port_range {
 	uint16_t last; // inclusive
 };
 
+// What each identity that a rule lets in may have and do; 0: as much as there is.
+struct quota {
+	uint32_t sockets;      // at a time
+	uint32_t opens;        // sockets opened, a second
+	uint32_t accepts;      // connections accepted, a second
+	uint32_t reserved;
+	uint64_t bytes;        // sent, a second
+	uint64_t memory;       // bytes of its sockets' buffers
+};
+
 struct rule_entry {
 	uint32_t identity;     // enum rule_identity
 	uint32_t id;           // uid or gid
@@ -73,6 +85,7 @@ struct rule_entry {
 	uint16_t port_count;   // 0: every local port
 	uint16_t prefix_count; // 0: every remote address
 	uint8_t curve_key[32];
+	struct quota quota;
 	struct port_range ports[MAX_RULE_PORTS];
 	struct prefix prefixes[MAX_RULE_PREFIXES];
 };

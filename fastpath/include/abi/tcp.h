@@ -131,6 +131,20 @@ union tcp_role {
 	struct tcp_listener_state listener;
 };
 
+enum { TCP_MAX_KEYS = 4096, TCP_KEY_LENGTH = 80 };
+
+// RFC 2385; laid out so that keys of RFC 5925 (send and receive ids, a MAC algorithm, traffic keys) can join: whoever
+// signs or checks asks tcp_auth_* only.  A listener's keys outlive a forwarder with it.
+struct tcp_key {
+	uint32_t next;                  // in the list of its socket, or of free ones; index + 1
+	uint32_t references;
+	uint8_t address[16];            // peers, mapped form
+	uint8_t prefix;                 // bits of it, of 128
+	uint8_t length;
+	uint16_t interface;             // 0: any
+	uint8_t key[TCP_KEY_LENGTH];
+};
+
 // A connection, a listener, or a socket that is neither yet.
 struct tcp_socket {
 	// --- who it belongs to ---
@@ -203,7 +217,8 @@ struct tcp_socket {
 	uint32_t rcv_rtt_seq;
 	uint32_t rcv_rtt_start_us;
 	uint8_t quick_acks;             // ACKs still to be sent at once
-	uint8_t reserved[3];
+	uint8_t reserved;
+	uint16_t account;               // index of its owner's
 	uint32_t ack_timeout_us;        // ATO: how long an ACK waits
 	uint32_t last_received_ms;
 	uint32_t last_ack_received_ms;

@@ -63,6 +63,18 @@ bool packet_push(struct packet *packet, uint32_t bytes)
 	return true;
 }
 
+void packet_gather(struct packet *packet)
+{
+	const struct iovec *parts = packet_parts(packet);
+
+	for (uint32_t i = 0; i < packet->part_count; i++) {
+		memcpy(packet_data(packet) + packet->length, parts[i].iov_base, parts[i].iov_len);
+		packet->length += (uint32_t)parts[i].iov_len;
+	}
+	packet->part_count = 0;
+	packet->part_bytes = 0;
+}
+
 struct packet_pool *packet_pool_new(uint32_t ordinary, uint32_t super)
 {
 	const uint32_t counts[CLASSES] = {ordinary, super};
@@ -136,7 +148,8 @@ void packet_put(struct packet_pool *pool, struct packet *packet)
 
 struct packet *packet_clone(struct packet_pool *pool, const struct packet *packet)
 {
-	struct packet *clone = packet_get(pool, packet->length);
+	struct packet *clone = packet_get(pool, packet_bytes(packet));
+	const struct iovec *parts = packet_parts(packet);
 	uint8_t *buffer;
 	uint32_t room;
 
@@ -149,6 +162,12 @@ struct packet *packet_clone(struct packet_pool *pool, const struct packet *packe
 	clone->room = room;
 	clone->offset = PACKET_HEADROOM;
 	clone->next = NULL;
+	clone->part_count = 0;
+	clone->part_bytes = 0;
 	memcpy(packet_data(clone), packet->buffer + packet->offset, packet->length);
+	for (uint32_t i = 0; i < packet->part_count; i++) {
+		memcpy(packet_data(clone) + clone->length, parts[i].iov_base, parts[i].iov_len);
+		clone->length += (uint32_t)parts[i].iov_len;
+	}
 	return clone;
 }

@@ -5,17 +5,24 @@
 //
 //   buffer                 offset            offset + length
 //   |<---- headroom ------>|<---- data ---->|<---- tailroom ---->|
+//
+// The end of a packet that we made ourselves may lie elsewhere, in parts that its maker keeps
+// until the packet has left.  Whoever looks at more than headers, or keeps a packet, calls
+// packet_gather first; its buffer has the room.
 #ifndef BASE_PACKET_H
 #define BASE_PACKET_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 #include <linux/virtio_net.h>
 
 #ifndef VIRTIO_NET_HDR_GSO_UDP_L4 // in headers since Linux 6.2
 #define VIRTIO_NET_HDR_GSO_UDP_L4 5
 #endif
+
+enum { PACKET_PARTS = 18 }; // of one packet, at most
 
 // How a packet is counted when it has left an interface.
 enum packet_account {
@@ -28,7 +35,9 @@ struct packet {
 	uint8_t *buffer;
 	uint32_t room;      // bytes of the whole buffer
 	uint32_t offset;    // of the first byte of data
-	uint32_t length;    // bytes of data
+	uint32_t length;    // bytes of data, those in parts not among them
+	uint32_t part_bytes; // bytes in parts, which follow the data
+	uint16_t part_count;
 	// Offsets in vnet (csum_start, hdr_len) count from the first byte of data;
 	// packet_push and packet_pull keep them right.
 	struct virtio_net_hdr vnet;
@@ -50,6 +59,18 @@ static inline uint8_t *packet_data(struct packet *packet)
 	return packet->buffer + packet->offset;
 }
 
+// Bytes of the whole packet.
+static inline uint32_t packet_bytes(const struct packet *packet)
+{
+	return packet->length + packet->part_bytes;
+}
+
+// The parts are described at the end of the buffer, where no data comes: gathered, the largest packet ends before.
+static inline struct iovec *packet_parts(const struct packet *packet)
+{
+	return (struct iovec *)(void *)(packet->buffer + packet->room) - PACKET_PARTS;
+}
+
 static inline uint32_t packet_headroom(const struct packet *packet)
 {
 	return packet->offset;
@@ -64,6 +85,8 @@ static inline uint32_t packet_tailroom(const struct packet *packet)
 void packet_pull(struct packet *packet, uint32_t bytes);
 // Win `bytes` at the front; false without headroom.
 bool packet_push(struct packet *packet, uint32_t bytes);
+// Bring the parts, if there are any, behind the data.
+void packet_gather(struct packet *packet);
 
 // Buffers: a fixed number of ordinary ones and a few super ones, made once.
 struct packet_pool;
@@ -72,7 +95,7 @@ void packet_pool_free(struct packet_pool *pool);
 // A reset packet with at least `room` bytes after PACKET_HEADROOM, or NULL.
 struct packet *packet_get(struct packet_pool *pool, uint32_t room);
 void packet_put(struct packet_pool *pool, struct packet *packet);
-// A copy with the same metadata, or NULL.
+// A copy with the same metadata and no parts, or NULL.
 struct packet *packet_clone(struct packet_pool *pool, const struct packet *packet);
 
 #endif

@@ -50,6 +50,8 @@ static void dad_index_rebuild(struct forward *f)
 struct dad_entry *dad_find(const struct forward *f, uint8_t family, const uint8_t *address, uint16_t interface)
 {
 	const struct dad_index *index = &f->neighbors->dad;
+	if (family == FAMILY_IPV4)
+		address = ip4_home(address);
 	for (uint16_t at = *dad_bucket(f, family, address); at != 0; at = index->next[at - 1]) {
 		struct dad_entry *entry = &f->state->dad[at - 1];
 		if (dad_matches(entry, family, address, interface))

@@ -70,7 +70,7 @@ enum drop_reason egress_queue(struct forward *f, const struct interface_entry *i
 		if (queue->count == EGRESS_QUEUE)
 			return DROP_TX_FULL;
 	}
-	forward_trace(f, packet, "transmit", "interface %s, %u bytes", interface->name, packet->length);
+	forward_trace(f, packet, "transmit", "interface %s, %u bytes", interface->name, packet_bytes(packet));
 	queue->packets[queue->count++] = packet;
 	f->egress_pending[port / 64] |= 1ull << port % 64;
 	return DROP_NONE;
@@ -90,7 +90,7 @@ void egress_sent(struct forward *f, struct packet *packet)
 	struct interface_counters *out = counters_of(f, packet->egress);
 
 	out->tx_packets++;
-	out->tx_bytes += packet->length;
+	out->tx_bytes += packet_bytes(packet);
 	if (packet->account == ACCOUNT_FRAGMENT) {
 		out->fragments_created++;
 	} else if (packet->account == ACCOUNT_FORWARDED && packet->ingress != 0) {

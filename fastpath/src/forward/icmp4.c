@@ -26,10 +26,11 @@ static bool type_is_error(uint8_t type)
 }
 
 // Linux also answers a directed broadcast of ours as a source; RFC 1122 section 3.2.2
-// forbids it, and a stranger could have us flood our own links.
+// forbids it, and a stranger could have us flood our own links.  A loopback address has not
+// come from a wire: it is our own.
 static bool source_answerable(const struct forward *f, const uint8_t *source)
 {
-	if (ip4_is_any(source) || ip4_is_loopback(source) || ip4_is_multicast(source) || ip4_is_limited_broadcast(source))
+	if (ip4_is_any(source) || ip4_is_multicast(source) || ip4_is_limited_broadcast(source))
 		return false;
 	const struct nexthop *hop = nexthop_select(&f->tables, fib_lookup(&f->tables, FAMILY_IPV4, source), 0);
 	return hop == NULL || hop->kind != NEXTHOP_BROADCAST;

@@ -22,9 +22,10 @@ static bool carries_error(const uint8_t *data, uint32_t available)
 	return !(data[walk.offset] & INFORMATIONAL);
 }
 
+// A loopback address is our own: none has come from a wire.
 static bool source_answerable(const uint8_t *source)
 {
-	return !ip6_is_any(source) && !ip6_is_multicast(source) && !ip6_is_loopback(source) && !ip6_is_v4_mapped(source);
+	return !ip6_is_any(source) && !ip6_is_multicast(source) && !ip6_is_v4_mapped(source);
 }
 
 // The two errors that section 2.4 (e.3) allows about a multicast.
@@ -153,7 +154,7 @@ static enum drop_reason echo_reply(struct forward *f, uint16_t interface, struct
 	uint8_t source[16];
 	uint16_t egress;
 	uint16_t pinned = ip6_is_link_local(request.source) ? interface : 0;
-	if (!source_answerable(request.source) && !ip6_is_loopback(request.source))
+	if (!source_answerable(request.source))
 		return DROP_IP6_SOURCE;
 	memcpy(source, request.destination, 16);
 	if (ip6_is_multicast(request.destination) && !ip_source(f, FAMILY_IPV6, request.source, pinned, source, &egress))

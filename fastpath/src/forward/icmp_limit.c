@@ -3,12 +3,15 @@
 // The figures are Linux's defaults: all together 1000 a second and 50 at once; to one
 // destination 6 at once, then one a second (IPv4) or ten a second (IPv6).  Destinations
 // live in a small table; where a flood of forged ones turns it over, the first limit holds.
+// What never leaves, to a loopback address, is not limited.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/cksum.h"
 #include "base/siphash.h"
 #include "forward/icmp.h"
+#include "wire/ip4.h"
+#include "wire/ip6.h"
 
 enum { PEER_SETS = 256, PEER_WAYS = 4, GLOBAL_BURST = 50, PEER_BURST = 6 };
 
@@ -58,6 +61,8 @@ static struct icmp_peer *peer_find(struct forward *f, uint8_t family, const uint
 bool icmp_limit_allow(struct forward *f, uint8_t family, const uint8_t *destination)
 {
 	uint64_t interval = family == FAMILY_IPV4 ? PEER4_INTERVAL_NS : PEER6_INTERVAL_NS;
+	if (family == FAMILY_IPV4 ? ip4_is_loopback(destination) : ip6_is_loopback(destination))
+		return true;
 	if (bucket_ready(f->icmp->due_ns, f->now, GLOBAL_INTERVAL_NS, GLOBAL_BURST)) {
 		struct icmp_peer *peer = peer_find(f, family, destination);
 		if (bucket_ready(peer->due_ns, f->now, interval, PEER_BURST)) {

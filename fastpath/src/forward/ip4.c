@@ -212,7 +212,7 @@ static enum drop_reason check_own(struct forward *f, struct packet *packet)
 
 	if (ip == NULL)
 		return DROP_IP4_HEADER_LENGTH;
-	if (ip4_total_length(ip) != packet->length)
+	if (ip4_total_length(ip) != packet_bytes(packet))
 		return DROP_IP4_TOTAL_LENGTH;
 	if (ip->id == 0 && (ip4_fragment(ip) & IP4_DF) == 0)
 		ip->id = htons(++f->ip4_id);
@@ -249,6 +249,8 @@ enum drop_reason ip4_output(struct forward *f, uint16_t interface, struct packet
 		// These never leave; RFC 1122 section 3.2.1.3.
 		if (ip4_is_loopback(ip->destination) || ip4_is_any(ip->destination))
 			return DROP_IP4_DESTINATION;
+		if (ip4_is_loopback(ip->source))
+			return DROP_IP4_SOURCE;
 		return ip_transmit(f, route.out, route.family, route.nexthop, packet);
 	}
 }

@@ -164,7 +164,7 @@ enum drop_reason ip6_output(struct forward *f, uint16_t interface, struct packet
 
 	if (ip == NULL)
 		return DROP_IP6_VERSION;
-	if (ip6_payload_length(ip) != packet->length - IP6_HEADER)
+	if (ip6_payload_length(ip) != packet_bytes(packet) - IP6_HEADER)
 		return DROP_IP6_PAYLOAD_LENGTH;
 	packet->family = FAMILY_IPV6;
 	packet->account = ACCOUNT_ORIGINATED;
@@ -185,6 +185,8 @@ enum drop_reason ip6_output(struct forward *f, uint16_t interface, struct packet
 	default:
 		if (ip6_is_loopback(ip->destination) || ip6_is_any(ip->destination))
 			return DROP_IP6_DESTINATION;
+		if (ip6_is_loopback(ip->source))
+			return DROP_IP6_SOURCE;
 		return ip_transmit(f, route.out, route.family, route.nexthop, packet);
 	}
 }

@@ -28,6 +28,7 @@ enum drop_reason local_loop(struct forward *f, const struct interface_entry *in,
 	if (f->local_depth >= LOCAL_DEPTH)
 		return DROP_LOOP;
 	packet->l3 = 0;
+	packet_gather(packet); // it may wait until its maker has let go of the parts
 	f->local_depth++;
 	reason = packet->family == FAMILY_IPV4 ? ip4_local(f, packet) : ip6_local(f, in, packet);
 	f->local_depth--;

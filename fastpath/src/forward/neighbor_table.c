@@ -215,6 +215,7 @@ static uint32_t pending_take(struct forward *f, const struct neighbor_entry *for
 
 enum drop_reason neighbor_hold(struct forward *f, struct neighbor_entry *entry, struct packet *packet)
 {
+	packet_gather(packet);
 	if (packet->length == 0 || packet->length > PENDING_ROOM)
 		return DROP_NEIGHBOR_QUEUE_FULL;
 	uint32_t count = 0;

@@ -30,6 +30,7 @@ bool offload_finish_checksum(struct packet *packet)
 	uint8_t *data = packet_data(packet);
 	uint16_t checksum;
 
+	packet_gather(packet);
 	if ((packet->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) == 0)
 		return true;
 	if (field + 2 > packet->length)
@@ -87,12 +88,12 @@ static bool find_headers(const struct packet *packet, struct headers *headers)
 		break;
 	}
 	headers->length = headers->transport + transport;
-	return transport != 0 && headers->length < length;
+	return transport != 0 && headers->length < packet_bytes(packet) - packet->l3;
 }
 
 uint32_t offload_unit(const struct packet *packet)
 {
-	uint32_t length = packet->length - packet->l3;
+	uint32_t length = packet_bytes(packet) - packet->l3;
 	struct headers headers;
 
 	if (packet->vnet.gso_type == VIRTIO_NET_HDR_GSO_NONE || !find_headers(packet, &headers))
@@ -164,6 +165,7 @@ struct packet *offload_segment(struct forward *f, struct packet *packet)
 	bool checksummed;
 	uint32_t number = 0;
 
+	packet_gather(packet);
 	if (!find_headers(packet, &headers))
 		return NULL;
 	// UDP over IPv4 may come without a checksum and then stays so.

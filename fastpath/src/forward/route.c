@@ -1,5 +1,7 @@
 // Routing decisions and the choice of source addresses.
 //
+// A loopback address is no source for what leaves (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.3).
+//
 // Source addresses: IPv6 by RFC 6724 section 5, rules 1, 2, 3 (an address that is not past
 // duplicate address detection is no candidate), 5, 6 with the default policy table, and 8; the
 // other rules are about mobile hosts, addresses by autoconfiguration and temporary ones, which
@@ -224,7 +226,8 @@ static bool source_ip4(const struct forward *f, const struct route *route, uint8
 		const struct address_entry *entry = &f->tables.addresses[i];
 		int rank = 1;
 
-		if (entry->family != FAMILY_IPV4 || !address_usable(f, FAMILY_IPV4, entry->address, entry->interface))
+		if (entry->family != FAMILY_IPV4 || ip4_is_loopback(entry->address)
+		    || !address_usable(f, FAMILY_IPV4, entry->address, entry->interface))
 			continue;
 		if (entry->interface == route->out->index) {
 			bool covers = route->family == FAMILY_IPV4
@@ -310,7 +313,7 @@ static bool source_ip6(const struct forward *f, const struct route *route, const
 		// RFC 6724 section 4: a scope is tied to its link.
 		if (entry->family != FAMILY_IPV6 || (!here && (here_only || ip6_is_link_local(entry->address))))
 			continue;
-		if (!address_usable(f, FAMILY_IPV6, entry->address, entry->interface))
+		if (ip6_is_loopback(entry->address) || !address_usable(f, FAMILY_IPV6, entry->address, entry->interface))
 			continue;
 		if (best == NULL || better_ip6(entry, best, destination, route->out->index))
 			best = entry;

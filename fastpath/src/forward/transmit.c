@@ -42,7 +42,7 @@ static enum drop_reason fragment(struct forward *f, const struct interface_entry
 		return DROP_FRAGMENTATION_NEEDED;
 	if (!offload_finish_checksum(packet))
 		return DROP_FRAGMENT_FAILED;
-	forward_trace(f, packet, "fragment", "%u bytes to %u", packet->length, out->mtu);
+	forward_trace(f, packet, "fragment", "%u bytes to %u", packet_bytes(packet), out->mtu);
 	chain = ip6 ? fragment6(f, packet, out->mtu) : fragment4(f, packet, out->mtu);
 	if (chain == NULL)
 		return DROP_FRAGMENT_FAILED;

@@ -244,6 +244,11 @@ void host_flush(struct host *host, uint64_t now)
 	}
 }
 
+void host_sent(struct host *host)
+{
+	tcp_sent(host->tcp);
+}
+
 uint64_t host_deadline(const struct host *host)
 {
 	uint64_t reassembly = reassembly_deadline(host->reassembly);

@@ -52,6 +52,9 @@ struct host_ops {
 	bool (*interface_up)(void *user, uint16_t interface);
 	struct packet *(*packet_get)(void *user, uint32_t room);
 	void (*packet_put)(void *user, struct packet *packet);
+	// `output` takes packets with parts (base/packet.h), and host_sent tells when they have left or were gathered.
+	// Packets then have room for PACKET_PARTS at the end of their buffers.
+	bool takes_parts;
 	void *user;
 };
 
@@ -136,6 +139,8 @@ uint64_t host_deadline(const struct host *host);
 // came in, and sends the segments and ACKs that are due.
 void host_clock(struct host *host, uint64_t now);
 void host_flush(struct host *host, uint64_t now);
+// No packet that `output` took is waiting any more: what their parts point to may be overwritten.
+void host_sent(struct host *host);
 void host_configure(struct host *host, const struct host_config *config);
 void host_config_default(struct host_config *config);
 

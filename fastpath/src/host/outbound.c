@@ -15,6 +15,7 @@ int drop_errno(enum drop_reason reason)
 	case DROP_NO_SOURCE_ADDRESS:
 		return ENETUNREACH;
 	case DROP_BLACKHOLE:
+	case DROP_IP4_SOURCE:
 		return EINVAL;
 	case DROP_FRAGMENTATION_NEEDED:
 	case DROP_TX_TOO_BIG:
@@ -85,7 +86,7 @@ int outbound_route(struct host *host, const struct socket_entry *entry, const st
 		out->ttl = entry->multicast_ttl;
 	else
 		out->ttl = entry->ttl != 0 ? entry->ttl : DEFAULT_TTL;
-	out->tos = entry->tos;
+	out->tos = header != NULL && (header->flags & RSOCK_DATAGRAM_TOS) ? header->tos : entry->tos;
 	uint32_t mtu = host->ops.path_mtu(host->ops.user, out->family, out->destination, out->interface);
 	if (mtu == 0)
 		return -ENETUNREACH;

@@ -74,11 +74,10 @@ static bool attach_resets(const struct tcp_socket *s)
 		(s->wire_family == FAMILY_IPV4 || s->wire_family == FAMILY_IPV6) && s->local_port != 0;
 }
 
-// Listeners, and sockets that are not connected, live on.  Keys (RFC 2385) do not outlive their process, and
-// without them a listener would take anybody.
+// Listeners, and sockets that are not connected, live on.
 static bool attach_keeps(const struct tcp_socket *s)
 {
-	return s->cookie != 0 && (s->state == TCP_STATE_LISTEN || s->state == TCP_STATE_CLOSED) && s->keys == 0 &&
+	return s->cookie != 0 && (s->state == TCP_STATE_LISTEN || s->state == TCP_STATE_CLOSED) &&
 		!(s->flags & TCP_ORPHAN) && !(s->engine & TCP_IN_ACCEPT_QUEUE) && (s->family == AF_INET || s->family == AF_INET6);
 }
 
@@ -108,12 +107,21 @@ void tcp_attach(struct tcp *tcp)
 	if (state->tcp_used > MAX_TCP_SOCKETS)
 		state->tcp_used = MAX_TCP_SOCKETS;
 	tcp->attach_left = (uint32_t)state->tcp_used;
+	if (tcp->attach_left == 0)
+		return;
+	bool whole = memory_open(tcp);
+	if (whole)
+		tcp_auth_attach(tcp);
 	for (uint32_t i = 0; i < tcp->attach_left; i++) {
-		if (attach_keeps(&tcp->sockets[i]) && memory_open(tcp))
-			attach_keep(tcp, &tcp->sockets[i]);
+		struct tcp_socket *s = &tcp->sockets[i];
+		// Without its keys (RFC 2385) a listener would take anybody.
+		if (whole && attach_keeps(s) && tcp_auth_adopt(tcp, s))
+			attach_keep(tcp, s);
 		else
-			tcp->sockets[i].flags = TCP_ORPHAN;
+			s->flags = TCP_ORPHAN;
 	}
+	if (whole)
+		tcp_auth_attached(tcp);
 }
 
 // The bytes in the queues of a predecessor's connections died with it: their peers must not wait for them.

@@ -29,13 +29,51 @@ static uint32_t key_new(struct tcp *tcp)
 	if (key != 0)
 		tcp->key_free = key_at(tcp, key)->next;
 	else if (tcp->key_used < TCP_MAX_KEYS)
-		key = ++tcp->key_used;
+		tcp->host->state->tcp_keys_used = key = ++tcp->key_used;
 	else
 		return 0;
 	memset(key_at(tcp, key), 0, sizeof(struct tcp_key));
 	key_at(tcp, key)->references = 1;
 	return key;
 }
+
+// --- taking over ---
+
+void tcp_auth_attach(struct tcp *tcp)
+{
+	uint64_t used = tcp->host->state->tcp_keys_used;
+	tcp->key_used = used < TCP_MAX_KEYS ? (uint32_t)used : TCP_MAX_KEYS;
+	tcp->key_free = 0;
+	for (uint32_t key = 1; key <= tcp->key_used; key++)
+		key_at(tcp, key)->references = 0;
+}
+
+bool tcp_auth_adopt(struct tcp *tcp, const struct tcp_socket *s)
+{
+	for (uint32_t at = s->keys; at != 0; at = key_at(tcp, at)->next) {
+		if (at > tcp->key_used)
+			return false;
+		struct tcp_key *key = key_at(tcp, at);
+		// One that is half written has no length yet; one that was met before closes a ring.
+		if (key->references != 0 || key->length == 0 || key->length > TCP_KEY_LENGTH || key->prefix > 128)
+			return false;
+		key->references = 1;
+	}
+	return true;
+}
+
+void tcp_auth_attached(struct tcp *tcp)
+{
+	for (uint32_t key = tcp->key_used; key > 0; key--) {
+		if (key_at(tcp, key)->references != 0)
+			continue;
+		explicit_bzero(key_at(tcp, key), sizeof(struct tcp_key));
+		key_at(tcp, key)->next = tcp->key_free;
+		tcp->key_free = key;
+	}
+}
+
+// --- keys ---
 
 void tcp_auth_hold(struct tcp *tcp, uint32_t key)
 {

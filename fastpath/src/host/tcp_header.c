@@ -19,7 +19,7 @@ enum tcp_option_kind {
 	KIND_SACK = 5, KIND_TIMESTAMP = 8, KIND_MD5 = 19, KIND_AO = 29
 };
 
-enum { ECN_MASK = 3, ECN_ECT0 = 2, ECN_CE = 3, OPTION_SPACE = 40, SACK_BLOCK = 8 };
+enum { ECN_MASK = 3, ECN_ECT0 = 2, ECN_CE = 3, OPTION_SPACE = 40, SACK_BLOCK = 8, LEND_BYTES = 2048 };
 
 // --- received ---
 
@@ -399,6 +399,12 @@ static void note_data_sent(struct tcp *tcp, struct tcp_socket *s, const struct t
 		s->flags &= ~(uint32_t)TCP_ECN_CWR;
 }
 
+// May the packet point to the bytes in our queue?  It pays for large ones; a digest is made over bytes in one piece.
+static bool lends(const struct tcp *tcp, const struct tcp_emission *emission)
+{
+	return tcp->host->ops.takes_parts && emission->key == 0 && emission->length >= LEND_BYTES;
+}
+
 bool tcp_transmit(struct tcp *tcp, struct tcp_socket *s, uint32_t seq, uint32_t length, uint8_t flags, uint16_t mss)
 {
 	struct tcp_emission emission = {.seq = seq, .length = length, .flags = flags, .mss = mss};
@@ -413,8 +419,12 @@ bool tcp_transmit(struct tcp *tcp, struct tcp_socket *s, uint32_t seq, uint32_t 
 	struct packet *packet = tcp_build(tcp, &emission, &payload);
 	if (packet == NULL)
 		return false;
-	if (length > 0)
+	if (lends(tcp, &emission)) {
+		packet->length -= length;
+		queue_lend(tcp, s, seq, length, packet);
+	} else if (length > 0) {
 		queue_copy(tcp, s, seq, payload, length);
+	}
 	if (!tcp_emit(tcp, &emission, packet))
 		return false;
 	uint32_t segments = length > mss ? (length + mss - 1u) / mss : 1;

@@ -22,12 +22,10 @@ enum tcp_limits {
 	TCP_PORT_OFFSETS = 256,
 	TCP_MAX_SEGMENTS = 1 << 17,   // in flight, of all connections
 	TCP_MAX_RANGES = 1 << 15,     // beyond gaps, of all connections
-	TCP_MAX_KEYS = 4096,
 	TCP_SACK_BLOCKS = 4,
 	TCP_MIN_MSS = 88,             // CVE-2019-11479: what a peer may force us down to (with options: 48)
 	TCP_MAX_PAYLOAD = 65535 - 20 - 60, // of one super-segment
 	TCP_MAX_WSCALE = 14,
-	TCP_KEY_LENGTH = 80,
 	TCP_PAWS_WINDOW_MS = 1,
 	TCP_INFINITE_SSTHRESH = 0x7fffffff,
 	TCP_MAX_QUICKACKS = 16
@@ -161,7 +159,7 @@ struct tcp_flight {
 	bool more;                    // MSG_MORE on the last write
 	uint8_t reserved[2];
 	// Receive queue: in order and not yet taken by the app.
-	struct packet *packets;       // of this batch, not copied yet: linked by next, data trimmed to the payload
+	struct packet *packets;       // not copied yet: linked by next, data trimmed to the payload
 	struct packet *packets_last;
 	uint32_t packets_bytes;
 	uint32_t rcv_block_head, rcv_block_tail;
@@ -197,18 +195,6 @@ struct tcp_flight {
 	bool push;                    // TCP_NODELAY was just set: what is queued goes at once, corked or not
 	uint32_t probing_since_ms;    // window probes go unanswered since then; 0: none is out
 	uint32_t free_next;
-};
-
-// RFC 2385; laid out so that keys of RFC 5925 (send and receive ids, a MAC algorithm, traffic
-// keys) can join: whoever signs or checks asks tcp_auth_* only.
-struct tcp_key {
-	uint32_t next;                // in the list of its socket, or of free ones
-	uint32_t references;
-	uint8_t address[16];          // peers, mapped form
-	uint8_t prefix;               // bits of it, of 128
-	uint8_t length;
-	uint16_t interface;           // 0: any
-	uint8_t key[TCP_KEY_LENGTH];
 };
 
 struct tcp_heap_item {
@@ -258,7 +244,11 @@ struct tcp {
 	uint8_t *block_data;          // memory_blocks of TCP_BLOCK bytes
 	uint32_t *block_next;
 	uint32_t block_free, block_used, block_count; // count: in use
-	struct tcp_key *keys;
+	// Blocks that became free while packets that wait to be sent may still point to them.
+	uint32_t block_lent, block_lent_last;
+	bool lending;                 // such packets there are, until tcp_sent
+	uint32_t packets_room;        // buffers of the packets that flights hold
+	struct tcp_key *keys;         // those of the state segment
 	uint32_t key_free, key_used;
 	struct tcp_heap_item *heap;
 	uint32_t heap_count;
@@ -370,6 +360,8 @@ bool memory_open(struct tcp *tcp);
 void memory_close(struct tcp *tcp);
 uint32_t block_new(struct tcp *tcp);
 void block_free(struct tcp *tcp, uint32_t block);
+// All packets have left: the blocks that they pointed to may be used again.
+void tcp_sent(struct tcp *tcp);
 static inline uint8_t *block_bytes(const struct tcp *tcp, uint32_t block)
 {
 	return tcp->block_data + (size_t)(block - 1) * TCP_BLOCK;
@@ -406,6 +398,8 @@ int queue_reserve(struct tcp *tcp, struct tcp_socket *s, uint32_t most, struct i
 uint32_t queue_commit(struct tcp *tcp, struct tcp_socket *s, uint32_t bytes);
 // Copy `length` queued bytes from sequence number `seq` on; they are there.
 void queue_copy(struct tcp *tcp, struct tcp_socket *s, uint32_t seq, uint8_t *to, uint32_t length);
+// Have the packet point to them instead.
+void queue_lend(struct tcp *tcp, struct tcp_socket *s, uint32_t seq, uint32_t length, struct packet *packet);
 // Bytes below `seq` are acknowledged: their blocks go back.
 void queue_release(struct tcp *tcp, struct tcp_socket *s, uint32_t seq);
 // A record for seq..end, appended behind the others; counts packets_out.  NULL: none left.
@@ -788,6 +782,11 @@ void tcp_auth_inherit(struct tcp *tcp, const struct tcp_socket *listener, struct
 void tcp_auth_release(struct tcp *tcp, struct tcp_socket *s);
 uint32_t tcp_auth_bytes(const struct tcp *tcp, uint32_t key);     // of the option, padded: 20 (0 without a key)
 // A request or a TIME-WAIT record uses a key; it stays when its socket lets it go.
+// Taking over: first `attach`, then `adopt` for each socket that lives on (false: its keys are not whole), at last
+// `attached`.
+void tcp_auth_attach(struct tcp *tcp);
+bool tcp_auth_adopt(struct tcp *tcp, const struct tcp_socket *s);
+void tcp_auth_attached(struct tcp *tcp);
 void tcp_auth_hold(struct tcp *tcp, uint32_t key);
 void tcp_auth_put(struct tcp *tcp, uint32_t key);
 // Write all tcp_auth_bytes of the option at header + at, padding included, over header without options

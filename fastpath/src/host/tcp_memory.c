@@ -16,10 +16,10 @@ bool memory_open(struct tcp *tcp)
 	tcp->ranges = calloc(TCP_MAX_RANGES, sizeof(*tcp->ranges));
 	tcp->block_data = calloc(tcp->config.memory_blocks, TCP_BLOCK);
 	tcp->block_next = calloc(tcp->config.memory_blocks, sizeof(*tcp->block_next));
-	tcp->keys = calloc(TCP_MAX_KEYS, sizeof(*tcp->keys));
+	tcp->keys = tcp->host->state->tcp_keys;
 	tcp->heap = calloc(MAX_TCP_SOCKETS + MAX_TCP_REQUESTS, sizeof(*tcp->heap));
 	if (tcp->flights != NULL && tcp->segments != NULL && tcp->ranges != NULL && tcp->block_data != NULL && tcp->block_next != NULL &&
-	    tcp->keys != NULL && tcp->heap != NULL)
+	    tcp->heap != NULL)
 		return true;
 	memory_close(tcp);
 	return false;
@@ -32,7 +32,6 @@ void memory_close(struct tcp *tcp)
 	free(tcp->ranges);
 	free(tcp->block_data);
 	free(tcp->block_next);
-	free(tcp->keys);
 	free(tcp->heap);
 	tcp->flights = NULL;
 	tcp->segments = NULL;
@@ -59,9 +58,22 @@ uint32_t block_new(struct tcp *tcp)
 
 void block_free(struct tcp *tcp, uint32_t block)
 {
-	tcp->block_next[block - 1] = tcp->block_free;
-	tcp->block_free = block;
+	uint32_t *list = tcp->lending ? &tcp->block_lent : &tcp->block_free;
+	if (tcp->lending && *list == 0)
+		tcp->block_lent_last = block;
+	tcp->block_next[block - 1] = *list;
+	*list = block;
 	tcp->block_count--;
+}
+
+void tcp_sent(struct tcp *tcp)
+{
+	tcp->lending = false;
+	if (tcp->block_lent == 0)
+		return;
+	tcp->block_next[tcp->block_lent_last - 1] = tcp->block_free;
+	tcp->block_free = tcp->block_lent;
+	tcp->block_lent = 0;
 }
 
 bool tcp_memory_pressure(const struct tcp *tcp)

@@ -100,8 +100,9 @@ static bool nagle_holds(const struct tcp_socket *s, const struct tcp_flight *f, 
 		!seq_after(f->snd_sml, s->snd_nxt);
 }
 
-// Wait for more ACKs, and send a larger packet then?  Only where the next ACK is near, and the window is not a large
-// part of what it can be.
+// Wait for more ACKs, and send a larger packet then?  Only where the next ACK is near (half a round trip at most, and a
+// millisecond: whoever is late at a full queue finds the place of his packets taken), and the window is not a large part
+// of what it can be.
 static bool defers(const struct tcp *tcp, const struct tcp_socket *s, const struct tcp_flight *f, struct burst *burst,
 	const struct tcp_segment *piece)
 {
@@ -109,6 +110,7 @@ static bool defers(const struct tcp *tcp, const struct tcp_socket *s, const stru
 	const struct tcp_segment *head = segment_at(tcp, f->segment_head), *tail = segment_at(tcp, f->segment_tail);
 	uint64_t cwnd_bytes = (uint64_t)(s->cwnd - tcp_in_flight(f)) * s->mss, all = (uint64_t)s->cwnd * s->mss;
 	uint64_t window = send_window(s), limit = window < cwnd_bytes ? window : cwnd_bytes;
+	uint64_t srtt_ns = (uint64_t)s->srtt_us * 1000 / 8;
 
 	if (tcp->config.tso_win_divisor == 0 || s->recovery >= TCP_RECOVERY_FAST || head == NULL)
 		return false;
@@ -118,7 +120,7 @@ static bool defers(const struct tcp *tcp, const struct tcp_socket *s, const stru
 		return false;
 	if (limit >= (all < s->snd_wnd ? all : s->snd_wnd) / tcp->config.tso_win_divisor)
 		return false;
-	if ((int64_t)(tcp_now(tcp) - head->sent_ns) < (int64_t)(s->srtt_us / 16) * 1000)
+	if ((int64_t)(head->sent_ns + srtt_ns - tcp_now(tcp)) > (int64_t)(srtt_ns / 2 < TCP_MS ? srtt_ns / 2 : TCP_MS))
 		return false;
 	if (limit > left)
 		return !burst->fin && !piece->end_of_record;

@@ -194,6 +194,22 @@ void queue_copy(struct tcp *tcp, struct tcp_socket *s, uint32_t seq, uint8_t *to
 	}
 }
 
+void queue_lend(struct tcp *tcp, struct tcp_socket *s, uint32_t seq, uint32_t length, struct packet *packet)
+{
+	_Static_assert((TCP_MAX_PAYLOAD + TCP_BLOCK - 2) / TCP_BLOCK + 1 <= PACKET_PARTS, "parts of the largest packet");
+	struct iovec *parts = packet_parts(packet);
+	uint32_t offset, block = seek(tcp, tcp_flight(tcp, s), seq, &offset);
+	packet->part_bytes = length;
+	while (length > 0) {
+		uint32_t bytes = TCP_BLOCK - offset < length ? TCP_BLOCK - offset : length;
+		parts[packet->part_count++] = (struct iovec){.iov_base = block_bytes(tcp, block) + offset, .iov_len = bytes};
+		length -= bytes;
+		offset = 0;
+		block = tcp->block_next[block - 1];
+	}
+	tcp->lending = true;
+}
+
 static void head_free(struct tcp *tcp, struct tcp_flight *f)
 {
 	uint32_t block = f->snd_block_head;
@@ -357,6 +373,7 @@ void queue_purge(struct tcp *tcp, struct tcp_socket *s)
 		struct packet *packet = f->packets;
 		f->packets = packet->next;
 		packet->next = NULL;
+		tcp->packets_room -= packet->room;
 		tcp->host->ops.packet_put(tcp->host->ops.user, packet);
 	}
 	f->packets_last = NULL;

@@ -5,7 +5,8 @@
 //        '-------beyond a gap------> ranges (tcp_range.c) --gap filled--^
 //
 // RFC 9293 section 3.10.7.4 (steps seven and eight), RFC 5681 section 4.2, RFC 3168 section 6.1.3.  Payload stays in
-// the packet that brought it until the end of the batch, so that what the app takes at once is never copied.
+// the packet that brought it until the end of the batch, and some of it longer, so that what the app takes soon is
+// never copied.
 #include "host/tcp_internal.h"
 
 #include <sys/uio.h>
@@ -13,6 +14,7 @@
 enum {
 	DELIVER_PARTS = 64,
 	PACKETS_MOST = 256 * 1024, // bytes held by reference: packets are a common good
+	KEPT_MOST = 4096 * 1024,   // of their buffers, of all connections, that wait for apps
 	ECN_BITS = 3
 };
 
@@ -54,7 +56,7 @@ uint32_t tcp_receive_append(struct tcp *tcp, struct tcp_socket *s, const uint8_t
 	return copied;
 }
 
-static void keep_packet(struct tcp_flight *f, const struct tcp_arrival *a)
+static void keep_packet(struct tcp *tcp, struct tcp_flight *f, const struct tcp_arrival *a)
 {
 	struct packet *packet = a->in->packet;
 
@@ -67,6 +69,7 @@ static void keep_packet(struct tcp_flight *f, const struct tcp_arrival *a)
 		f->packets = packet;
 	f->packets_last = packet;
 	f->packets_bytes += a->length;
+	tcp->packets_room += packet->room;
 	a->in->taken = true;
 }
 
@@ -75,6 +78,7 @@ static void drop_packet(struct tcp *tcp, struct tcp_flight *f)
 	struct packet *packet = f->packets;
 	f->packets = packet->next;
 	packet->next = NULL;
+	tcp->packets_room -= packet->room;
 	tcp->host->ops.packet_put(tcp->host->ops.user, packet);
 }
 
@@ -224,6 +228,12 @@ static void tell_end(struct tcp *tcp, struct tcp_socket *s)
 	}
 }
 
+// The app's fd is full for a moment: what waits in its packets is not copied for that, while they are few.
+static bool may_wait(const struct tcp *tcp, const struct tcp_socket *s)
+{
+	return (s->engine & TCP_READ_BLOCKED) && tcp->packets_room <= KEPT_MOST;
+}
+
 void tcp_deliver(struct tcp *tcp, struct tcp_socket *s)
 {
 	bool fresh = tcp_flight(tcp, s)->fresh;
@@ -235,7 +245,8 @@ void tcp_deliver(struct tcp *tcp, struct tcp_socket *s)
 	if (tcp->host->ops.deliver != NULL)
 		offer(tcp, s);
 	if (tcp_unread(tcp, s) > 0) {
-		(void)tcp_receive_settle(tcp, s); // without memory the rest stays in its packets
+		if (!may_wait(tcp, s))
+			(void)tcp_receive_settle(tcp, s); // without memory the rest stays in its packets
 		if (fresh) {
 			tcp_flight(tcp, s)->fresh = false;
 			tcp_notify(tcp, s, HOST_STREAM_READABLE);
@@ -350,7 +361,7 @@ static enum drop_reason take_data(struct tcp *tcp, struct tcp_socket *s, const s
 	struct tcp_flight *f = tcp_flight_hold(tcp, s);
 	if (f == NULL || (tcp_memory_pressure(tcp) && tcp_unread(tcp, s) > 0))
 		return refuse(tcp, s);
-	keep_packet(f, a);
+	keep_packet(tcp, f, a);
 	f->fresh = true;
 	s->rcv_nxt += a->length;
 	s->bytes_received += a->length;
@@ -377,7 +388,7 @@ static enum drop_reason receive_in_order(struct tcp *tcp, struct tcp_socket *s, 
 		if (tcp_flight(tcp, s)->range_head == 0)
 			s->flags |= TCP_ACK_PENDING | TCP_ACK_NOW; // RFC 5681 section 4.2: the gap is filled
 	}
-	if (tcp_flight(tcp, s)->packets_bytes > PACKETS_MOST)
+	if (tcp_flight(tcp, s)->packets_bytes > PACKETS_MOST && !may_wait(tcp, s))
 		tcp_deliver(tcp, s);
 	if (fin)
 		take_fin(tcp, s);

@@ -22,7 +22,8 @@
 // and the progress.  Whoever attaches gives back the marked slots before progress, and steps
 // over the marked ones after it, so no frame is lost and at most one batch is repeated.
 //
-// Not supported: TPACKET_V3 (its timer costs a millisecond), TX rings, fanout.
+// Not supported: TPACKET_V3 (its timer costs a millisecond), TX rings (a veth makes the kernel copy what lies in
+// them all the same), fanout.
 #define _GNU_SOURCE
 #include "port/port.h"
 
@@ -37,6 +38,7 @@
 
 enum {
 	VNET_SIZE = sizeof(struct virtio_net_hdr),
+	VECTORS = 512,           // of one sendmmsg: each frame has two, and one for each part
 	TX_RETRIES = 4,          // of a full peer, with a yield between them
 	STALE_WAKES = 4096,      // fruitless wake-ups after which the queue's head is given up
 	FRAME_BYTES_MIN = 128,   // headers of a slot and of an ordinary frame
@@ -54,7 +56,7 @@ struct af_packet_port {
 	bool losing;         // the kernel dropped frames since we last asked
 	uint32_t stale_wakes;
 	struct mmsghdr messages[BATCH_SIZE];
-	struct iovec vectors[BATCH_SIZE][2];
+	struct iovec vectors[VECTORS];
 	struct virtio_net_hdr headers[BATCH_SIZE];
 };
 
@@ -318,20 +320,27 @@ static void af_packet_release(struct port *port)
 		af_packet_count_losses(ap);
 }
 
+// As many as there are messages and vectors for.
 static int transmit_prepare(struct af_packet_port *ap, struct packet **packets, int count)
 {
+	uint32_t used = 0;
 	if (count > BATCH_SIZE)
 		count = BATCH_SIZE;
 	for (int i = 0; i < count; i++) {
 		struct packet *packet = packets[i];
+		struct iovec *vectors = &ap->vectors[used];
+		if (used + 2 + packet->part_count > VECTORS)
+			return i;
 		struct virtio_net_hdr *vnet = &ap->headers[i];
 		*vnet = packet->vnet;
 		vnet->flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM; // "data is valid" is for receivers only
 		if (vnet->hdr_len > packet->length)
 			vnet->hdr_len = (uint16_t)packet->length;
-		ap->vectors[i][0] = (struct iovec){ .iov_base = vnet, .iov_len = VNET_SIZE };
-		ap->vectors[i][1] = (struct iovec){ .iov_base = packet_data(packet), .iov_len = packet->length };
-		ap->messages[i].msg_hdr = (struct msghdr){ .msg_iov = ap->vectors[i], .msg_iovlen = 2 };
+		vectors[0] = (struct iovec){ .iov_base = vnet, .iov_len = VNET_SIZE };
+		vectors[1] = (struct iovec){ .iov_base = packet_data(packet), .iov_len = packet->length };
+		memcpy(vectors + 2, packet_parts(packet), packet->part_count * sizeof(*vectors));
+		ap->messages[i].msg_hdr = (struct msghdr){ .msg_iov = vectors, .msg_iovlen = 2u + packet->part_count };
+		used += 2u + packet->part_count;
 	}
 	return count;
 }

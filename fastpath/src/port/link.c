@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 struct link_port {
@@ -50,14 +51,22 @@ static void link_release(struct port *port)
 	__atomic_store_n(&port->state->progress, end->consumer, __ATOMIC_RELAXED);
 }
 
+static bool link_fill(struct link_end *end, struct packet *packet)
+{
+	struct iovec parts[1 + PACKET_PARTS];
+	parts[0] = (struct iovec){ .iov_base = packet_data(packet), .iov_len = packet->length };
+	memcpy(parts + 1, packet_parts(packet), packet->part_count * sizeof(*parts));
+	return link_end_fill(end, parts, packet_bytes(packet), &packet->vnet);
+}
+
 static int link_transmit(struct port *port, struct packet **packets, int count)
 {
 	struct link_end *end = &link_of(port)->end;
 	int sent = 0;
 
-	if (packets[0]->length == 0 || packets[0]->length > SUPER_ROOM)
+	if (packet_bytes(packets[0]) == 0 || packet_bytes(packets[0]) > SUPER_ROOM)
 		return -EMSGSIZE;
-	while (sent < count && link_end_fill(end, packet_data(packets[sent]), packets[sent]->length, &packets[sent]->vnet))
+	while (sent < count && link_fill(end, packets[sent]))
 		sent++;
 	if (sent > 0)
 		link_end_publish(end);

@@ -56,8 +56,29 @@ void link_end_unmap(struct link_end *end)
 	munmap((void *)(uintptr_t)end->peer, sizeof(struct link_segment));
 }
 
-bool link_end_fill(struct link_end *end, const uint8_t *frame, uint32_t length, const void *vnet)
+// Where copying has come to: of the first part so many bytes are done.
+struct source {
+	const struct iovec *parts;
+	size_t done;
+};
+
+static void take_bytes(struct source *from, uint8_t *to, size_t length)
 {
+	while (length > 0) {
+		size_t left = from->parts->iov_len - from->done;
+		size_t bytes = left < length ? left : length;
+		memcpy(to, (const uint8_t *)from->parts->iov_base + from->done, bytes);
+		from->done += bytes;
+		to += bytes;
+		length -= bytes;
+		if (bytes == left)
+			*from = (struct source){ .parts = from->parts + 1 };
+	}
+}
+
+bool link_end_fill(struct link_end *end, const struct iovec *parts, uint32_t length, const void *vnet)
+{
+	struct source source = { .parts = parts };
 	if (length == 0 || length > SUPER_ROOM)
 		return false;
 	uint32_t slots = (length + LINK_SLOT_ROOM - 1) / LINK_SLOT_ROOM;
@@ -72,7 +93,7 @@ bool link_end_fill(struct link_end *end, const uint8_t *frame, uint32_t length, 
 		slot->length = (uint16_t)part;
 		slot->flags = done + part < length ? LINK_MORE : 0;
 		memcpy(slot->vnet, vnet, sizeof(struct virtio_net_hdr));
-		memcpy(slot->data, frame + done, part);
+		take_bytes(&source, slot->data, part);
 		done += part;
 	}
 	return true;
@@ -179,7 +200,8 @@ int link_end_send(struct link_end *end, const uint8_t *frame, uint32_t length, c
 	static const struct virtio_net_hdr none;
 	if (length == 0 || length > SUPER_ROOM)
 		return -EMSGSIZE;
-	if (!link_end_fill(end, frame, length, vnet != NULL ? (const void *)vnet : &none))
+	const struct iovec whole = { .iov_base = (void *)(uintptr_t)frame, .iov_len = length };
+	if (!link_end_fill(end, &whole, length, vnet != NULL ? (const void *)vnet : &none))
 		return -EAGAIN;
 	link_end_publish(end);
 	return 0;

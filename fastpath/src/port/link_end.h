@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/uio.h>
 #include "abi/core.h"
 #include "abi/ring.h"
 
@@ -29,8 +30,8 @@ struct link_frame {
 
 int link_end_map(struct link_end *end, int own_fd, int peer_fd);
 void link_end_unmap(struct link_end *end);
-// Fill slots without publishing them; false without room or for an impossible length.
-bool link_end_fill(struct link_end *end, const uint8_t *frame, uint32_t length, const void *vnet);
+// Fill slots without publishing them; false without room or for an impossible length.  The parts have `length` bytes.
+bool link_end_fill(struct link_end *end, const struct iovec *parts, uint32_t length, const void *vnet);
 // Let the peer see what was filled, and wake it if it sleeps.
 void link_end_publish(struct link_end *end);
 // Measure the next frame; false: there is none.

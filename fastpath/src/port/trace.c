@@ -36,6 +36,8 @@ static void trace_release(struct port *port)
 static int trace_transmit(struct port *port, struct packet **packets, int count)
 {
 	struct trace_port *trace = trace_of(port);
+	for (int i = 0; i < count; i++)
+		packet_gather(packets[i]);
 	int sent = trace->inner->ops->transmit(trace->inner, packets, count);
 	for (int i = 0; i < sent; i++)
 		trace->observer.frame(trace->observer.user, port, packets[i], true);

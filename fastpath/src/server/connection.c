@@ -91,36 +91,38 @@ static bool peer_read(int fd, struct peer *peer)
 	return true;
 }
 
-static uint32_t connections_of(const struct server *server, uint32_t uid, uint32_t *free_index)
+static uint32_t free_index(const struct server *server)
 {
-	uint32_t count = 0;
-	*free_index = MAX_CONNECTIONS;
-	for (uint32_t i = 0; i < MAX_CONNECTIONS; i++) {
-		const struct connection *connection = server->connections[i];
-		if (connection == NULL) {
-			if (*free_index == MAX_CONNECTIONS)
-				*free_index = i;
-		} else if (connection->peer.uid == uid) {
-			count++;
-		}
-	}
-	return count;
+	uint32_t index = 0;
+	while (index < MAX_CONNECTIONS && server->connections[index] != NULL)
+		index++;
+	return index;
+}
+
+// The account that a newcomer is counted on; -1: there is no place for him.
+static int admit(struct server *server, const struct peer *peer, bool trusted)
+{
+	int account = accounts_of(server, peer->uid, NULL);
+	if (trusted)
+		return account < 0 ? 0 : account;
+	// The relay speaks for many, over few connections of its own.
+	if (account < 0 || rights_relay(server, peer->uid) || quota_connection(server, (uint32_t)account))
+		return account;
+	(void)accounts_deny(server, (uint32_t)account, DENIAL_CONNECTIONS, ECONNREFUSED);
+	return -1;
 }
 
 static bool connection_open(struct server *server, int fd)
 {
 	struct peer peer;
-	uint32_t index;
+	uint32_t index = free_index(server);
 	if (!peer_read(fd, &peer))
 		return false;
 	bool trusted = rights_trusted(server, peer.uid);
 	if (!trusted)
 		stranger_open(fd);
-	uint32_t count = connections_of(server, peer.uid, &index);
-	if (index == MAX_CONNECTIONS || (!trusted && count >= MAX_CONNECTIONS_PER_USER))
-		return false;
-	// The last places are for those who could repair things.
-	if (!trusted && index >= MAX_CONNECTIONS - 32)
+	int account = index == MAX_CONNECTIONS ? -1 : admit(server, &peer, trusted);
+	if (account < 0)
 		return false;
 	struct connection *connection = calloc(1, sizeof(*connection));
 	if (connection == NULL)
@@ -129,6 +131,7 @@ static bool connection_open(struct server *server, int fd)
 	connection->index = index;
 	connection->generation = ++server->generation;
 	connection->peer = peer;
+	connection->account = (uint32_t)account;
 	connection->trusted = trusted;
 	struct epoll_event event = {.events = EPOLLIN, .data.u64 = event_data(EVENT_CONNECTION, index, connection->generation)};
 	if (epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
@@ -136,6 +139,7 @@ static bool connection_open(struct server *server, int fd)
 		return false;
 	}
 	server->connections[index] = connection;
+	quota_connected(server, connection->account);
 	return true;
 }
 
@@ -159,10 +163,12 @@ int connection_accept(struct server *server)
 void connection_close(struct server *server, struct connection *connection)
 {
 	observe_stop(server, connection);
+	stream_waiters_gone(server, connection);
 	if (server->holder == connection)
 		server->holder = NULL;
-	streams_look_soon(server); // perhaps its process has ended
+	streams_look_soon(server, connection->peer.pid);
 	server->connections[connection->index] = NULL;
+	quota_disconnected(server, connection->account);
 	epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
 	if (connection->trusted)
 		close(connection->fd);
@@ -206,6 +212,7 @@ static void send_answer(struct connection *connection, const struct request *req
 		.error = (uint32_t)error,
 		.cookie = request->header.cookie,
 	};
+	connection->answer = error;
 	if (!connection_send(connection, &header, sizeof(header), body, length, fds, fd_count))
 		connection->closing = true;
 }
@@ -289,8 +296,7 @@ int connection_event(struct server *server, struct connection *connection, uint3
 	if ((events & EPOLLOUT) && connection == server->holder)
 		hold_flush(server);
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-		while (served < REQUESTS_PER_EVENT && serve_one(server, connection))
-			served++;
+		served = serve_one(server, connection); // as a rule there is one; others bring another event
 	if (connection->closing)
 		connection_close(server, connection);
 	return served;

@@ -5,8 +5,8 @@
 //   control -> us   HOLD {slot, cookie} + fd, for each           to a successor
 //   control -> us   HOLD {HOLD_ALL}                              then the above begins
 //
-// A socket whose fd does not come back is closed after ORPHAN_LIFE, or at once when control
-// says that these were all.
+// What comes for a socket meanwhile is kept.  One whose fd does not come back is closed after ORPHAN_LIFE,
+// or at once when control says that these were all.
 #define _GNU_SOURCE
 #include "server/internal.h"
 
@@ -69,6 +69,41 @@ void hold_changed(struct server *server)
 		hold_flush(server);
 }
 
+// --- what comes while the fds are away ---
+
+struct kept {
+	uint32_t slot;
+	uint32_t length;             // of the payload, behind its header
+	struct rsock_datagram header;
+};
+
+bool hold_keep(struct server *server, uint32_t slot, const void *header, const uint8_t *payload, uint32_t length)
+{
+	struct kept kept = {.slot = slot, .length = length};
+	if (server->orphans_until == 0 || !(server->state->sockets[slot].flags & SOCKET_ORPHANED) ||
+	    sizeof(kept) + length > KEPT_ROOM - server->kept_used)
+		return false;
+	memcpy(&kept.header, header, sizeof(kept.header));
+	memcpy(server->kept + server->kept_used, &kept, sizeof(kept));
+	if (length > 0)
+		memcpy(server->kept + server->kept_used + sizeof(kept), payload, length);
+	server->kept_used += (uint32_t)sizeof(kept) + length;
+	return true;
+}
+
+// The fd is back.
+static void deliver_kept(struct server *server, uint32_t slot)
+{
+	struct kept kept;
+	for (uint32_t at = 0; at < server->kept_used; at += (uint32_t)sizeof(kept) + kept.length) {
+		memcpy(&kept, server->kept + at, sizeof(kept));
+		if (kept.slot == slot && !server_upcall(server, slot, &kept.header, server->kept + at + sizeof(kept), kept.length))
+			server->state->host_drops[DROP_SOCKET_QUEUE_FULL]++;
+	}
+}
+
+// --- back from control ---
+
 static bool is_app_end(int fd)
 {
 	int domain = 0;
@@ -88,8 +123,10 @@ static void take_back(struct server *server, struct connection *connection, stru
 	bool ours = entry != NULL && entry->cookie != 0 && entry->cookie == body->cookie;
 	if (ours && (entry->flags & SOCKET_ORPHANED) && request->fd_count == 1 && is_app_end(request->fds[0])) {
 		(void)fcntl(request->fds[0], F_SETFL, O_RDWR | O_NONBLOCK);
-		if (sockets_attach(server, slot, request->fds[0]) == 0)
+		if (sockets_attach(server, slot, request->fds[0]) == 0) {
 			request->fds[0] = -1;
+			deliver_kept(server, slot);
+		}
 		return;
 	}
 	if (ours && server->apps[slot].fd >= 0)
@@ -102,6 +139,7 @@ static void take_back(struct server *server, struct connection *connection, stru
 void hold_orphans_expire(struct server *server)
 {
 	server->orphans_until = 0;
+	server->kept_used = 0;
 	for (uint32_t slot = 0; slot < host_slots(server->state); slot++) {
 		const struct socket_entry *entry = &server->state->sockets[slot];
 		if (entry->cookie != 0 && (entry->flags & SOCKET_ORPHANED))

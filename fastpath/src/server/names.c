@@ -1,11 +1,14 @@
 // Abstract names of AF_UNIX by which the apps' fds and our ends of them are known.
 //
-//   \0anabranch/SLOT/NONCE                              an app's fd, from OPEN on
+//   \0rsk1/VR/t4/SLOT.NONCE                                  an app's stream fd, from OPEN on
+//   \0rsk1/VR/u4/SLOT.NONCE                                  an app's datagram fd; a raw one has r4 or r6
 //   \0rsk1/VR/t4/p=192.0.2.9:51515/l=192.0.2.1:80/SLOT.NONCE  our end of an accepted connection
 //
 // Abstract names belong to a network namespace, and so to one VR.  They are no secret (an app reads
-// them with getpeername, anybody in /proc/PID/net/unix); the nonce is a keyed hash of the cookie, so
-// that a successor of this process computes the same name and nobody can make one up.
+// them with getsockname and getpeername, anybody in /proc/PID/net/unix); the nonce is a keyed hash of
+// the cookie, so that a successor of this process computes the same name and nobody can make one up.
+// What a datagram fd's or an accepted connection's nonce has above its lower 32 bits tells fds of the
+// same socket, or forwarders, apart.
 #define _GNU_SOURCE
 #include "server/internal.h"
 
@@ -16,8 +19,6 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include "base/siphash.h"
-
-static const char socket_prefix[] = "anabranch/";
 
 uint32_t names_nonce(const struct server *server, uint32_t slot, uint64_t cookie)
 {
@@ -35,29 +36,42 @@ static uint32_t name_size(int length)
 	return (uint32_t)offsetof(struct sockaddr_un, sun_path) + 1 + (uint32_t)length;
 }
 
-uint32_t names_of_socket(const struct server *server, uint32_t slot, uint64_t cookie, struct sockaddr_un *name)
+static uint32_t name_fd(const struct server *server, char kind, uint16_t family, uint32_t slot, uint64_t nonce, struct sockaddr_un *name)
 {
+	const char *router = server->state->header.router_name;
 	memset(name, 0, sizeof(*name));
 	name->sun_family = AF_UNIX;
-	return name_size(snprintf(name->sun_path + 1, sizeof(name->sun_path) - 1, "%s%x/%08x", socket_prefix, slot,
-		names_nonce(server, slot, cookie)));
+	return name_size(snprintf(name->sun_path + 1, sizeof(name->sun_path) - 1, "rsk1/%.*s/%c%c/%x.%llx", ROUTER_NAME_SIZE, router,
+		kind, family == AF_INET ? '4' : '6', slot, (unsigned long long)nonce));
+}
+
+uint32_t names_of_socket(const struct server *server, uint32_t slot, const struct tcp_socket *s, struct sockaddr_un *name)
+{
+	return name_fd(server, 't', s->family, slot, names_nonce(server, slot, s->cookie), name);
+}
+
+uint32_t names_of_datagrams(const struct server *server, uint32_t slot, const struct socket_entry *entry, uint32_t copy, struct sockaddr_un *name)
+{
+	uint64_t nonce = (uint64_t)copy << 32 | names_nonce(server, slot, entry->cookie);
+	return name_fd(server, entry->type == SOCK_RAW ? 'r' : 'u', entry->family, slot, nonce, name);
 }
 
 bool names_slot(const struct server *server, const struct sockaddr_un *name, uint32_t length, uint32_t *slot)
 {
-	const uint32_t prefix = sizeof(socket_prefix) - 1;
 	const uint32_t head = (uint32_t)offsetof(struct sockaddr_un, sun_path) + 1;
-	char text[32] = {0};
-	if (length <= head + prefix || length - head - prefix >= sizeof(text) || name->sun_path[0] != '\0' ||
-	    memcmp(name->sun_path + 1, socket_prefix, prefix) != 0)
+	char text[sizeof(name->sun_path)] = {0};
+	if (length <= head || length > sizeof(*name) || name->sun_path[0] != '\0')
 		return false;
-	memcpy(text, name->sun_path + 1 + prefix, length - head - prefix);
-	unsigned long number = strtoul(text, NULL, 16);
+	memcpy(text, name->sun_path + 1, length - head);
+	const char *slash = strrchr(text, '/');
+	if (slash == NULL)
+		return false;
+	unsigned long number = strtoul(slash + 1, NULL, 16);
 	if (number < MAX_SOCKETS || number >= (unsigned long)MAX_SOCKETS + MAX_TCP_SOCKETS)
 		return false;
 	const struct tcp_socket *s = host_stream(server->host, (uint32_t)number);
 	struct sockaddr_un expected;
-	if (s == NULL || names_of_socket(server, (uint32_t)number, s->cookie, &expected) != length ||
+	if (s == NULL || names_of_socket(server, (uint32_t)number, s, &expected) != length ||
 	    memcmp(expected.sun_path, name->sun_path, length - offsetof(struct sockaddr_un, sun_path)) != 0)
 		return false;
 	*slot = (uint32_t)number;

@@ -1,7 +1,8 @@
 // What apps ask about their sockets: bind, connect, options, names.
 //
 // A socket is named by slot and cookie; the cookie is the proof, so that a child or another
-// process that was given the fd can go on with it over a connection of its own.
+// process that was given the fd can go on with it over a connection of its own.  Who has the fd
+// alone finds slot and nonce in its name (names.c), which is proof enough for its owner's uid.
 #include "server/internal.h"
 
 #include <errno.h>
@@ -31,9 +32,38 @@ static void reply_name(struct connection *connection, const struct request *requ
 	connection_reply(connection, request, error, &name, sizeof(name));
 }
 
-static struct owner owner_of(const struct socket_entry *entry)
+bool request_proven(const struct server *server, const struct connection *connection, const struct request *request, uint64_t cookie, uint32_t uid)
 {
-	return (struct owner){.uid = entry->uid, .gid = entry->gid, .type = entry->type, .protocol = entry->protocol};
+	uint64_t shown = request->header.cookie;
+	if (shown == cookie)
+		return true;
+	// Above the nonce stands what tells fds, or forwarders, apart.
+	bool owner = connection->peer.uid == uid || connection->peer.uid == 0;
+	return owner && shown <= ACCEPTED_NONCE && (uint32_t)shown == names_nonce(server, request->header.socket, cookie);
+}
+
+void request_resolved(struct connection *connection, const struct request *request, const struct rsock_resolved *resolved, const struct rsock_name *name)
+{
+	struct {
+		struct rsock_resolved resolved;
+		struct rsock_name name;
+	} __attribute__((packed)) answer = {*resolved, *name};
+	connection_reply(connection, request, 0, &answer, sizeof(answer));
+}
+
+static void request_resolve(struct connection *connection, const struct request *request, const struct socket_entry *entry)
+{
+	struct rsock_name name;
+	const struct rsock_resolved resolved = {
+		.cookie = entry->cookie,
+		.socket = request->header.socket,
+		.family = entry->family,
+		.type = entry->type,
+		.protocol = entry->protocol,
+		.state = entry->flags & SOCKET_CONNECTED ? RSOCK_STATE_CONNECTED : entry->flags & SOCKET_BOUND ? RSOCK_STATE_BOUND : RSOCK_STATE_NEW,
+	};
+	name_of(entry, &name);
+	request_resolved(connection, request, &resolved, &name);
 }
 
 static int bind_checked(struct server *server, const struct socket_entry *entry, uint32_t slot, const struct rsock_name *name)
@@ -42,12 +72,11 @@ static int bind_checked(struct server *server, const struct socket_entry *entry,
 		return -EAFNOSUPPORT;
 	if (name->interface >= MAX_INTERFACES)
 		return -ENODEV;
-	const struct owner owner = owner_of(entry);
-	if (rights_open(rights_of_socket(server, &owner), entry->type, entry->protocol) != 0)
-		return -EACCES;
+	const struct owner owner = sockets_owner(entry);
 	bool has_port = entry->type == SOCK_DGRAM && entry->protocol == IPPROTO_UDP;
-	if (has_port && !rights_port(server, &owner, name->port))
-		return -EACCES;
+	if (rights_open(rights_of_socket(server, &owner), entry->type, entry->protocol) != 0 ||
+	    (has_port && !rights_port(server, &owner, name->port)))
+		return accounts_deny(server, owner.account, DENIAL_BIND, EACCES);
 	int error = host_bind(server->host, slot, name->address, name->port, (uint16_t)name->interface);
 	// To its app close(2) is over when it returns; to us it is an event that may wait behind this request.
 	if (error == -EADDRINUSE && sockets_reap(server, name->port))
@@ -81,9 +110,9 @@ static int connect_checked(struct server *server, const struct socket_entry *ent
 		return -ENODEV;
 	uint8_t plain[16];
 	uint8_t family = request_plain_address(name->family, name->address, plain);
-	const struct owner owner = owner_of(entry);
+	const struct owner owner = sockets_owner(entry);
 	if (!rights_destination(server, &owner, UINT32_MAX, family, plain))
-		return -EACCES;
+		return accounts_deny(server, owner.account, DENIAL_CONNECT, EACCES);
 	return host_connect(server->host, slot, name->address, name->port, (uint16_t)name->interface);
 }
 
@@ -96,16 +125,19 @@ static bool is_join(uint32_t level, uint32_t name)
 
 static int setopt_checked(struct server *server, const struct socket_entry *entry, uint32_t slot, const struct rsock_option *option, const uint8_t *value)
 {
-	const struct owner owner = owner_of(entry);
+	const struct owner owner = sockets_owner(entry);
 	if (is_join(option->level, option->name) && !(rights_of_socket(server, &owner) & RULE_MULTICAST))
-		return -EACCES;
+		return accounts_deny(server, owner.account, DENIAL_MULTICAST, EACCES);
 	int error = host_setopt(server->host, slot, (int)option->level, (int)option->name, value, option->length);
 	if (error == 0 && option->level == SOL_SOCKET && option->name == SO_RCVBUF && option->length >= sizeof(int)) {
 		// What waits for the app waits in our end of the pair.
 		int size;
 		memcpy(&size, value, sizeof(size));
-		size = size < FD_BUFFER ? size : FD_BUFFER;
-		(void)setsockopt(server->apps[slot].fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+		size = size < 0 ? 0 : size < FD_BUFFER ? size : FD_BUFFER;
+		struct app *app = &server->apps[slot];
+		app->buffer = quota_buffer(server, &owner, app->buffer, (uint32_t)size);
+		size = (int)app->buffer;
+		(void)setsockopt(app->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	}
 	return error;
 }
@@ -178,11 +210,11 @@ static void request_socket(struct server *server, struct connection *connection,
 		return;
 	}
 	const struct socket_entry *entry = &server->state->sockets[slot];
-	if (entry->cookie == 0 || entry->cookie != request->header.cookie) {
+	if (entry->cookie == 0 || !request_proven(server, connection, request, entry->cookie, entry->uid)) {
 		connection_reply(connection, request, EBADF, NULL, 0);
 		return;
 	}
-	switch (request->header.op) {
+	switch (request->again ? RSOCK_OP_NAME : request->header.op) {
 	case RSOCK_OP_BIND:
 	case RSOCK_OP_CONNECT:
 		request_name(server, connection, request, entry);
@@ -195,6 +227,9 @@ static void request_socket(struct server *server, struct connection *connection,
 		break;
 	case RSOCK_OP_NAME:
 		reply_name(connection, request, entry, 0);
+		break;
+	case RSOCK_OP_RESOLVE:
+		request_resolve(connection, request, entry);
 		break;
 	case RSOCK_OP_LISTEN:
 		connection_reply(connection, request, EOPNOTSUPP, NULL, 0);
@@ -215,7 +250,7 @@ static bool opens_stream(const struct request *request)
 	return open.type == SOCK_STREAM;
 }
 
-void request_run(struct server *server, struct connection *connection, struct request *request)
+static void run(struct server *server, struct connection *connection, struct request *request)
 {
 	switch (request->header.op) {
 	case RSOCK_OP_OPEN:
@@ -230,8 +265,15 @@ void request_run(struct server *server, struct connection *connection, struct re
 	case RSOCK_OP_SETOPT:
 	case RSOCK_OP_GETOPT:
 	case RSOCK_OP_NAME:
+	case RSOCK_OP_RESOLVE:
 	case RSOCK_OP_CLOSE:
 		request_socket(server, connection, request);
+		break;
+	case RSOCK_OP_DIAL:
+		stream_dial(server, connection, request);
+		break;
+	case RSOCK_OP_INTERFACES:
+		interfaces_tell(server, connection, request);
 		break;
 	case RSOCK_OP_HOLD:
 		hold_request(server, connection, request);
@@ -246,4 +288,32 @@ void request_run(struct server *server, struct connection *connection, struct re
 		admin_run(server, connection, request);
 		break;
 	}
+}
+
+// The bucket of struct call_times: four for each power of two.
+static uint32_t bucket_of(uint64_t ns)
+{
+	if (ns < CALL_FIRST_NS)
+		return 0;
+	uint32_t power = 63 - (uint32_t)__builtin_clzll(ns);
+	uint32_t quarter = (uint32_t)(ns >> (power - 2)) & 3;
+	uint32_t bucket = 1 + 4 * (power - (uint32_t)__builtin_ctz(CALL_FIRST_NS)) + quarter;
+	return bucket < CALL_BUCKETS ? bucket : CALL_BUCKETS - 1;
+}
+
+void request_run(struct server *server, struct connection *connection, struct request *request)
+{
+	struct call_times *times = request->header.op < CALL_OPS ? &server->state->calls[request->header.op] : NULL;
+	uint64_t start = quota_clock();
+	server->state->accounts[connection->account].used_ns = server->now;
+	if (!replay(server, connection, request)) {
+		run(server, connection, request);
+		replay_note(server, connection, request);
+	}
+	if (times == NULL)
+		return;
+	uint64_t ns = quota_clock() - start;
+	times->count++;
+	times->total_ns += ns;
+	times->buckets[bucket_of(ns)]++;
 }

@@ -1,20 +1,32 @@
 // Who may do what: the rules that control publishes (abi/tables.h).
 //
-// The first rule that names the peer's uid, or one of its groups, or anybody, decides
-// alone; without one everything is denied.  Root and the VR's own uid pass.  A port range
-// limits what an app may bind by number, not what an ephemeral bind gives it; prefixes
-// limit remote addresses.  Verdicts are taken anew at each bind, connect and send, so a
-// rule that goes stops the sockets it let in.
+// The first rule that names the peer's uid, or one of its groups, or anybody, decides alone; without
+// one everything is denied.  A remote app is known by its CURVE key, and by nothing else: the relay,
+// whose uid the rules name, opens sockets in the name of a key, and may do nothing in its own.
+// Root and the VR's own uid pass.
+//
+// A port range limits what an app may bind by number, not what an ephemeral bind gives it; prefixes
+// limit remote addresses.  Verdicts are taken anew at each bind, connect and send, and where the
+// rules change (review.c), so a rule that goes stops the sockets it let in.
 #include "server/internal.h"
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <stddef.h>
 
 enum { EVERYTHING = RULE_CONNECT | RULE_LISTEN | RULE_UDP | RULE_RAW | RULE_MULTICAST };
 
 bool rights_trusted(const struct server *server, uint32_t uid)
 {
 	return uid == 0 || uid == server->uid;
+}
+
+bool rights_relay(const struct server *server, uint32_t uid)
+{
+	for (uint32_t i = 0; i < server->tables->rule_count; i++)
+		if (server->tables->rules[i].identity == RULE_RELAY && server->tables->rules[i].id == uid)
+			return true;
+	return false;
 }
 
 static bool in_groups(const struct peer *peer, uint32_t gid)
@@ -27,14 +39,19 @@ static bool in_groups(const struct peer *peer, uint32_t gid)
 	return false;
 }
 
-static const struct rule_entry *find_rule(const struct server *server, const struct peer *peer)
+static bool names_peer(const struct rule_entry *rule, const struct peer *peer, const uint8_t *key)
 {
-	for (uint32_t i = 0; i < server->tables->rule_count; i++) {
-		const struct rule_entry *rule = &server->tables->rules[i];
-		if (rule->identity == RULE_ANY || (rule->identity == RULE_UID && rule->id == peer->uid) ||
-		    (rule->identity == RULE_GID && in_groups(peer, rule->id)))
-			return rule;
-	}
+	if (key != NULL)
+		return rule->identity == RULE_CURVE && memcmp(rule->curve_key, key, sizeof(rule->curve_key)) == 0;
+	return rule->identity == RULE_ANY || (rule->identity == RULE_UID && rule->id == peer->uid) ||
+	       (rule->identity == RULE_GID && in_groups(peer, rule->id));
+}
+
+static const struct rule_entry *find_rule(const struct server *server, const struct peer *peer, const uint8_t *key)
+{
+	for (uint32_t i = 0; i < server->tables->rule_count; i++)
+		if (names_peer(&server->tables->rules[i], peer, key))
+			return &server->tables->rules[i];
 	return NULL;
 }
 
@@ -46,15 +63,20 @@ static const struct rule_entry *rule_of_socket(const struct server *server, cons
 	peer.uid = owner->uid;
 	peer.gid = owner->gid;
 	peer.group_count = 0;
-	return find_rule(server, &peer);
+	return find_rule(server, &peer, accounts_key(server, owner->account));
 }
 
-uint32_t rights_of_peer(const struct server *server, const struct peer *peer, uint32_t *gid)
+static bool trusted(const struct server *server, const struct owner *owner)
+{
+	return rights_trusted(server, owner->uid) && accounts_key(server, owner->account) == NULL;
+}
+
+uint32_t rights_of_peer(const struct server *server, const struct peer *peer, const uint8_t *key, uint32_t *gid)
 {
 	*gid = peer->gid;
-	if (rights_trusted(server, peer->uid))
+	if (key == NULL && rights_trusted(server, peer->uid))
 		return EVERYTHING;
-	const struct rule_entry *rule = find_rule(server, peer);
+	const struct rule_entry *rule = find_rule(server, peer, key);
 	if (rule == NULL)
 		return 0;
 	if (rule->identity == RULE_GID)
@@ -64,10 +86,19 @@ uint32_t rights_of_peer(const struct server *server, const struct peer *peer, ui
 
 uint32_t rights_of_socket(const struct server *server, const struct owner *owner)
 {
-	if (rights_trusted(server, owner->uid))
+	if (trusted(server, owner))
 		return EVERYTHING;
 	const struct rule_entry *rule = rule_of_socket(server, owner);
 	return rule == NULL ? 0 : rule->operations & EVERYTHING;
+}
+
+const struct quota *rights_quota(const struct server *server, const struct owner *owner)
+{
+	static const struct quota none;
+	if (trusted(server, owner))
+		return NULL;
+	const struct rule_entry *rule = rule_of_socket(server, owner);
+	return rule == NULL ? &none : &rule->quota;
 }
 
 int rights_open(uint32_t operations, uint16_t type, uint16_t protocol)
@@ -81,9 +112,49 @@ int rights_open(uint32_t operations, uint16_t type, uint16_t protocol)
 	return operations & RULE_UDP ? 0 : EACCES;
 }
 
+// The key in whose name an OPEN comes; NULL where the connection's own uid asks.
+static int read_key(const struct server *server, const struct connection *connection, struct admission *admission, const uint8_t **key)
+{
+	struct rsock_identity identity;
+	uint32_t length = admission->identity;
+	*key = NULL;
+	if (length == 0)
+		return 0;
+	if (!rights_relay(server, connection->peer.uid))
+		return accounts_deny(server, connection->account, DENIAL_IDENTITY, EPERM);
+	if (length != sizeof(identity) || admission->app_length < length)
+		return -EINVAL;
+	memcpy(&identity, admission->app, sizeof(identity));
+	if (identity.kind != RULE_CURVE)
+		return -EINVAL;
+	*key = admission->app + offsetof(struct rsock_identity, key);
+	admission->app += length;
+	admission->app_length -= length;
+	return 0;
+}
+
+int rights_admit(struct server *server, const struct connection *connection, struct admission *admission)
+{
+	struct owner *owner = &admission->owner;
+	const uint8_t *key;
+	int error = read_key(server, connection, admission, &key);
+	if (error < 0)
+		return error;
+	owner->uid = connection->peer.uid;
+	owner->account = connection->account;
+	admission->rights = rights_of_peer(server, &connection->peer, key, &owner->gid);
+	// A key that no rule names gets no place in the books: there is no end to those.
+	int account = key != NULL && admission->rights != 0 ? accounts_of(server, owner->uid, key) : (int)owner->account;
+	int denied = rights_open(admission->rights, owner->type, owner->protocol);
+	if (account < 0)
+		return accounts_deny(server, owner->account, DENIAL_SOCKETS, EMFILE);
+	owner->account = (uint32_t)account;
+	return denied != 0 ? accounts_deny(server, owner->account, DENIAL_OPEN, denied) : 0;
+}
+
 bool rights_port(const struct server *server, const struct owner *owner, uint16_t port)
 {
-	if (rights_trusted(server, owner->uid) || port == 0)
+	if (trusted(server, owner) || port == 0)
 		return true;
 	const struct rule_entry *rule = rule_of_socket(server, owner);
 	if (rule == NULL)
@@ -109,7 +180,7 @@ static bool covers(const struct prefix *prefix, uint8_t family, const uint8_t *a
 
 bool rights_destination(const struct server *server, const struct owner *owner, uint32_t operations, uint8_t family, const uint8_t *address)
 {
-	if (rights_trusted(server, owner->uid))
+	if (trusted(server, owner))
 		return true;
 	const struct rule_entry *rule = rule_of_socket(server, owner);
 	if (rule == NULL || rights_open(rule->operations & operations, owner->type, owner->protocol) != 0)

@@ -61,7 +61,26 @@ int server_listen(struct server *server, int listener_fd, int tables_ro_fd, int 
 	server->state_ro = state_ro_fd;
 	// What a predecessor left has this long to find its fds again; the first tick counts.
 	server->orphans_until = 1;
+	server->review_next = REVIEW_OVER;
+	server->rules_checksum = UINT32_MAX;
+	accounts_open(server);
 	return streams_serve(server);
+}
+
+void server_turn(struct server *server)
+{
+	server->turn++;
+}
+
+static int take_requests(struct server *server, struct connection *connection, uint32_t events)
+{
+	uint32_t account = connection->account;
+	uint64_t start = quota_clock();
+	if (!connection->trusted && quota_turn_over(server, account))
+		return 0;
+	int handled = connection_event(server, connection, events);
+	quota_turn(server, account, start);
+	return handled;
 }
 
 static int listener_event(struct server *server)
@@ -86,7 +105,7 @@ int server_event(struct server *server, uint64_t data, uint32_t events, uint64_t
 	case EVENT_CONNECTION:
 		// The generation tells an event of this batch that is older than its owner.
 		if (index < MAX_CONNECTIONS && server->connections[index] != NULL && server->connections[index]->generation == generation)
-			return connection_event(server, server->connections[index], events);
+			return take_requests(server, server->connections[index], events);
 		return 0;
 	case EVENT_SOCKET:
 		if (index < MAX_SOCKETS && server->apps[index].fd >= 0 && server->apps[index].generation == generation)
@@ -107,6 +126,7 @@ int server_event(struct server *server, uint64_t data, uint32_t events, uint64_t
 int server_poll(struct server *server, uint64_t now)
 {
 	server->now = now;
+	server_turn(server);
 	int handled = server->listener >= 0 && server->listen_at == 0 ? listener_event(server) : 0;
 	for (uint32_t i = 0; i < MAX_CONNECTIONS; i++)
 		if (server->connections[i] != NULL)
@@ -121,6 +141,7 @@ void server_tick(struct server *server, uint64_t now)
 {
 	server->now = now;
 	streams_tick(server);
+	review_tick(server);
 	if (server->orphans_until == 1)
 		server->orphans_until = now + ORPHAN_LIFE;
 	if (server->orphans_until != 0 && now >= server->orphans_until)
@@ -143,5 +164,5 @@ static uint64_t sooner(uint64_t deadline, uint64_t at)
 uint64_t server_deadline(const struct server *server)
 {
 	uint64_t deadline = sooner(sooner(sooner(SERVER_NEVER, server->orphans_until), server->hold_at), server->listen_at);
-	return sooner(deadline, streams_deadline(server));
+	return sooner(sooner(deadline, streams_deadline(server)), review_deadline(server));
 }

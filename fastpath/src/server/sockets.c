@@ -14,7 +14,10 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
+
+enum { NAMED_COPIES = 64 };
 
 int sockets_attach(struct server *server, uint32_t slot, int fd)
 {
@@ -50,35 +53,30 @@ void sockets_close(struct server *server, uint32_t slot)
 		app->gone_cookie = server->state->sockets[slot].cookie;
 	}
 	app->hold_add = false;
+	quota_discharge(server, server->state->sockets[slot].account, false, app->buffer);
+	app->buffer = 0;
 	host_close(server->host, slot);
 	hold_changed(server);
 }
 
+struct owner sockets_owner(const struct socket_entry *entry)
+{
+	return (struct owner){.uid = entry->uid, .gid = entry->gid, .account = entry->account, .type = entry->type, .protocol = entry->protocol};
+}
+
 // --- opening ---
 
-static int find_token(const struct server *server, const struct peer *peer, const uint8_t *token)
+static int find_token(const struct server *server, uint32_t account, const uint8_t *token)
 {
 	static const uint8_t none[16];
 	if (memcmp(token, none, sizeof(none)) == 0)
 		return -1;
 	for (uint32_t slot = 0; slot < host_slots(server->state); slot++) {
 		const struct socket_entry *entry = &server->state->sockets[slot];
-		if (entry->cookie != 0 && entry->uid == peer->uid && memcmp(entry->token, token, sizeof(entry->token)) == 0)
+		if (entry->cookie != 0 && entry->account == account && memcmp(entry->token, token, sizeof(entry->token)) == 0)
 			return (int)slot;
 	}
 	return -1;
-}
-
-static bool quota_left(const struct server *server, const struct connection *connection)
-{
-	if (connection->trusted)
-		return true;
-	uint32_t count = 0;
-	for (uint32_t slot = 0; slot < host_slots(server->state); slot++) {
-		const struct socket_entry *entry = &server->state->sockets[slot];
-		count += entry->cookie != 0 && entry->uid == connection->peer.uid;
-	}
-	return count < MAX_SOCKETS_PER_USER;
 }
 
 void sockets_take_name(char app[16], const uint8_t *name, uint32_t length)
@@ -96,46 +94,73 @@ static int open_slot(struct server *server, const struct connection *connection,
 	if (request->length < sizeof(open))
 		return -EINVAL;
 	memcpy(&open, request->body, sizeof(open));
-	uint32_t gid;
-	uint32_t rights = rights_of_peer(server, &connection->peer, &gid);
-	int denied = rights_open(rights, open.type, open.protocol);
-	if (denied != 0)
-		return -denied;
-	int known = find_token(server, &connection->peer, open.token);
+	struct admission admission = {
+		.owner = {.type = open.type, .protocol = open.protocol},
+		.identity = open.identity,
+		.app = request->body + sizeof(open),
+		.app_length = request->length - (uint32_t)sizeof(open),
+	};
+	int error = rights_admit(server, connection, &admission);
+	if (error < 0)
+		return error;
+	int known = find_token(server, admission.owner.account, open.token);
 	if (known >= 0) {
 		*slot = (uint32_t)known;
 		return 0;
 	}
-	if (!quota_left(server, connection))
-		return -EMFILE;
 	if (open.type == SOCK_STREAM) // these have slots beyond those of server->apps
 		return -ESOCKTNOSUPPORT;
-	int error = host_socket(server->host, open.family, open.type, open.protocol, slot);
+	error = quota_open(server, &admission.owner);
 	if (error < 0)
 		return error;
-	server->apps[*slot].fd = -1; // perhaps the first use of the slot
+	error = host_socket(server->host, open.family, open.type, open.protocol, slot);
+	if (error < 0)
+		return error;
+	struct app *app = &server->apps[*slot];
+	app->fd = -1; // perhaps the first use of the slot
+	app->buffer = 0;
+	app->byte_rate = quota_byte_rate(server, &admission.owner);
+	quota_charge(server, admission.owner.account, false);
 	struct socket_entry *entry = &server->state->sockets[*slot];
 	memcpy(entry->token, open.token, sizeof(entry->token));
 	entry->uid = connection->peer.uid;
-	entry->gid = gid;
+	entry->gid = admission.owner.gid;
+	entry->account = (uint16_t)admission.owner.account;
 	entry->pid = connection->peer.pid;
-	entry->rights = rights;
+	entry->rights = admission.rights;
 	entry->created_ns = server->now;
-	sockets_take_name(entry->app, request->body + sizeof(open), request->length - (uint32_t)sizeof(open));
+	sockets_take_name(entry->app, admission.app, admission.app_length);
 	return 0;
+}
+
+// By its name the app's end is known to whoever it is handed to.  An end that is still on its way to somebody, as
+// when an OPEN is repeated, has the name until it is closed.
+static void name_end(const struct server *server, uint32_t slot, int fd)
+{
+	struct sockaddr_un name;
+	for (uint32_t copy = 0; copy < NAMED_COPIES; copy++) {
+		uint32_t length = names_of_datagrams(server, slot, &server->state->sockets[slot], copy, &name);
+		if (bind(fd, (const struct sockaddr *)&name, length) == 0 || errno != EADDRINUSE)
+			return;
+	}
 }
 
 // Make the pair; ours is watched, the app's is handed back in *app_fd.
 static int open_pair(struct server *server, uint32_t slot, int *app_fd)
 {
 	int pair[2];
+	struct app *app = &server->apps[slot];
+	const struct owner owner = sockets_owner(&server->state->sockets[slot]);
 	int size = FD_BUFFER;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
-	(void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	(void)setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	app->buffer = quota_buffer(server, &owner, app->buffer, FD_BUFFER);
+	size = (int)app->buffer;
+	(void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	connection_refuse_rights(pair[0]);
 	(void)fcntl(pair[1], F_SETFL, O_RDWR); // the app's end blocks, as socket(2) has it
+	name_end(server, slot, pair[1]);
 	sockets_detach(server, slot);
 	int error = sockets_attach(server, slot, pair[0]);
 	if (error < 0) {
@@ -178,7 +203,7 @@ bool server_upcall(struct server *server, uint32_t slot, const void *header, con
 {
 	const struct app *app = &server->apps[slot];
 	if (app->fd < 0)
-		return false;
+		return hold_keep(server, slot, header, payload, length);
 	struct iovec parts[2] = {
 		{.iov_base = (void *)(uintptr_t)header, .iov_len = sizeof(struct rsock_datagram)},
 		{.iov_base = (void *)(uintptr_t)payload, .iov_len = length},
@@ -233,7 +258,7 @@ static bool destination_allowed(struct server *server, uint32_t slot, uint8_t fa
 	if (app->judged_root == server->tables->root + 1 && app->judged_family == family && memcmp(app->judged_address, plain, sizeof(plain)) == 0)
 		return app->judged_allowed;
 	const struct socket_entry *entry = &server->state->sockets[slot];
-	const struct owner owner = {.uid = entry->uid, .gid = entry->gid, .type = entry->type, .protocol = entry->protocol};
+	const struct owner owner = sockets_owner(entry);
 	app->judged_allowed = rights_destination(server, &owner, UINT32_MAX, family, plain);
 	app->judged_root = server->tables->root + 1;
 	app->judged_family = family;
@@ -241,14 +266,32 @@ static bool destination_allowed(struct server *server, uint32_t slot, uint8_t fa
 	return app->judged_allowed;
 }
 
+// Count a datagram that is not sent, for want of a right or for too much of a rate.
+static int withhold(struct server *server, uint32_t slot, enum denial denial, int error)
+{
+	server->state->host_drops[DROP_SOCKET_DENIED]++;
+	return -accounts_deny(server, server->state->sockets[slot].account, denial, error);
+}
+
+// May it be sent?  An errno; it is counted against the rate where it may.
+static int judge(struct server *server, uint32_t slot, uint8_t family, const uint8_t *address, uint32_t length)
+{
+	const struct app *app = &server->apps[slot];
+	uint32_t account = server->state->sockets[slot].account;
+	if (!destination_allowed(server, slot, family, address))
+		return withhold(server, slot, DENIAL_SEND, EACCES);
+	if (!quota_may_send(server, account, app->byte_rate))
+		return withhold(server, slot, DENIAL_BYTE_RATE, ENOBUFS);
+	quota_sent(server, account, app->byte_rate, length);
+	return 0;
+}
+
 static void take_connected(struct server *server, uint32_t slot, const uint8_t *record, uint32_t length)
 {
 	const struct socket_entry *entry = &server->state->sockets[slot];
-	int error = EACCES;
-	if (destination_allowed(server, slot, entry->family == AF_INET ? FAMILY_IPV4 : FAMILY_IPV6, entry->remote))
+	int error = judge(server, slot, entry->family == AF_INET ? FAMILY_IPV4 : FAMILY_IPV6, entry->remote, length);
+	if (error == 0)
 		error = -host_send(server->host, slot, NULL, record, length, server->now);
-	else
-		server->state->host_drops[DROP_SOCKET_DENIED]++;
 	if (error > 0)
 		refuse(server, slot, NULL, error);
 }
@@ -263,11 +306,9 @@ static void take_addressed(struct server *server, uint32_t slot, const uint8_t *
 		server->state->host_drops[DROP_SOCKET_MALFORMED]++;
 		return;
 	}
-	int error = EACCES;
-	if (destination_allowed(server, slot, header.family, header.address))
+	int error = judge(server, slot, header.family, header.address, length);
+	if (error == 0)
 		error = -host_send(server->host, slot, &header, record + sizeof(header), length - (uint32_t)sizeof(header), server->now);
-	else
-		server->state->host_drops[DROP_SOCKET_DENIED]++;
 	if (error > 0)
 		refuse(server, slot, &header, error);
 }
@@ -326,7 +367,8 @@ int sockets_drain(struct server *server, uint32_t slot, int most)
 			messages[i].msg_hdr.msg_iov = &parts[i];
 			messages[i].msg_hdr.msg_iovlen = 1;
 		}
-		int count = recvmmsg(app->fd, messages, RECORDS_PER_CALL, MSG_DONTWAIT, NULL);
+		int wanted = most - taken < RECORDS_PER_CALL ? most - taken : RECORDS_PER_CALL;
+		int count = recvmmsg(app->fd, messages, (unsigned int)wanted, MSG_DONTWAIT, NULL);
 		if (count < 0 && errno == ECONNRESET && !reset) {
 			reset = true; // the app left with datagrams unread; what it sent is behind this
 			continue;
@@ -339,7 +381,7 @@ int sockets_drain(struct server *server, uint32_t slot, int most)
 				return taken;
 			taken++;
 		}
-		if (count < RECORDS_PER_CALL)
+		if (count < wanted)
 			break;
 	}
 	return taken;
@@ -348,7 +390,20 @@ int sockets_drain(struct server *server, uint32_t slot, int most)
 int sockets_event(struct server *server, uint32_t slot, uint32_t events)
 {
 	(void)events; // readable, over or reset: reading tells which
-	return sockets_drain(server, slot, RECORDS_PER_EVENT);
+	uint32_t account = server->state->sockets[slot].account;
+	uint64_t start = quota_clock();
+	int taken = 0;
+	int some;
+	int most = quota_turn_over(server, account) ? 0 : RECORDS_AT_FIRST;
+	// A large datagram costs more than many small ones: not before it is known how long some take are more asked for.
+	while (most > 0) {
+		some = sockets_drain(server, slot, most);
+		taken += some;
+		bool more = some == most && taken < RECORDS_PER_EVENT && quota_clock() - start < TURN_NS && !quota_turn_over(server, account);
+		most = !more ? 0 : most < RECORDS_PER_CALL ? 2 * most : RECORDS_PER_CALL;
+	}
+	quota_turn(server, account, start);
+	return taken;
 }
 
 bool sockets_reap(struct server *server, uint16_t port)

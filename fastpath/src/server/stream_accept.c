@@ -73,7 +73,17 @@ static bool take_next(struct server *server, uint32_t slot)
 	struct stream *stream = stream_at(server, slot);
 	struct tcp_socket *listener = host_stream(server->host, slot);
 	uint32_t child;
-	if (listener == NULL || host_accept(server->host, slot, &child) < 0)
+	if (listener == NULL || listener->role.listener.accept_count == 0)
+		return false;
+	// Beyond a quota connections wait where those of a slow app do.
+	const struct owner owner = stream_owner(listener);
+	if (!quota_accept(server, &owner, stream->put_off)) {
+		stream->put_off = true;
+		stream_retry(server, slot);
+		return false;
+	}
+	stream->put_off = false;
+	if (host_accept(server->host, slot, &child) < 0)
 		return false;
 	struct tcp_socket *s = host_stream(server->host, child);
 	if (s == NULL)
@@ -82,17 +92,20 @@ static bool take_next(struct server *server, uint32_t slot)
 	s->gid = listener->gid;
 	s->pid = listener->pid;
 	s->rights = listener->rights;
+	s->account = listener->account;
 	memcpy(s->app, listener->app, sizeof(s->app));
 	int fd = -EACCES;
-	if (!allowed(server, s))
-		server->state->host_drops[DROP_SOCKET_DENIED]++;
-	else if (stream_quota_left(server, s->uid))
+	if (allowed(server, s)) {
 		fd = end_new(server, child, s);
+	} else {
+		server->state->host_drops[DROP_SOCKET_DENIED]++;
+		(void)accounts_deny(server, s->account, DENIAL_ACCEPT, EACCES);
+	}
 	if (fd < 0) {
 		host_abort(server->host, child);
 		return true;
 	}
-	struct stream *made = stream_begin(server, child, s->uid);
+	struct stream *made = stream_begin(server, child);
 	made->accepted = true;
 	made->connected = true;
 	made->fd = fd;
@@ -107,7 +120,7 @@ static bool introduce(struct server *server, uint32_t slot)
 	uint32_t child = MAX_SOCKETS + stream->waiting - 1;
 	struct stream *made = stream_at(server, child);
 	struct sockaddr_un name;
-	uint32_t length = names_of_socket(server, slot, host_stream(server->host, slot)->cookie, &name);
+	uint32_t length = names_of_socket(server, slot, host_stream(server->host, slot), &name);
 	if (connect(made->fd, (struct sockaddr *)&name, length) < 0) {
 		// Refused: it is gone, or has not called listen(2) yet.
 		if (errno != ECONNREFUSED || !stream_look(server, slot))

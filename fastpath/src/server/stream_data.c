@@ -84,14 +84,26 @@ static enum pulled verdict(ssize_t got)
 	return PULLED_ALL;
 }
 
-// Keep little in the app's queue: each write there costs it a buffer.
-static void trim(struct server *server, struct stream *stream)
+// Keep the one byte that has to be held, and no more.
+static void release(struct server *server, struct stream *stream)
 {
-	if (stream->held < STREAM_HELD && ++stream->held_writes < STREAM_HELD_WRITES)
-		return;
 	stream->held_writes = 0;
 	if (stream->held > 1 && discard(server, stream, stream->held - 1))
 		stream->held = 1;
+}
+
+// Keep little in the app's queue: each write there costs it a buffer, and with too many of them it cannot write on.
+// One look may have seen many writes of few bytes, which nothing tells; so what is left is looked at again soon.
+static void trim(struct server *server, uint32_t slot, uint32_t got)
+{
+	struct stream *stream = stream_at(server, slot);
+	uint32_t writes = stream->held_writes + 1 + got / STREAM_SMALL_WRITE;
+	if (stream->held >= STREAM_HELD || writes >= STREAM_HELD_WRITES) {
+		release(server, stream);
+		return;
+	}
+	stream->held_writes = (uint8_t)writes;
+	stream_retry(server, slot);
 }
 
 // Look at the next bytes, and leave them where they are.
@@ -106,6 +118,8 @@ static enum pulled take_little(struct server *server, uint32_t slot, uint32_t *b
 	ssize_t got = recvmsg(stream->fd, &message, (stream->peer_closed ? 0 : MSG_PEEK) | MSG_DONTWAIT);
 	enum pulled pulled = verdict(got);
 	host_stream_commit(server->host, slot, got > 0 ? (uint32_t)got : 0, 0);
+	if (pulled == PULLED_ALL)
+		release(server, stream); // nothing new: the app waits, perhaps for room
 	if (got <= 0)
 		return pulled;
 	size_t room = 0;
@@ -115,7 +129,7 @@ static enum pulled take_little(struct server *server, uint32_t slot, uint32_t *b
 	*bytes += (uint32_t)got;
 	if (!stream->peer_closed) {
 		stream->held += (uint32_t)got;
-		trim(server, stream);
+		trim(server, slot, (uint32_t)got);
 	}
 	return (size_t)got < room && !stream->ending ? PULLED_ALL : PULLED_SOME;
 }
@@ -177,7 +191,16 @@ int stream_pull(struct server *server, uint32_t slot)
 	}
 	if (!skip_filler(server, slot))
 		return 0;
+	if (quota_turn_over(server, stream->account)) {
+		stream_queue(server, slot, HOST_STREAM_WRITABLE);
+		return 0;
+	}
+	if (!quota_may_send(server, stream->account, stream->byte_rate)) {
+		stream_retry(server, slot);
+		return 0;
+	}
 	stream->wants_room = false;
+	uint64_t start = quota_clock();
 	while (pulled == PULLED_SOME && bytes < STREAM_TURN) {
 		const struct tcp_socket *s = host_stream(server->host, slot);
 		if (stream->shut)
@@ -189,6 +212,8 @@ int stream_pull(struct server *server, uint32_t slot)
 		else
 			pulled = take_little(server, slot, &bytes);
 	}
+	quota_sent(server, stream->account, stream->byte_rate, bytes);
+	quota_turn(server, stream->account, start);
 	if (pulled == PULLED_SOME)
 		stream_queue(server, slot, HOST_STREAM_WRITABLE); // its turn is over, more is there
 	else if (pulled == PULLED_BLOCKED)
@@ -230,6 +255,12 @@ void stream_run(struct server *server, uint32_t slot, uint32_t events)
 	struct stream *stream = stream_at(server, slot);
 	stream->connected |= (events & HOST_STREAM_CONNECTED) != 0;
 	stream->peer_closed |= (events & HOST_STREAM_PEER_CLOSED) != 0;
+	if (stream->waiter != 0 && (events & (HOST_STREAM_CONNECTED | HOST_STREAM_FAILED))) {
+		stream_waited(server, slot);
+		events &= ~(uint32_t)HOST_STREAM_CONNECTED; // the app has had no fd to write to
+		if (stream->state == STREAM_NONE)
+			return;
+	}
 	if (events & HOST_STREAM_FAILED) {
 		stream_fail(server, slot);
 		return;

@@ -6,6 +6,8 @@
 //   OPEN --> ALONE --LISTEN--> LISTENING            connections come from our own ends (stream_accept.c)
 //              |
 //              +--the fd connects to us--> JOINED --reset, refused--> FAILED
+//                                            ^
+//   DIAL --> DIALED --TCP is connected-------+      here the fd is made last (stream_dial.c)
 //
 // In ALONE, LISTENING and FAILED nothing but the fd's name tells that it is still open (stream_watch.c);
 // in JOINED its other end does.
@@ -32,11 +34,9 @@ bool streams_new(struct server *server)
 	return server->streams.at != NULL;
 }
 
-static void leave(struct server *server, struct stream *stream)
+static void leave(struct stream *stream)
 {
-	// Whoever inherited a copy would keep it in the epoll set.
-	epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, stream->fd, NULL);
-	close(stream->fd);
+	close(stream->fd); // nobody has a copy, so it leaves the epoll set with that
 	stream->state = STREAM_NONE;
 }
 
@@ -45,14 +45,13 @@ void streams_free(struct server *server)
 	struct streams *streams = &server->streams;
 	for (uint32_t i = 0; i < streams->used; i++) {
 		if (streams->at[i].state == STREAM_JOINED)
-			leave(server, &streams->at[i]);
+			leave(&streams->at[i]);
 		else if (streams->at[i].waiting != 0)
 			close(streams->at[streams->at[i].waiting - 1].fd);
 	}
 	if (streams->listener >= 0)
 		close(streams->listener);
 	free(streams->at);
-	free(streams->users);
 }
 
 // --- where apps' fds connect to ---
@@ -87,65 +86,24 @@ int streams_serve(struct server *server)
 		const struct tcp_socket *s = host_stream(server->host, slot);
 		if (s == NULL)
 			continue;
-		stream_begin(server, slot, s->uid)->state = s->state == TCP_STATE_LISTEN ? STREAM_LISTENING : STREAM_ALONE;
+		stream_begin(server, slot)->state = s->state == TCP_STATE_LISTEN ? STREAM_LISTENING : STREAM_ALONE;
 		stream_watch(server, slot);
 	}
 	return serve_name(server);
 }
 
-// --- who has how many ---
-
-static struct stream_user *find_user(const struct server *server, uint32_t uid)
-{
-	for (uint32_t i = 0; i < server->streams.user_count; i++)
-		if (server->streams.users[i].uid == uid)
-			return &server->streams.users[i];
-	return NULL;
-}
-
-bool stream_quota_left(const struct server *server, uint32_t uid)
-{
-	const struct stream_user *user = find_user(server, uid);
-	return user == NULL || user->count < MAX_STREAMS_PER_USER || rights_trusted(server, uid);
-}
-
-static void charge(struct server *server, uint32_t uid)
-{
-	struct streams *streams = &server->streams;
-	struct stream_user *user = find_user(server, uid);
-	if (user == NULL && streams->user_count == streams->user_room) {
-		uint32_t room = streams->user_room * 2 + 8;
-		struct stream_user *users = realloc(streams->users, room * sizeof(*users));
-		if (users == NULL)
-			return;
-		streams->users = users;
-		streams->user_room = room;
-	}
-	if (user == NULL) {
-		user = &streams->users[streams->user_count++];
-		*user = (struct stream_user){.uid = uid};
-	}
-	user->count++;
-}
-
-static void discharge(struct server *server, uint32_t uid)
-{
-	struct streams *streams = &server->streams;
-	struct stream_user *user = find_user(server, uid);
-	if (user != NULL && --user->count == 0)
-		*user = streams->users[--streams->user_count];
-}
-
 // --- life ---
 
-struct stream *stream_begin(struct server *server, uint32_t slot, uint32_t uid)
+struct stream *stream_begin(struct server *server, uint32_t slot)
 {
 	struct stream *stream = stream_at(server, slot);
+	const struct owner owner = stream_owner(host_stream(server->host, slot));
 	const struct stream before = *stream;
 	// It may still stand on the lists of its predecessor in this slot.
 	*stream = (struct stream){
 		.fd = -1,
-		.uid = uid,
+		.account = owner.account,
+		.byte_rate = quota_byte_rate(server, &owner),
 		.state = STREAM_ALONE,
 		.retried = before.retried,
 		.retry_next = before.retry_next,
@@ -154,18 +112,20 @@ struct stream *stream_begin(struct server *server, uint32_t slot, uint32_t uid)
 	};
 	if (slot - MAX_SOCKETS >= server->streams.used)
 		server->streams.used = slot - MAX_SOCKETS + 1;
-	charge(server, uid);
+	quota_charge(server, owner.account, true);
 	return stream;
 }
 
 int stream_join(struct server *server, uint32_t slot, int fd)
 {
 	struct stream *stream = stream_at(server, slot);
-	int from_start = 0;
-	int size = STREAM_OUR_BUFFER;
+	const struct owner owner = stream_owner(host_stream(server->host, slot));
+	int from = (int)stream->held;
+	stream->buffer = quota_buffer(server, &owner, stream->buffer, STREAM_OUR_BUFFER);
+	int size = (int)stream->buffer;
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	connection_refuse_rights(fd);
-	if (setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &from_start, sizeof(from_start)) < 0)
+	if (setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &from, sizeof(from)) < 0)
 		return -errno;
 	stream->generation = ++server->generation;
 	// Edges: the last byte stays unread, so the fd is readable for ever.
@@ -191,6 +151,17 @@ void stream_watch_room(struct server *server, uint32_t slot, bool on)
 	stream->watches_room = on;
 }
 
+// An accepted fd has its listener's name, which tells nothing of it.
+static void remember_reset(struct server *server, uint32_t slot)
+{
+	const struct tcp_socket *s = host_stream(server->host, slot);
+	if (s == NULL)
+		return;
+	uint64_t nonce = names_accepted_nonce(server, slot, s->cookie);
+	uint64_t error = s->error > 0 ? (uint64_t)s->error : ECONNRESET;
+	server->streams.resets[nonce % STREAM_RESETS] = error << ACCEPTED_NONCE_BITS | nonce;
+}
+
 void stream_fail(struct server *server, uint32_t slot)
 {
 	struct stream *stream = stream_at(server, slot);
@@ -198,19 +169,21 @@ void stream_fail(struct server *server, uint32_t slot)
 		stream->failed = true; // told once the app's fd leads to us
 		return;
 	}
-	leave(server, stream);
+	leave(stream);
 	stream->state = STREAM_FAILED;
 	if (!stream->accepted) {
 		stream_watch(server, slot);
 		return;
 	}
-	// An accepted fd has its listener's name, which tells nothing of it.
-	const struct tcp_socket *s = host_stream(server->host, slot);
-	if (s != NULL) {
-		uint64_t nonce = names_accepted_nonce(server, slot, s->cookie);
-		server->streams.resets[nonce % STREAM_RESETS] = nonce;
-	}
+	remember_reset(server, slot);
 	stream_close(server, slot, false);
+}
+
+void stream_reset(struct server *server, uint32_t slot)
+{
+	if (stream_at(server, slot)->accepted)
+		remember_reset(server, slot);
+	stream_close(server, slot, true);
 }
 
 void stream_close(struct server *server, uint32_t slot, bool reset)
@@ -221,11 +194,13 @@ void stream_close(struct server *server, uint32_t slot, bool reset)
 		return;
 	stream_unwatch(server, slot);
 	stream_unqueue(server, slot);
+	stream_forget_waiter(server, stream);
 	if (stream->state == STREAM_JOINED)
-		leave(server, stream);
+		leave(stream);
 	stream->state = STREAM_NONE;
 	stream->waiting = 0;
-	discharge(server, stream->uid);
+	quota_discharge(server, stream->account, true, stream->buffer);
+	stream->buffer = 0;
 	if (reset)
 		host_abort(server->host, slot);
 	else
@@ -238,33 +213,30 @@ void stream_close(struct server *server, uint32_t slot, bool reset)
 
 struct owner stream_owner(const struct tcp_socket *s)
 {
-	return (struct owner){.uid = s->uid, .gid = s->gid, .type = SOCK_STREAM};
+	return (struct owner){.uid = s->uid, .gid = s->gid, .account = s->account, .type = SOCK_STREAM};
 }
 
 // --- opening ---
 
-static int open_slot(struct server *server, const struct connection *connection, const struct request *request, uint32_t *slot)
+int stream_slot(struct server *server, const struct connection *connection, uint16_t family, struct admission *admission, uint32_t *slot)
 {
-	struct rsock_open open;
-	uint32_t gid;
-	memcpy(&open, request->body, sizeof(open));
-	uint32_t rights = rights_of_peer(server, &connection->peer, &gid);
-	int denied = rights_open(rights, open.type, open.protocol);
-	if (denied != 0)
-		return -denied;
-	if (!stream_quota_left(server, connection->peer.uid))
-		return -EMFILE;
-	int error = host_socket(server->host, open.family, open.type, open.protocol, slot);
+	int error = rights_admit(server, connection, admission);
+	if (error == 0)
+		error = quota_open(server, &admission->owner);
+	if (error < 0)
+		return error;
+	error = host_socket(server->host, family, SOCK_STREAM, admission->owner.protocol, slot);
 	if (error < 0)
 		return error;
 	struct tcp_socket *s = host_stream(server->host, *slot);
 	s->uid = connection->peer.uid;
-	s->gid = gid;
+	s->gid = admission->owner.gid;
+	s->account = (uint16_t)admission->owner.account;
 	s->pid = connection->peer.pid;
-	s->rights = rights;
+	s->rights = admission->rights;
 	s->created_s = (uint32_t)(server->now / 1000000000);
-	sockets_take_name(s->app, request->body + sizeof(open), request->length - (uint32_t)sizeof(open));
-	stream_begin(server, *slot, s->uid);
+	sockets_take_name(s->app, admission->app, admission->app_length);
+	stream_begin(server, *slot);
 	return 0;
 }
 
@@ -272,7 +244,7 @@ static int open_slot(struct server *server, const struct connection *connection,
 static int open_fd(struct server *server, uint32_t slot, int *fd)
 {
 	struct sockaddr_un name;
-	uint32_t length = names_of_socket(server, slot, host_stream(server->host, slot)->cookie, &name);
+	uint32_t length = names_of_socket(server, slot, host_stream(server->host, slot), &name);
 	int size = STREAM_APP_BUFFER;
 	int made = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (made < 0)
@@ -289,9 +261,17 @@ static int open_fd(struct server *server, uint32_t slot, int *fd)
 
 void streams_open(struct server *server, struct connection *connection, const struct request *request)
 {
+	struct rsock_open open;
 	uint32_t slot;
 	int fd = -1;
-	int error = open_slot(server, connection, request, &slot);
+	memcpy(&open, request->body, sizeof(open));
+	struct admission admission = {
+		.owner = {.type = open.type, .protocol = open.protocol},
+		.identity = open.identity,
+		.app = request->body + sizeof(open),
+		.app_length = request->length - (uint32_t)sizeof(open),
+	};
+	int error = stream_slot(server, connection, open.family, &admission, &slot);
 	if (error == 0) {
 		error = open_fd(server, slot, &fd);
 		if (error < 0)

@@ -44,8 +44,11 @@ SIZE(address_entry, 24);
 AT(address_entry, interface, 18);
 FULL(address_entry, reserved);
 SIZE(port_range, 4);
-SIZE(rule_entry, 48 + 4 * MAX_RULE_PORTS + 24 * MAX_RULE_PREFIXES);
-AT(rule_entry, ports, 48);
+SIZE(quota, 32);
+FULL(quota, memory);
+SIZE(rule_entry, 80 + 4 * MAX_RULE_PORTS + 24 * MAX_RULE_PREFIXES);
+AT(rule_entry, quota, 48);
+AT(rule_entry, ports, 80);
 FULL(rule_entry, prefixes);
 // The arrays of a root follow each other in one block.
 static_assert(sizeof(struct interface_entry) % 8 == 0 && sizeof(struct address_entry) % 8 == 0 &&
@@ -106,6 +109,9 @@ FULL(dad_entry, deadline_ns);
 SIZE(socket_membership, 24);
 SIZE(membership_source, 24);
 FULL(membership_source, reserved);
+FULL(account, denials);
+WORD(account, memory);
+FULL(call_times, buckets);
 WORD(socket_entry, cookie);
 WORD(socket_entry, rx_packets);
 FULL(socket_entry, app);

@@ -11,6 +11,7 @@
 #include "base/crc32.h"
 #include "base/siphash.h"
 #include "table/key.h"
+#include "wire/ip4.h"
 
 // A root and its arrays, copied and checked but not yet followed.
 struct candidate {
@@ -248,6 +249,8 @@ const struct address_entry *view_address(const struct tables_view *view, uint8_t
 {
 	if (view->by_address == NULL || (family != FAMILY_IPV4 && family != FAMILY_IPV6))
 		return NULL;
+	if (family == FAMILY_IPV4)
+		address = ip4_home(address);
 	size_t bytes = key_width(family) / 8;
 	uint32_t slot = address_hash(family, address) & view->by_address_mask;
 	for (; view->by_address[slot] != 0; slot = (slot + 1) & view->by_address_mask) {

@@ -97,4 +97,11 @@ static inline bool ip4_is_loopback(const uint8_t *address)
 	return address[0] == 127;
 }
 
+// The address that stands for all of 127.0.0.0/8 where that is ours (RFC 1122 section 3.2.1.3); others as they are.
+static inline const uint8_t *ip4_home(const uint8_t *address)
+{
+	static const uint8_t loopback[16] = {127, 0, 0, 1};
+	return ip4_is_loopback(address) ? loopback : address;
+}
+
 #endif

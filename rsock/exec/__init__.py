@@ -1,0 +1,1 @@
+"""Runs unmodified programs whose sockets live in virtual routers: `rsock exec`."""
