@@ -23,7 +23,7 @@ C_FILES := $(shell find fastpath/src -name '*.c')
 CLIENT_FILES := $(wildcard rsock/c/*.c)
 CLIENT_HEADERS := $(wildcard rsock/c/*.h)
 TEST_C_FILES := $(wildcard tests/*/*.c)
-CLIENT_INPUTS := $(CLIENT_FILES) $(CLIENT_HEADERS) rsock/c/build.py rsock/c/librsock.map
+CLIENT_INPUTS := $(CLIENT_FILES) $(CLIENT_HEADERS) rsock/c/build.py rsock/c/header.py rsock/c/librsock.map
 CORE_INPUTS := $(HEADERS) $(C_FILES) $(CLIENT_INPUTS) fastpath/build.py rsock/wire.py setup.py
 
 WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wvla -Wmissing-prototypes -Wno-unused-parameter -Werror

@@ -75,10 +75,6 @@ class Child:
             self.pidfd = -1
 
 
-class ZygoteError(RuntimeError):
-    """The zygote cannot work here."""
-
-
 class Zygote:
     """Starts the zygote, and starts it again when it dies."""
 

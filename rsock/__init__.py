@@ -4,6 +4,13 @@
     with rsock.socket(AF_INET, SOCK_DGRAM, vr="red") as sock:
         sock.sendto(b"who are you?", ("10.0.0.2", 7777))
 
+    socket, create_connection, create_server, getaddrinfo, ...   as in the module socket, with `vr`
+    open_connection, start_server, create_datagram_endpoint      as in asyncio
+    SSLSocket                                                    as in ssl
+    patch, default_vr                                            other people's libraries in a virtual router
+    fromfd                                                       a socket of a fd that came by fork or SCM_RIGHTS
+    Context, Curve                                               another Anabranch, on this host or on another
+
 `vrs` lists the virtual routers that this process may use; `watch` gives events: created, up, down, gone.
 """
 

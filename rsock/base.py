@@ -2,10 +2,11 @@
 
     socket(..., vr="red")     a RouterSocket: an AF_UNIX fd whose other end the VR's forwarder holds
     socket(..., vr="kernel")  an ordinary socket
+    socket(..., vr="*")       a SpanningSocket (see everywhere)
     socket(fileno=fd)         whichever it is: fds of VRs have names that tell (see wire)
 
-The kinds stand in `datagrams` and `streams`; `sockets` brings all of them together.  The fd is real: select,
-poll, epoll, asyncio, fork, exec, dup and inheritance work.  A VR that goes away makes calls fail with ENETDOWN.
+The kinds stand in `datagrams`, `streams` and `everywhere`; `sockets` brings all of them together.  The fd is real:
+select, poll, epoll, asyncio, fork, exec, dup and inheritance work.  A VR that goes away makes calls fail with ENETDOWN.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """The app's half of both protocols in `wire`, without any I/O.
 
-    Requests          numbers requests, remembers them for repetition, matches replies
-    broker_*          frames to and from the broker: [header, msgpack map]
-    forwarder_*       records to and from a forwarder: header + body
-    Datagram          the record on a datagram socket's fd
+    Requests               numbers requests, remembers them for repetition, matches replies
+    parse_frames           a message of the broker: [header, msgpack map]
+    parse_record           one of a forwarder: header + body
+    *_body, parse_*        the bodies of operations, and of their replies
+    Datagram               the record on a datagram socket's fd
+    Accepted, FdName       what the name of a fd tells
 
-A request keeps its number when it is repeated, so that whoever answers can tell a repetition; all
-requests are harmless to repeat but BIND, whose caller looks at what it has (see client).
+A request keeps its number when it is repeated, so that whoever answers can tell a repetition and executes it once.
 """
 
 from __future__ import annotations

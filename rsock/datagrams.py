@@ -35,6 +35,7 @@ from rsock.client_core import (
     parse_names,
     total,
 )
+from rsock.poll import look
 from rsock.wire import DATAGRAM, Op
 
 _ERRQUEUE: Final = stdlib.MSG_ERRQUEUE
@@ -136,9 +137,7 @@ class DatagramSocket(RouterSocket, kinds=(stdlib.SOCK_DGRAM, stdlib.SOCK_RAW)):
 
     def _readable(self) -> bool:
         # MSG_DONTWAIT alone does not help: with a timeout, Python waits before it calls recvmsg(2).
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        return look(self.fileno(), select.POLLIN) != 0
 
     # --- receiving ---
 

@@ -1,4 +1,4 @@
-"""What relay and pump wait for: fds with their handlers, and moments."""
+"""What relay and pump wait for, fds with their handlers and moments; and how an fd is looked at."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from typing import Final
 EDGES: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 Handler = Callable[[int], None]  # gets the epoll events
+
+
+def look(fd: int, events: int = 0) -> int:
+    """Tell which of these events an fd has now; POLLHUP, POLLERR and POLLNVAL are told unasked."""
+    poll = select.poll()
+    poll.register(fd, events)
+    return next((found for _fd, found in poll.poll(0)), 0)
 
 
 class Poll:

@@ -19,6 +19,7 @@ import _socket
 import contextlib
 import errno
 import ipaddress
+import re
 import secrets
 import select
 import socket as stdlib
@@ -39,6 +40,7 @@ _kernel_gethostbyname: Final = _socket.gethostbyname
 _kernel_gethostbyname_ex: Final = _socket.gethostbyname_ex
 _kernel_gethostbyaddr: Final = _socket.gethostbyaddr
 _kernel_getnameinfo: Final = _socket.getnameinfo
+_NUMERIC: Final = re.compile(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[0-9]+)?")
 _PORT: Final = 53
 _LENGTH: Final = struct.Struct(">H")
 _CHAINS: Final = 8  # aliases that lead to another question
@@ -74,7 +76,7 @@ def getaddrinfo(
     """Resolve as socket.getaddrinfo does, in a VR.  Raises gaierror."""
     where = choose(vr)
     if where == KERNEL:
-        return _shaped(kernel_getaddrinfo(host, port, family, type, proto, flags))
+        return _shaped(kernel_getaddrinfo(_raw(host), port, family, type, proto, flags))
     if host is None:
         return _shaped(kernel_getaddrinfo(host, port, family, type, proto, flags))
     text = _text(host)
@@ -97,12 +99,17 @@ def getaddrinfo(
 def _numeric(host: str, port: Any, family: int, kind: int, proto: int, flags: int) -> list[tuple[Any, ...]]:
     if "%" in host and not host.partition("%")[2].isdecimal():
         fail_name("a scope is the number of an interface of the router")
-    return kernel_getaddrinfo(host, port, family, kind, proto, flags | stdlib.AI_NUMERICHOST)
+    return kernel_getaddrinfo(_raw(host), port, family, kind, proto, flags | stdlib.AI_NUMERICHOST)
+
+
+def _raw(host: Any) -> Any:
+    """Write an address as bytes: of a str Python makes a domain name first, which loads the tables of all scripts."""
+    return host.encode() if isinstance(host, str) and _NUMERIC.fullmatch(host) else host
 
 
 def _check_service(port: Any, kind: int, proto: int, flags: int) -> None:
     """Let the C library refuse a service or a type before anybody is asked."""
-    kernel_getaddrinfo("127.0.0.1", port, stdlib.AF_UNSPEC, kind, proto, flags & ~stdlib.AI_CANONNAME)
+    kernel_getaddrinfo(b"127.0.0.1", port, stdlib.AF_UNSPEC, kind, proto, flags & ~stdlib.AI_CANONNAME)
 
 
 def _shaped(infos: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -43,16 +43,11 @@ from rsock.client_core import (
 )
 from rsock.errors import VRDown
 from rsock.late import LateSocket
-from rsock.wire import Op, State
+from rsock.poll import look
+from rsock.wire import STREAM_CONNECTED_BUFFER, STREAM_FILLER, STREAM_FULL, Op, State
 
-# One write of it takes more than a quarter of the fd's send buffer, which is where the kernel calls it
-# unwritable; the single byte behind it stays unread for as long as the app has written nothing.
-_FILLER: Final = bytes(80 << 10)
+_FILLER: Final = bytes(STREAM_FILLER)
 _LAST: Final = b"\0"
-_FULL: Final = len(_FILLER) + len(_LAST)
-# Asked for when a blocking connect has succeeded; the kernel's own limit decides.  Bulk goes in fewer, larger
-# pieces.  Elsewhere the fd keeps its size: a change of it would look like an event to who waits for edges.
-_SEND_BUFFER: Final = 512 << 10
 _SECOND: Final = 1000
 _CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred
 _send: Final = stdlib.socket.send
@@ -122,7 +117,7 @@ class StreamSocket(LateSocket, kinds=(stdlib.SOCK_STREAM,)):
         """Connect the fd that we have; tell whether it is connected already."""
         with self._ctx.link(self._path).waiting() as may:
             wait = may and timeout != 0 and not self._joined
-            body = connect_body(endpoint, 1 if wait else _FULL)
+            body = connect_body(endpoint, 1 if wait else STREAM_FULL)
             names, entrance = parse_connected(self._call(Op.CONNECT, body, wait=wait))
         self._local = names.local
         if not self._joined:
@@ -183,7 +178,7 @@ class StreamSocket(LateSocket, kinds=(stdlib.SOCK_STREAM,)):
         self._enlarge()
 
     def _enlarge(self) -> None:
-        stdlib.socket.setsockopt(self, stdlib.SOL_SOCKET, stdlib.SO_SNDBUF, _SEND_BUFFER)
+        stdlib.socket.setsockopt(self, stdlib.SOL_SOCKET, stdlib.SO_SNDBUF, STREAM_CONNECTED_BUFFER)
 
     # --- listening ---
 
@@ -224,9 +219,7 @@ class StreamSocket(LateSocket, kinds=(stdlib.SOCK_STREAM,)):
         """Tell whether the forwarder has closed its end."""
         if self.fileno() < 0:
             fail(errno.EBADF)
-        poll = select.poll()
-        poll.register(self.fileno(), 0)
-        return any(event & select.POLLHUP for _fd, event in poll.poll(0))
+        return bool(look(self.fileno()) & select.POLLHUP)
 
     def _take_names(self, accepted: Accepted) -> None:
         self._remote = addresses.parse_own(self._family, accepted.peer)
@@ -280,10 +273,7 @@ class StreamSocket(LateSocket, kinds=(stdlib.SOCK_STREAM,)):
 
     def _ended(self) -> None:
         """Raise where the forwarder has closed its end for another reason than that both sides have finished."""
-        poll = select.poll()
-        poll.register(self.fileno(), 0)
-        events = poll.poll(0)
-        if events and events[0][1] & select.POLLHUP and (error := self._verdict()):
+        if look(self.fileno()) & select.POLLHUP and (error := self._verdict()):
             fail(error)
 
     def _reset(self) -> NoReturn:

@@ -4,9 +4,9 @@ r"""The messages of the socket layer: the one place where they are defined.
     app                --(ZeroMQ, rsock.sock)--------------->  broker
 
 Towards a forwarder every message is one SEQPACKET record: a fixed header (`HEADER`), then the
-fixed body of its operation (`BODIES`), then, where the operation says so, variable bytes.  File
+fixed body of its operation (see `STRUCTS`), then, where the operation says so, variable bytes.  File
 descriptors travel as SCM_RIGHTS.  The C side reads the same definitions from `rsock_wire.h`, which
-`fastpath/build.py` generates from this module; both sides are little-endian and unaligned.
+`rsock/c/header.py` generates from this module; both sides are little-endian and unaligned.
 
 Towards the broker a message is two frames: the same header, then a msgpack map.  Unknown keys are
 ignored; a missing one is EPROTO.
@@ -19,7 +19,7 @@ network namespace, and it leads nowhere at first:
               connected (so the fd becomes writable then), and closes its end where that fails.
               With Flag.WAIT the reply comes when TCP is connected, and a filler of one byte is enough.
     listen    LISTEN; then the app listens natively.  The forwarder connects to it for each connection, from a
-              name that tells the peer: \0rsk1/VR/t4/p=192.0.2.9:51515/l=192.0.2.1:80/NONCE.
+              name that tells the peer: \0rsk1/VR/t4/p=192.0.2.9:51515/l=192.0.2.1:80/SLOT.NONCE.
     dial      DIAL, where nothing but an address is known of a socket: OPEN and CONNECT in one.  The fd that comes
               leads to the forwarder, which has filled it already, or with Flag.WAIT it is connected.  Whoever waits
               and closes the connection that he asked on takes back what he asked.
@@ -52,6 +52,15 @@ VERSION: Final = 1
 # Level and name of the option and of the ancillary item that name a virtual router; as in rsock.h.
 SOL_RSOCK: Final = 0x5253
 RSOCK_VR: Final = 1
+# Send buffers of an app's stream fd, as they are asked for (the kernel doubles them), and the filler.  One write of the
+# filler takes more than a quarter of the small buffer, which is where the kernel calls the fd unwritable; the single
+# byte behind it stays unread for as long as the app has written nothing.  The small buffer also holds more than one
+# sendfile(2) puts into one piece, the last byte of which is held: else that would keep the fd unwritable for ever.
+STREAM_APP_BUFFER: Final = 144 << 10
+STREAM_FILLER: Final = 80 << 10
+STREAM_FULL: Final = STREAM_FILLER + 1
+# Once connected, where nobody waits for edges, who would take a change of it for one: bulk goes in larger pieces.
+STREAM_CONNECTED_BUFFER: Final = 512 << 10
 
 
 class Op(enum.IntEnum):

@@ -175,12 +175,6 @@ def _pads(first: bytes, secret: bytes, hidden: bytes, *, hiding: bool) -> bytes:
     return out
 
 
-def hide_password(clear: bytes, authenticator: bytes, secret: bytes) -> bytes:
-    """Hide a User-Password, which is padded to a multiple of 16 bytes."""
-    padded = clear.ljust(max(16, -(-len(clear) // 16) * 16), b"\0")
-    return _pads(authenticator, secret, padded, hiding=True)
-
-
 def reveal_password(hidden: bytes, authenticator: bytes, secret: bytes) -> bytes:
     """Reveal a User-Password, its padding kept.  Raises RadiusError."""
     if len(hidden) % 16 or not 16 <= len(hidden) <= 128:

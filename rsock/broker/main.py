@@ -21,7 +21,6 @@ Not supported: CURVE over tcp; apps of other hosts have the relay.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import os
@@ -36,7 +35,7 @@ from typing import Any, Final, NoReturn
 import msgpack
 import zmq
 
-from rsock.broker import crowd
+from rsock.broker import crowd, privileges
 from rsock.broker.authorize import Identity, parse_address
 from rsock.broker.denials import Denials
 from rsock.broker.events import Watchers
@@ -55,7 +54,6 @@ SO_PASSRIGHTS: Final = 83  # Linux 6.16
 BURST: Final = 256  # messages taken between two looks at the manager
 ORPHAN_CHECK: Final = 200  # milliseconds between looks for a successor
 RETRY: Final = 20  # milliseconds between attempts to serve slow watchers
-PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 class Broker:
@@ -209,13 +207,6 @@ def _check_credentials(context: zmq.Context[zmq.Socket[bytes]]) -> None:
             raise RuntimeError("this libzmq does not tell the credentials of ipc peers")
 
 
-def _drop_privileges(uid: int, gid: int) -> None:
-    """Become an ordinary user in all threads; with the uids go the capabilities."""
-    os.setgroups([])
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
-
-
 def _listen(path: Path) -> socket.socket:
     """Make the listener: open to all from its first moment, closed to fds."""
     with contextlib.suppress(FileNotFoundError):
@@ -233,21 +224,9 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _limit_memory() -> None:
-    """Let the kernel refuse what goes beyond what we have and may need."""
-    used = sum(
-        int(line.split()[1]) << 10
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith(("VmData:", "VmStk:"))
-    )
-    resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
-
-
 def main(*, uid: int, gid: int, run_dir: str, control_fd: int) -> NoReturn:
     """Bind as root, become an ordinary user, serve."""
-    # Before ZeroMQ makes its threads, which inherit it.
-    if ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError("no_new_privs")
+    privileges.gain_none()
     manager = socket.socket(fileno=control_fd)
     path = Path(run_dir) / "rsock.sock"
     endpoint = f"ipc://{path}"
@@ -261,10 +240,10 @@ def main(*, uid: int, gid: int, run_dir: str, control_fd: int) -> NoReturn:
     listener = _listen(path)
     router.setsockopt(zmq.USE_FD, listener.detach())  # ZeroMQ's from now on
     router.bind(endpoint)
-    _limit_memory()
+    privileges.limit_memory(MEMORY)
     resource.setrlimit(resource.RLIMIT_NOFILE, (crowd.FILES, crowd.FILES))
     logging.basicConfig(format="%(levelname)s broker: %(message)s", level=logging.INFO, stream=sys.stderr)
-    _drop_privileges(uid, gid)
+    privileges.become(uid, gid)
     Broker(router, manager, path).serve()
     # The process ends here, and with it ZeroMQ's threads: closing in order would only take time.
     os._exit(0)

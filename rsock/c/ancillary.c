@@ -135,8 +135,10 @@ static struct timespec time_of_day(uint64_t boottime)
 	struct timespec real, boot;
 	(void)clock_gettime(CLOCK_REALTIME, &real);
 	(void)clock_gettime(CLOCK_BOOTTIME, &boot);
-	int64_t age = boot.tv_sec * NS_PER_S + boot.tv_nsec - (int64_t)boottime;
-	int64_t stamp = real.tv_sec * NS_PER_S + real.tv_nsec - age;
+	uint64_t age = (uint64_t)(boot.tv_sec * NS_PER_S + boot.tv_nsec) - boottime;
+	int64_t stamp = (int64_t)((uint64_t)(real.tv_sec * NS_PER_S + real.tv_nsec) - age);
+	if (stamp < 0) // nobody's clock
+		stamp = 0;
 	return (struct timespec){.tv_sec = stamp / NS_PER_S, .tv_nsec = stamp % NS_PER_S};
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+_NUMBERS = ("MAGIC", "VERSION", "STREAM_APP_BUFFER", "STREAM_FILLER", "STREAM_FULL", "STREAM_CONNECTED_BUFFER")
+
 
 def text() -> str:
     """Give the header."""
@@ -13,8 +15,7 @@ def text() -> str:
     out += [
         "#include <stdint.h>",
         "",
-        f"#define RSOCK_MAGIC {wire['MAGIC']}",
-        f"#define RSOCK_VERSION {wire['VERSION']}",
+        *(f"#define RSOCK_{name} {wire[name]}" for name in _NUMBERS),
     ]
     for enum_name, prefix in (
         ("Op", "RSOCK_OP_"),

@@ -1,14 +1,14 @@
 // What the parts of the C client share: librsock, the preloaded library, and the seccomp supervisor.
 //
-//   rsock.c, message.c, resolve.c       the public calls
+//   rsock.c resolve.c interface.c watch.c   the public calls; resolver.c dns.c: name servers
 //        |
-//   stream.c datagram.c option.c        one socket: what its type makes of a call
+//   client.c stream.c datagram.c option.c   one socket: what its type makes of a call; ancillary.c
 //        |
-//   handle.c                            fd -> socket: who it is, cached, found again after exec
+//   handle.c                                fd -> socket: who it is, cached, found again after exec
 //        |
-//   link.c                              requests to the forwarders (vr/NAME.sock), one at a time each
+//   link.c                                  requests to the forwarders (vr/NAME.sock), one at a time each
 //        |
-//   name.c address.c map.c settings.c   text and structs; no system calls but in settings.c
+//   name.c address.c map.c settings.c       text and structs; no system calls but in settings.c
 //
 // All are usable from any thread.  A function that can fail gives 0 or a negated errno, unless it says otherwise.
 // System calls are made directly (sys.h): the preloaded library stands in front of the C library's.
@@ -266,6 +266,8 @@ struct exchange {
 
 void name_servers_parse(char *text, struct name_servers *servers);
 int name_servers_get(const char *vr, struct name_servers *servers);
+// A server's address as resolv.conf(5) has it; false: it is none.
+bool resolver_server(const char *text, struct sockaddr_storage *server);
 // Ask all; true when each has an answer.
 bool resolver_ask(const char *vr, const struct name_servers *servers, struct exchange *exchanges, int count);
 // The names to try for one, as resolv.conf(5) orders them: 0, 1, ...; false: no more.

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/time.h>
 #include "sys.h"
@@ -44,6 +45,7 @@ struct link {
 	bool keep;
 	struct end now;
 	struct end before;           // made as another user, for his sockets
+	uint32_t session;            // by it a forwarder knows a request that is repeated; 0: it does not
 	uint64_t request;
 };
 
@@ -104,13 +106,6 @@ const char *link_router_name(int router)
 }
 
 // --- connecting ---
-
-static int64_t now_ms(void)
-{
-	struct timespec now;
-	(void)clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000 + now.tv_nsec / NS_PER_MS;
-}
 
 static void pause_shortly(void)
 {
@@ -174,6 +169,14 @@ static int link_connect(struct link *link)
 	return 0;
 }
 
+static uint32_t new_session(void)
+{
+	uint32_t session = 0;
+	if (SYS_CALL(SYS_getrandom, &session, sizeof(session), GRND_NONBLOCK) != (long)sizeof(session))
+		return 0;
+	return session | 1;
+}
+
 // See to it that `now` is a connection of this process and user.
 static int link_ready(struct link *link)
 {
@@ -182,6 +185,7 @@ static int link_ready(struct link *link)
 		end_close(&link->now);
 		end_close(&link->before);
 		link->pid = pid;
+		link->session = new_session(); // the numbers of a child's requests are its parent's too
 	}
 	if (!end_valid(&link->now)) {
 		link->now.fd = -1;
@@ -268,14 +272,14 @@ static int exchange(int fd, const struct question *question, struct answer *answ
 		int got = receive(fd, question, answer, error);
 		if (got != 0)
 			return got < 0 ? got : 0;
-		if (now_ms() > deadline)
+		if (sys_now_ms() > deadline)
 			return -EAGAIN;
 	}
 }
 
 static bool passing(int error, int64_t begin, int64_t deadline)
 {
-	int64_t now = now_ms();
+	int64_t now = sys_now_ms();
 	if (error == -ECONNREFUSED)
 		return now < begin + REFUSED_MS && now < deadline;
 	return (error == -EPIPE || error == -ECONNRESET) && now < deadline;
@@ -300,12 +304,13 @@ static int meaning(int error, int op)
 
 static int ask(struct link *link, struct question *question, struct answer *answer)
 {
-	int64_t begin = now_ms();
+	int64_t begin = sys_now_ms();
 	int64_t deadline = begin + settings_get()->timeout_ms;
 	int error = 0;
 	question->header.request = ++link->request;
 	for (;;) {
 		int failed = link_ready(link);
+		question->header.session = link->session;
 		if (failed == 0)
 			failed = exchange(link->now.fd, question, answer, deadline, &error);
 		if (failed == 0)

@@ -15,11 +15,11 @@
 #include <sys/time.h>
 #include "sys.h"
 
-enum { PORT = 53, FILE_ROOM = 8192, AT_ONCE = 2, NS_PER_MS = 1000000 };
+enum { PORT = 53, FILE_ROOM = 8192, AT_ONCE = 2 };
 
 // --- who they are ---
 
-static bool read_server(const char *text, struct sockaddr_storage *server)
+bool resolver_server(const char *text, struct sockaddr_storage *server)
 {
 	struct sockaddr_in *four = (struct sockaddr_in *)server;
 	struct sockaddr_in6 *six = (struct sockaddr_in6 *)server;
@@ -63,7 +63,7 @@ static void read_line(char *line, struct name_servers *servers)
 		return;
 	if (strcmp(word, "nameserver") == 0) {
 		const char *address = strtok_r(NULL, " \t", &rest);
-		if (address != NULL && servers->count < NAME_SERVERS && read_server(address, &servers->at[servers->count]))
+		if (address != NULL && servers->count < NAME_SERVERS && resolver_server(address, &servers->at[servers->count]))
 			servers->count++;
 	} else if (strcmp(word, "search") == 0 || strcmp(word, "domain") == 0) {
 		servers->search_count = 0;
@@ -124,13 +124,6 @@ bool resolver_candidate(const char *name, const struct name_servers *servers, in
 
 // --- asking ---
 
-static int64_t now_ms(void)
-{
-	struct timespec now;
-	(void)clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000 + now.tv_nsec / NS_PER_MS;
-}
-
 static socklen_t size_of(const struct sockaddr_storage *server)
 {
 	return server->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
@@ -159,7 +152,7 @@ static int open_to(const char *vr, const struct sockaddr_storage *server, int ty
 static bool wait_for(int fd, short events, int64_t until)
 {
 	struct pollfd ask = {.fd = fd, .events = events};
-	int64_t left = until - now_ms();
+	int64_t left = until - sys_now_ms();
 	return left > 0 && sys_poll(&ask, 1, (int)left) > 0;
 }
 
@@ -253,7 +246,7 @@ static void ask_server(
 		open++;
 	}
 	while (open > 0) {
-		int64_t left = until - now_ms();
+		int64_t left = until - sys_now_ms();
 		if (left <= 0 || (sys_poll(asks, (unsigned int)count, (int)left) == 0))
 			break;
 		for (int i = 0; i < count; i++) {
@@ -276,7 +269,7 @@ bool resolver_ask(const char *vr, const struct name_servers *servers, struct exc
 	for (int attempt = 0; attempt < servers->attempts; attempt++) {
 		for (int i = 0; i < servers->count; i++) {
 			bool all = true;
-			ask_server(vr, &servers->at[i], exchanges, count, now_ms() + servers->timeout_ms);
+			ask_server(vr, &servers->at[i], exchanges, count, sys_now_ms() + servers->timeout_ms);
 			for (int k = 0; k < count; k++)
 				all &= useful(&exchanges[k]);
 			if (all)

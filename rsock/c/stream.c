@@ -14,19 +14,11 @@
 #include "sys.h"
 
 enum {
-	// One write of it takes more than a quarter of the fd's send buffer, which is where the kernel calls it
-	// unwritable; the single byte behind it stays unread for as long as the app has written nothing.
-	FILLER = 80 << 10,
-	FULL = FILLER + 1,
-	// Asked for where nobody waits for edges, who would take it for one: when a blocking connect has succeeded, so
-	// that bulk goes in larger pieces, and of accepted fds, whose own is too small: the last byte of what sendfile(2)
-	// puts into one buffer stays queued, and with a quarter of its room taken the kernel calls the fd unwritable.
-	SEND_BUFFER = 512 << 10,
 	ENTRANCE = 108,
 	NS_PER_MS = 1000000
 };
 
-static const char filler[FILLER];
+static const char filler[RSOCK_STREAM_FILLER];
 
 // --- connecting ---
 
@@ -42,7 +34,7 @@ static int ask_connect(
 	struct {
 		struct rsock_name name;
 		struct rsock_filler filler;
-	} __attribute__((packed)) body = {.filler = {.bytes = FULL}};
+	} __attribute__((packed)) body = {.filler = {.bytes = RSOCK_STREAM_FULL}};
 	struct rsock_name name;
 	int error = address_to_wire(handle->domain, address, length, &name);
 	if (error < 0)
@@ -103,7 +95,7 @@ static int pending_error(int fd, const struct handle *handle)
 
 static void widen(int fd)
 {
-	const int size = SEND_BUFFER;
+	const int size = RSOCK_STREAM_CONNECTED_BUFFER;
 	(void)sys_setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 }
 

@@ -15,7 +15,7 @@
 #include <sys/time.h>
 #include "sys.h"
 
-enum { SEND_BUFFER = 512 << 10, GUARD_US = 1000 };
+enum { GUARD_US = 1000 };
 
 // An address to be given to the program.
 struct shown {
@@ -30,6 +30,8 @@ static int64_t take_address(struct supervisor *supervisor, struct call *call, st
 	int error = tracee_address(call, call->args[1], (uint32_t)call->args[2], address);
 	if (error < 0)
 		return error;
+	if (!tracee_valid(supervisor, call))
+		return CALL_SENT;
 	// The preloaded library, or the program for itself: names of AF_UNIX.
 	if (address->ss_family == AF_UNIX)
 		return CALL_KERNEL;
@@ -48,7 +50,7 @@ int64_t call_bind(struct supervisor *supervisor, struct call *call)
 // As stream_connect, but that it waits in our loop.
 static int64_t connect_stream(struct call *call, const struct sockaddr_storage *address)
 {
-	const int size = SEND_BUFFER;
+	const int size = RSOCK_STREAM_CONNECTED_BUFFER;
 	struct handle *handle = &call->record->handle;
 	bool again = handle->flags & HANDLE_JOINED;
 	if (!call->waited) {
@@ -211,6 +213,8 @@ int64_t call_setsockopt(struct supervisor *supervisor, struct call *call)
 	int error = tracee_read(call, call->args[3], value, length);
 	if (error < 0)
 		return error;
+	if (!tracee_valid(supervisor, call))
+		return CALL_SENT;
 	value[length] = '\0';
 	int64_t placed = router ? place_by_name(supervisor, call, (const char *)value) : 0;
 	if (placed != 0 || !record_is_ours(call->record))

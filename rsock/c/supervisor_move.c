@@ -225,6 +225,10 @@ static void move_places(struct places *places, int fd)
 	if (child > 0)
 		while (waitpid((pid_t)child, NULL, 0) < 0 && errno == EINTR)
 			;
+}
+
+static void close_places(const struct places *places)
+{
 	for (int i = 0; i < places->place_count; i++)
 		if (i == 0 || places->at[i].set != places->at[i - 1].set)
 			(void)close(places->at[i].set);
@@ -234,16 +238,17 @@ static int exchange(struct supervisor *supervisor, struct call *call, int fd)
 {
 	struct places places = {.count = 0};
 	struct stat status;
-	int flags = fcntl(call->fd, F_GETFL);
+	int error = 0, flags = fcntl(call->fd, F_GETFL);
 	if (fstat(call->fd, &status) < 0 || flags < 0 || fcntl(fd, F_SETFL, flags) < 0)
 		return -errno;
 	find_places(call, status.st_ino, &places);
-	for (int i = 0; i < places.count; i++) {
-		int error = tracee_replace_fd(supervisor, call, places.numbers[i], fd, places.cloexec[i]);
-		if (error < 0)
-			return error == -ENOENT ? -EINTR : error; // the call is over; its restart begins anew
-	}
-	move_places(&places, fd);
+	for (int i = 0; i < places.count && error >= 0; i++)
+		error = tracee_replace_fd(supervisor, call, places.numbers[i], fd, places.cloexec[i]);
+	if (error >= 0)
+		move_places(&places, fd);
+	close_places(&places);
+	if (error < 0)
+		return error == -ENOENT ? -EINTR : error; // the call is over; its restart begins anew
 	return 0;
 }
 

@@ -92,6 +92,8 @@ int open_for(struct supervisor *supervisor, const struct call *call, const char 
 		(void)prctl(PR_SET_NAME, strtok(theirs, "\n")); // by which operators know the socket
 	if (supervisor->uid == 0) {
 		error = read_identity(call->thread, &who);
+		if (error == 0 && !tracee_valid(supervisor, call))
+			error = -ESRCH; // and the number may be another thread's
 		other = error == 0 && who.uid != 0;
 	}
 	if (error == 0 && other)

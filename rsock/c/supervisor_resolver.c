@@ -23,20 +23,8 @@ static void add_server(struct servers *servers, const char *text)
 {
 	if (servers->count == SERVERS)
 		return;
-	struct sockaddr_storage *made = &servers->at[servers->count];
-	struct sockaddr_in *four = (struct sockaddr_in *)made;
-	struct sockaddr_in6 *six = (struct sockaddr_in6 *)made;
-	memset(made, 0, sizeof(*made));
-	if (inet_pton(AF_INET, text, &four->sin_addr) == 1) {
-		four->sin_family = AF_INET;
-		four->sin_port = htons(DNS_PORT);
-	} else if (inet_pton(AF_INET6, text, &six->sin6_addr) == 1) {
-		six->sin6_family = AF_INET6;
-		six->sin6_port = htons(DNS_PORT);
-	} else {
-		return;
-	}
-	servers->count++;
+	if (resolver_server(text, &servers->at[servers->count]))
+		servers->count++;
 }
 
 static void read_servers(const char *path, struct servers *servers)

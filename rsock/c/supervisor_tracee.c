@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,7 +115,10 @@ void tracee_tell(struct supervisor *supervisor, struct call *call, const char *f
 	va_end(arguments);
 	length = length > LINE - 2 ? LINE - 2 : length;
 	line[length] = '\n';
-	(void)!write(to >= 0 ? to : STDERR_FILENO, line, (size_t)length + 1);
+	struct pollfd ask = {.fd = to >= 0 ? to : STDERR_FILENO, .events = POLLOUT};
+	// Nobody may read it: then it is not told.  A pipe that is writable takes so short a line at once.
+	if (sys_poll(&ask, 1, 0) > 0 && (ask.revents & POLLOUT))
+		(void)!write(ask.fd, line, (size_t)length + 1);
 	if (to >= 0)
 		(void)close(to);
 }
@@ -126,13 +130,14 @@ bool tracee_open(struct supervisor *supervisor, struct call *call, bool has_fd)
 	if (call->process < 0)
 		return false;
 	if (!has_fd)
-		return true;
+		return tracee_valid(supervisor, call);
 	call->fd = (int)syscall(SYS_pidfd_getfd, call->process, (int)call->args[0], 0);
 	if (call->fd < 0 && errno == EPERM && !complained) {
 		complained = true;
 		tracee_tell(supervisor, call, "not allowed to look into this process: its sockets in virtual routers do not work");
 	}
-	return call->fd >= 0;
+	// Only now it is sure that the process is the one that calls.
+	return call->fd >= 0 && tracee_valid(supervisor, call);
 }
 
 void tracee_close(struct call *call)
@@ -232,14 +237,17 @@ static int add_fd(const struct supervisor *supervisor, const struct call *call, 
 	return result;
 }
 
+// What add_fd gave was to be the answer; false: the call is over.
+static bool told(const struct supervisor *supervisor, const struct call *call, int result)
+{
+	if (result < 0 && result != -ENOENT)
+		(void)tracee_answer(supervisor, call, result); // its table is full
+	return result != -ENOENT;
+}
+
 bool tracee_answer_fd(const struct supervisor *supervisor, const struct call *call, int fd, bool cloexec)
 {
-	int error = add_fd(supervisor, call, fd, SECCOMP_ADDFD_FLAG_SEND, 0, cloexec);
-	if (error >= 0)
-		return true;
-	if (error != -ENOENT)
-		(void)tracee_answer(supervisor, call, error); // its table is full
-	return error != -ENOENT;
+	return told(supervisor, call, add_fd(supervisor, call, fd, SECCOMP_ADDFD_FLAG_SEND, 0, cloexec));
 }
 
 // A number that is free now; between this look and its use only the program itself could take it.
@@ -265,7 +273,8 @@ bool tracee_answer_datagram(struct supervisor *supervisor, struct call *call, in
 	int number = free_number(supervisor, call);
 	if (number < 0)
 		return tracee_answer_fd(supervisor, call, fd, cloexec);
-	return add_fd(supervisor, call, fd, SECCOMP_ADDFD_FLAG_SETFD | SECCOMP_ADDFD_FLAG_SEND, number, cloexec) >= 0;
+	return told(supervisor, call,
+		add_fd(supervisor, call, fd, SECCOMP_ADDFD_FLAG_SETFD | SECCOMP_ADDFD_FLAG_SEND, number, cloexec));
 }
 
 int tracee_replace_fd(const struct supervisor *supervisor, const struct call *call, int number, int fd, bool cloexec)

@@ -13,10 +13,8 @@ memory limit, and all apps of the relay lose their connections then.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import resource
 import secrets
 import select
 import socket
@@ -30,6 +28,7 @@ import msgpack
 import zmq
 from zmq.utils import z85
 
+from rsock.broker import privileges
 from rsock.broker.link import Framing, frame
 from rsock.client_core import ProtocolError, unpack_map
 from rsock.poll import Poll
@@ -41,7 +40,6 @@ from rsock.wire import HEADER, MAGIC, VERSION, Flag, Op
 
 MEMORY: Final = 1 << 30
 QUANTUM: Final = 256 << 10
-PR_SET_NO_NEW_PRIVS: Final = 38
 _LOOK: Final = 0.5
 
 log = logging.getLogger("rsock.relay")
@@ -233,22 +231,10 @@ def _orders(manager: socket.socket, framing: Framing) -> tuple[dict[str, Any], l
     return msgpack.unpackb(bodies[0]), bodies[1:]
 
 
-def _limit_memory() -> None:
-    """Let the kernel refuse what goes beyond what we have and may need."""
-    used = sum(
-        int(line.split()[1]) << 10
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith(("VmData:", "VmStk:"))
-    )
-    resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
-
-
 def main(*, uid: int, gid: int, run_dir: str, control_fd: int) -> NoReturn:
     """Bind as root, become an ordinary user, serve."""
     logging.basicConfig(format="%(name)s: %(message)s")
-    # Before ZeroMQ makes its threads, which inherit it.
-    if ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError("no_new_privs")
+    privileges.gain_none()
     manager = socket.socket(fileno=control_fd)
     framing = Framing()
     orders, rest = _orders(manager, framing)
@@ -257,10 +243,8 @@ def main(*, uid: int, gid: int, run_dir: str, control_fd: int) -> NoReturn:
         doors = Doors(orders["endpoint"], orders["secret"], lambda key: key in house.directory.keys)
     except (zmq.ZMQError, ValueError) as error:
         sys.exit(f"cannot listen on {orders['endpoint']}: {error}")
-    _limit_memory()
-    os.setgroups([])
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
+    privileges.limit_memory(MEMORY)
+    privileges.become(uid, gid)
     relay = Relay(manager, doors, house, framing, float(orders.get("lease", LEASE)), Path(run_dir) / "rsock.sock")
     for body in rest:
         relay.obey(msgpack.unpackb(body))

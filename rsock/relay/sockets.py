@@ -26,22 +26,20 @@ from rsock.client_core import (
     parse_opened,
     parse_option,
 )
+from rsock.poll import look
 from rsock.relay.forwarder import Done, Forwarder
 from rsock.session import ACCEPTS, FRAME, RECORD, Intake, Output, cut_records, join_records, weight
-from rsock.wire import Op, layout
+from rsock.wire import STREAM_CONNECTED_BUFFER, STREAM_FULL, Op, layout
 
 if TYPE_CHECKING:
     from rsock.relay.apps import App
 
-# As the library does it (rsock.streams): with this in its queue an fd is not writable, until the forwarder
-# has read all but the last byte because TCP is connected.
-FILLER: Final = bytes((80 << 10) + 1)
+_FILLING: Final = bytes(STREAM_FULL)
 _NAME: Final = layout("rsock_name")
 _FILLER: Final = layout("rsock_filler")
 _LISTEN: Final = layout("rsock_listen")
 _RESET_BY_CLOSE: Final = option_body(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 _PENDING: Final = option_body(socket.SOL_SOCKET, socket.SO_ERROR, b"", 4)
-_SEND_BUFFER: Final = 512 << 10
 _RETRY: Final = 0.002
 _SMALL: Final = 4096
 _OVER: Final = frozenset({errno.EBADF, errno.ENOTCONN})
@@ -175,10 +173,7 @@ class Socket:
 
     def _hung_up(self) -> bool:
         assert self.fd is not None
-        poll = select.poll()
-        poll.register(self.fd, select.POLLRDHUP)
-        events = poll.poll(0)
-        return bool(events) and bool(events[0][1] & (select.POLLHUP | select.POLLERR | select.POLLNVAL))
+        return bool(look(self.fd.fileno()) & (select.POLLHUP | select.POLLERR | select.POLLNVAL))
 
 
 class Stream(Socket):
@@ -198,7 +193,7 @@ class Stream(Socket):
     def request(self, op: Op, body: bytes, sequence: int) -> None:
         """Do what the app asks."""
         if op == Op.CONNECT:
-            body = body[: _NAME.size] + _FILLER.pack(len(FILLER))
+            body = body[: _NAME.size] + _FILLER.pack(STREAM_FULL)
             self._ask_then(op, body, sequence, self._on_connect)
         elif op == Op.LISTEN:
             if len(body) != _LISTEN.size:
@@ -237,22 +232,20 @@ class Stream(Socket):
             return
         self._joined = True
         with contextlib.suppress(OSError):  # it has failed already
-            self.fd.send(FILLER[:-1])
-            self.fd.send(FILLER[-1:])
+            self.fd.send(_FILLING[:-1])
+            self.fd.send(_FILLING[-1:])
         self._look_connected()
 
     def _look_connected(self) -> None:
         assert self.fd is not None
-        poll = select.poll()
-        poll.register(self.fd, select.POLLOUT)
-        events = poll.poll(0)
+        events = look(self.fd.fileno(), select.POLLOUT)
         if not events:
             return
         self._connecting = False
-        if events[0][1] & (select.POLLHUP | select.POLLERR):
+        if events & (select.POLLHUP | select.POLLERR):
             self._ask_why()
             return
-        self.fd.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        self.fd.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_CONNECTED_BUFFER)
         self.app.session.send(Op.CONNECTED, socket=self.number)
         super().on_events(select.EPOLLIN)
 
@@ -313,7 +306,7 @@ class Stream(Socket):
         stream.slot, stream.cookie, stream._joined = accepted.slot, accepted.nonce, True
         self.app.enter(stream)
         self.app.session.send(Op.ACCEPT, name, socket=stream.number, value=self.number)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_CONNECTED_BUFFER)
         stream.take_fd(made.detach())
         return FRAME // 16  # what the work weighs
 

@@ -21,14 +21,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from rsock.poll import look
 from rsock.remote.recipe import Recipe
 from rsock.session import ACCEPTS, FRAME, RECORD, Intake, Output, cut_records, join_records, weight
-from rsock.wire import Op
+from rsock.wire import STREAM_APP_BUFFER, Op
 
 if TYPE_CHECKING:
     from rsock.remote.pump import Pump
 
-APP_BUFFER: Final = 144 << 10  # of the app's end: what makes the library's filler fill it
 OUR_BUFFER: Final = 256 << 10
 DATAGRAM_BUFFER: Final = 1 << 20
 _SCRATCH: Final = 64 << 10
@@ -103,10 +103,7 @@ class End:
         """Tell whether nobody holds the app's end any more."""
         if self.end is None:
             return False
-        poll = select.poll()
-        poll.register(self.end, select.POLLRDHUP)
-        events = poll.poll(0)
-        return bool(events) and bool(events[0][1] & (select.POLLHUP | select.POLLNVAL))
+        return bool(look(self.end.fileno()) & (select.POLLHUP | select.POLLNVAL))
 
     def allow(self, credit: int) -> None:
         """Take credit."""
@@ -160,7 +157,7 @@ class Stream(End):
     def make(self) -> socket.socket:
         """Make the app's fd."""
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, APP_BUFFER)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_APP_BUFFER)
         made.bind(self.name)
         self._made = True
         return made
@@ -476,10 +473,7 @@ class Datagrams(End):
     def _is_end(self) -> bool:
         """Tell what a record of no bytes means: the end, the app's shutdown, or an empty datagram."""
         assert self.end is not None
-        poll = select.poll()
-        poll.register(self.end, select.POLLRDHUP)
-        events = poll.poll(0)
-        self._deaf = bool(events) and bool(events[0][1] & (select.POLLRDHUP | select.POLLHUP))
+        self._deaf = bool(look(self.end.fileno(), select.POLLRDHUP) & (select.POLLRDHUP | select.POLLHUP))
         return self._deaf
 
     def data(self, payload: bytes, offset: int) -> None:

@@ -17,7 +17,7 @@ GOAL_MICROSECONDS: Final = 25.0
 CEILING: Final = 3
 RUNS: Final = 5
 REPORTED: Final = ("getsockopt", "getpeername", "setsockopt", "socket+close")
-UNTOUCHED: Final = ("recv", "getppid")
+UNTOUCHED: Final = ("recv", "write+read", "send+recv", "getppid")
 
 
 def medians(output: str) -> dict[str, float]:
@@ -25,12 +25,12 @@ def medians(output: str) -> dict[str, float]:
     return {line.split()[0]: int(line.split()[1]) / 1000 for line in output.splitlines()}
 
 
-def measure(lab: World, program: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Give the medians of several runs, by seccomp in a router and by the kernel from its host."""
+def measure(lab: World, program: str, mode: str = "seccomp") -> tuple[dict[str, float], dict[str, float]]:
+    """Give the medians of several runs, in a router and by the kernel from its host."""
     there: list[dict[str, float]] = []
     here: list[dict[str, float]] = []
     for _run in range(RUNS):  # by turns, so that both see the same machine
-        there.append(medians(lab.execute(program, HOST4, str(WEB), mode="seccomp").stdout))
+        there.append(medians(lab.execute(program, HOST4, str(WEB), mode=mode).stdout))
         kernel = execute(lab.namespaces["red"].command(program, "127.0.0.1", str(WEB)))
         here.append(medians(kernel.stdout))
     return (
@@ -43,8 +43,10 @@ def test_cost_of_calls(tmp_path: Path) -> None:
     program = str(tmp_path / "exec_cost")
     source = Path(__file__).with_name("exec_cost.c")
     subprocess.run(["gcc", "-std=gnu11", "-O2", "-static", str(source), "-o", program], check=True)
+    subprocess.run(["gcc", "-std=gnu11", "-O2", str(source), "-o", f"{program}_dynamic"], check=True)
     with exec_worlds() as lab:
         there, here = measure(lab, program)
+        preloaded, plain = measure(lab, f"{program}_dynamic", "preload")
     print()
     for name in REPORTED:
         word = "reached" if there[name] <= GOAL_MICROSECONDS else "goal missed"
@@ -55,4 +57,6 @@ def test_cost_of_calls(tmp_path: Path) -> None:
     for name in UNTOUCHED:
         print(f"{name}: {there[name]:.2f} us below the filter, {here[name]:.2f} without it")
         assert there[name] < here[name] + 1
+        print(f"{name}: {preloaded[name]:.2f} us under the preload, {plain[name]:.2f} without it")
+        assert preloaded[name] < plain[name] + 1
     assert there["getsockopt"] < CEILING * GOAL_MICROSECONDS

@@ -4,7 +4,8 @@
 
 The same programs on both, by turns within one run; figures are medians of the rounds.  They vary with what else the
 machine does, so only ratios mean anything, but for what has a limit in microseconds of its own.  CUBIC is asked for on
-every kernel socket.  What calls cost under `rsock exec` is measured by test_exec.
+every kernel socket.  Each end has a processor of its own, as two hosts have: where all run on one, or where they are
+moved about, figures of the same thing differ fourfold.  What calls cost under `rsock exec` is measured by test_exec.
 """
 
 from __future__ import annotations
@@ -42,7 +43,13 @@ GOAL_STREAM, GOAL_ROUND_TRIP, GOAL_ACCEPTS = 1.0, 1.5, 1.0
 GOAL_OPEN: Final = 500.0  # microseconds
 # What even a busy machine must show.
 FLOOR_STREAM, CEILING_ROUND_TRIP, FLOOR_ACCEPTS, CEILING_OPEN = 0.2, 10.0, 0.05, 5000.0
+PROCESSORS: Final = tuple(sorted(os.sched_getaffinity(0))[end] for end in (0, -1))  # of the near and of the far end
 VISITS: Final = Path(__file__).with_name("rsock_visits.c")
+
+
+def pinned(end: int) -> tuple[str, ...]:
+    """Give the words that have a command run on the processor of an end."""
+    return "taskset", "-c", str(PROCESSORS[end])
 
 
 class Ends:
@@ -55,9 +62,14 @@ class Ends:
 
     @contextlib.contextmanager
     def near(self) -> Iterator[Callable[[], socket.socket]]:
-        """Give what opens sockets at the near end."""
-        with self._namespaces[0].entered():
-            yield lambda: self._open(0)
+        """Be at the near end; give what opens sockets there."""
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {PROCESSORS[0]})
+        try:
+            with self._namespaces[0].entered():
+                yield lambda: self._open(0)
+        finally:
+            os.sched_setaffinity(0, before)
 
     def _open(self, end: int) -> socket.socket:
         made = rsock.socket(socket.AF_INET, socket.SOCK_STREAM, vr=self._names[end], ctx=self.context)
@@ -73,10 +85,10 @@ class Ends:
         made.listen(4096)
         return made
 
-    def _tool(self, sock: socket.socket, mode: str, *words: object) -> subprocess.Popen[str]:
-        """Have the program of test_tcp go on with a socket."""
+    def _tool(self, end: int, sock: socket.socket, mode: str, *words: object) -> subprocess.Popen[str]:
+        """Have the program of test_tcp go on with a socket of an end."""
         sock.setblocking(True)
-        command = [binary(), mode, f"fd:{sock.fileno()}", *map(str, words)]
+        command = [*pinned(end), binary(), mode, f"fd:{sock.fileno()}", *map(str, words)]
         options: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "pass_fds": [sock.fileno()]}
         return self._lab.helper(command, start_new_session=True, **options)
 
@@ -98,7 +110,7 @@ class Ends:
         """Serve visitors at the far end; give the port."""
         with self._listen() as listener:
             port: int = listener.getsockname()[1]
-            server = self._tool(listener, "serve", SIZE, workers)
+            server = self._tool(1, listener, "serve", SIZE, workers)
         assert server.stdout is not None
         assert server.stdout.readline() == "ready\n"
         try:
@@ -113,15 +125,15 @@ class Ends:
         """Give what a stream from near to far carries, in Gbit/s."""
         settle, seconds = 0.3, 1.0
         with self._pair() as (near, far):
-            receiver = self._tool(far, "receive", settle, seconds)
-            sender = self._tool(near, "send", seconds + settle + 1)
+            receiver = self._tool(1, far, "receive", settle, seconds)
+            sender = self._tool(0, near, "send", seconds + settle + 1)
         return rate((receiver, sender)) / 1e9
 
     def round_trip(self) -> float:
         """Give the median time of a question and its answer, in microseconds."""
         with self._pair() as (near, far):
-            answering = self._tool(far, "answer", SIZE)
-            asking = self._tool(near, "ask", SIZE, QUESTIONS)
+            answering = self._tool(1, far, "answer", SIZE)
+            asking = self._tool(0, near, "ask", SIZE, QUESTIONS)
         found = result(asking)
         answering.wait(5)
         return found["p50"]
@@ -143,7 +155,7 @@ class Ends:
         with self._serving(workers) as port:
             words = [program, self._names[0], FAR, str(port), str(SIZE), "1.0", str(workers)]
             environment = [f"ANABRANCH_RUN_DIR={self._lab.run_dir}", f"LD_LIBRARY_PATH={client.HERE / 'lib'}"]
-            command = self._namespaces[0].command("env", *environment, *words)
+            command = self._namespaces[0].command("env", *environment, *pinned(0), *words)
             return result(self._lab.helper(command, stdout=subprocess.PIPE, text=True))
 
 
@@ -159,6 +171,8 @@ def both() -> Iterator[tuple[Ends, Ends]]:
             "far": {"interfaces": {"link": {"patch": "near/link", "addresses": [f"{FAR}/31"]}}},
         })  # fmt: skip
         lab.start()
+        for name, processor in zip(("near", "far"), PROCESSORS, strict=True):
+            os.sched_setaffinity(lab.router(name)["pids"]["forwarder"], {processor})
         made = Ends(lab, (KERNEL, KERNEL), (near, far)), Ends(lab, ("near", "far"), (lab.box, lab.box))
         yield made
         for ends in made:

@@ -60,7 +60,7 @@ static void known_timewait(const struct world *w, uint32_t number, struct known 
 	known->rcv_nxt = timewait->rcv_nxt;
 	known->snd_una = known->snd_nxt = timewait->snd_nxt;
 	known->ts_recent = timewait->ts_recent;
-	known->key = w->host->tcp->timewait_links[number].key;
+	known->key = w->host->tcp->timewait_more[number].key;
 }
 
 // Whoever was sent the last SYN-ACK, perhaps a cookie.

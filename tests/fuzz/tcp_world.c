@@ -261,7 +261,7 @@ static void restore(struct world *w)
 	clear_pool(tcp->sockets, sizeof(*tcp->sockets), w->state->tcp_used);
 	clear_pool(tcp->requests, sizeof(*tcp->requests), w->state->tcp_requests_used);
 	clear_pool(tcp->timewaits, sizeof(*tcp->timewaits), w->state->tcp_timewaits_used);
-	clear_pool(tcp->timewait_links, sizeof(*tcp->timewait_links), w->state->tcp_timewaits_used);
+	clear_pool(tcp->timewait_more, sizeof(*tcp->timewait_more), w->state->tcp_timewaits_used);
 	clear_pool(tcp->flights, sizeof(*tcp->flights), tcp->flight_used + 1);
 	clear_pool(tcp->segments, sizeof(*tcp->segments), tcp->segment_used);
 	clear_pool(tcp->ranges, sizeof(*tcp->ranges), tcp->range_used);
@@ -366,12 +366,14 @@ static void check_hashes(struct world *w)
 {
 	static const uint32_t empty[TCP_HASH];
 	const struct tcp *tcp = w->host->tcp;
-	const uint32_t *heads[] = {tcp->connections, tcp->bound, tcp->listeners, tcp->request_heads, tcp->timewait_heads};
+	const uint32_t *heads[] = {tcp->connections, tcp->bound, tcp->listeners, tcp->request_heads};
 
 	_Static_assert((int)TCP_HASH == (int)TCP_PORT_HASH, "one empty table for all");
 	for (uint32_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
 		if (memcmp(heads[i], empty, sizeof(empty)) != 0)
 			broken(w, "a hash that is not empty");
+	if (memcmp(tcp->timewait_heads, empty, TCP_TIMEWAIT_HASH * sizeof(*tcp->timewait_heads)) != 0)
+		broken(w, "a hash of TIME-WAIT that is not empty");
 }
 
 static bool anything_left(const struct world *w)

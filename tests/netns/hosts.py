@@ -169,16 +169,16 @@ class Capture:
         )  # fmt: skip
         return [line.split(";") for line in done.stdout.splitlines()]
 
-    def assert_clean(self, source_mac: str, *, at_least: int) -> None:
+    def assert_clean(self, source_mac: str, *, at_least: int, uncut: int = 100) -> None:
         """All that the router at that MAC sent is well-formed, with good checksums of every kind.
 
         Of a packet that passes as it came, the sum is left to a network card, as its sender
-        wished.  For tshark these are wrong, so bare acknowledgements do not count.
+        wished.  For tshark these are wrong, so TCP segments of up to `uncut` bytes do not count.
         """
         mine = f"eth.src == {source_mac}"
         count = len(self.fields("frame.number", where=mine))
         assert count >= at_least, f"{count} frames"
-        bad = "_ws.malformed || (tcp.checksum.status == 0 && tcp.len > 100)"
+        bad = f"_ws.malformed || (tcp.checksum.status == 0 && tcp.len > {uncut})"
         bad += "".join(f" || {protocol}.checksum.status == 0" for protocol in ("ip", "udp", "icmp", "icmpv6"))
         found = self.fields("frame.number", "_ws.col.Info", where=f"{mine} && ({bad})")
         assert not found, (len(found), found[:10])

@@ -162,13 +162,6 @@ class Namespace:
         """Open the frames of a device."""
         return Wire(self, device)
 
-    def forwarded_by_kernel(self) -> int:
-        """Give the packets that the kernel itself forwarded here, both families."""
-        lines = self.run("cat", "/proc/net/snmp", "/proc/net/snmp6").stdout.splitlines()
-        total = sum(int(line.split()[1]) for line in lines if line.startswith("Ip6OutForwDatagrams"))
-        header, values = (line.split() for line in lines if line.startswith("Ip:"))
-        return total + int(values[header.index("ForwDatagrams")])
-
     def processes(self) -> list[int]:
         """Give the pids of all that live in here."""
         return processes_in({self.inode})
@@ -250,6 +243,12 @@ class Wire:
             if wanted(frame):
                 return frame
         raise LabError(f"not within {timeout:g} s: {what}")
+
+
+def lan_router(name: str, *rules: Mapping[str, Any], addresses: Sequence[str] = ("10.0.0.1/24",)) -> dict[str, Any]:
+    """Configure a router with one interface, `lan` on the device NAME-lan, and rules for apps."""
+    interfaces = {"lan": {"device": f"{name}-lan", "addresses": list(addresses)}}
+    return {"interfaces": interfaces, "rsock": {"rules": list(rules)}}
 
 
 class Lab:
@@ -453,6 +452,15 @@ class Lab:
         started = subprocess.Popen(command, env=project_environment(), **options)
         self._helpers.append(started)
         return started
+
+    def started(self, command: Sequence[str], says: str = "ready") -> subprocess.Popen[str]:
+        """Start a helper that says when it is ready, and wait until it does."""
+        made: subprocess.Popen[str] = self.helper(command, stdout=subprocess.PIPE, text=True)
+        assert made.stdout is not None
+        line = made.stdout.readline()
+        assert line
+        assert line.startswith(says), line
+        return made
 
     # The end
 

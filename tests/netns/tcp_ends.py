@@ -22,14 +22,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from lab import wait_until
+import pytest
+from hosts import check_laws
+from lab import Lab, wait_until
+from wire import strict
 
 import rsock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lab import Lab, Namespace
+    from lab import Namespace
 
 MIB: Final = 1 << 20
 WAIT: Final = 10.0
@@ -50,6 +53,9 @@ class Path(NamedTuple):
     def family(self) -> int:
         """Give the address family."""
         return socket.AF_INET6 if ":" in self.ours else socket.AF_INET
+
+
+PATHS: Final = [Path("10.0.0.1", "10.0.0.2"), Path("2001:db8::1", "2001:db8::2")]
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,33 @@ def in_order(*devices: tuple[Namespace, str]) -> None:
     """
     for namespace, device in devices:
         namespace.run("sh", "-c", f"echo 1 > /sys/class/net/{device}/queues/rx-0/rps_cpus")
+
+
+@contextlib.contextmanager
+def one_link(*, host_offloads: bool, our_offloads: bool = True) -> Iterator[Ends]:
+    """Make a VR with a host behind one link (PATHS)."""
+    with Lab() as lab:
+        host = lab.host("host", "lan", "10.0.0.2/24")
+        host.address("eth0", "2001:db8::2/64")
+        in_order((lab.box, "lan"), (host, "eth0"))
+        if not host_offloads:
+            strict(host, "eth0")
+        if not our_offloads:
+            strict(lab.box, "lan")
+        addresses = ["10.0.0.1/24", "2001:db8::1/64"]
+        lab.configure({"red": {"interfaces": {"lan": {"device": "lan", "addresses": addresses}}}})
+        lab.start()
+        reachable(host, *(path.ours for path in PATHS))
+        with Ends(lab, "red", host, *PATHS) as made:
+            yield made
+
+
+@pytest.fixture(autouse=True)
+def laws(ends: Ends) -> Iterator[None]:
+    """Check the counter laws after each test of a module that imports this and has a fixture `ends`."""
+    yield
+    ends.close_all()
+    check_laws(ends.lab, "red")
 
 
 def bytes_of(size: int) -> Iterator[memoryview]:

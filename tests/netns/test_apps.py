@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from lab import Lab, Namespace, wait_until
+from lab import Lab, Namespace, lan_router, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,19 +64,12 @@ class App:
 
 def respond(lab: Lab, namespace: Namespace, text: str, port: int = PORT) -> None:
     """Start a UDP responder that says who it is."""
-    started = lab.helper(
-        namespace.command(sys.executable, "-c", RESPONDER, text, str(port)), stdout=subprocess.PIPE, text=True
-    )
-    assert started.stdout is not None
-    assert started.stdout.readline() == "ready\n"
+    lab.started(namespace.command(sys.executable, "-c", RESPONDER, text, str(port)))
 
 
 def router(name: str, *rules: dict[str, Any]) -> dict[str, Any]:
     """Describe a VR with the addresses that all of them have."""
-    return {
-        "interfaces": {"lan": {"device": f"{name}-lan", "addresses": ["10.0.0.1/24", "2001:db8::1/64"]}},
-        "rsock": {"rules": list(rules)},
-    }
+    return lan_router(name, *rules, addresses=["10.0.0.1/24", "2001:db8::1/64"])
 
 
 def reaches(lab: Lab, name: str, address: str) -> bool:

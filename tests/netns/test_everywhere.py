@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from lab import Lab, Namespace, wait_until
+from lab import Lab, Namespace, lan_router, wait_until
 
 import rsock
 
@@ -43,11 +43,7 @@ else:
 
 
 def router(name: str, *, allow: bool = True) -> dict[str, Any]:
-    rules = [{"app": f"uid:{os.getuid()}", "allow": "all"}] if allow else []
-    return {
-        "interfaces": {"lan": {"device": f"{name}-lan", "addresses": ["10.0.0.1/24"]}},
-        "rsock": {"rules": rules},
-    }
+    return lan_router(name, *([{"app": f"uid:{os.getuid()}", "allow": "all"}] if allow else []))
 
 
 @pytest.fixture(scope="module")

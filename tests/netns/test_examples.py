@@ -11,7 +11,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from lab import ROOT, Lab, Namespace
+from lab import ROOT, Lab, Namespace, lan_router
 
 from tests.conftest import require_program
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.root
 
 UID: Final = 12347
+RULE: Final = {"app": f"uid:{UID}", "allow": ["connect", "listen", "udp"]}
 PROBER_PORT: Final = 9115
 HTTP: Final = """
 import http.server, sys
@@ -56,14 +57,6 @@ program.main()
 """
 
 
-def router(name: str) -> dict[str, object]:
-    rules = [{"app": f"uid:{UID}", "allow": ["connect", "listen", "udp"]}]
-    return {
-        "interfaces": {"lan": {"device": f"{name}-lan", "addresses": ["10.0.0.1/24"]}},
-        "rsock": {"rules": rules},
-    }
-
-
 @pytest.fixture(scope="module")
 def worlds() -> Iterator[Lab]:
     """Red, blue and the kernel with a host each, the same addresses everywhere."""
@@ -72,7 +65,7 @@ def worlds() -> Iterator[Lab]:
             host = lab.host(name, f"{name}-lan", "10.0.0.2/24")
             start(lab, host, "-c", HTTP, f"page of {name}")
         lab.box.address("kernel-lan", "10.0.0.1/24")
-        lab.configure({name: router(name) for name in ("red", "blue")})
+        lab.configure({name: lan_router(name, RULE) for name in ("red", "blue")})
         lab.start()
         yield lab
 
@@ -80,11 +73,7 @@ def worlds() -> Iterator[Lab]:
 def start(lab: Lab, place: Namespace, *words: str) -> subprocess.Popen[str]:
     """Start a program that says when it is ready."""
     environment = ["env", f"ANABRANCH_RUN_DIR={lab.run_dir}", f"PYTHONPATH={ROOT}", "PYTHONDONTWRITEBYTECODE=1"]
-    command = place.command(*environment, sys.executable, *words)
-    made: subprocess.Popen[str] = lab.helper(command, stdout=subprocess.PIPE, text=True)
-    assert made.stdout is not None
-    assert made.stdout.readline()
-    return made
+    return lab.started(place.command(*environment, sys.executable, *words), says="")
 
 
 def example(lab: Lab, path: str, *words: str) -> None:

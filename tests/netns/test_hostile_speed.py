@@ -13,7 +13,7 @@ import pytest
 from lab import Lab, Namespace
 from test_hostile import ATTACKER, attack, unharmed
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 APP: Final = Path(__file__).with_name("tenant_app.py")
 TENANT: Final = 12346
@@ -36,9 +36,7 @@ class Tenant:
 
     def __init__(self, lab: Lab, router: str, host: Namespace) -> None:
         self.router = router
-        server = lab.helper(host.command(sys.executable, "-c", ECHO), stdout=subprocess.PIPE, text=True)
-        assert server.stdout is not None
-        assert server.stdout.readline() == "listening\n"
+        lab.started(host.command(sys.executable, "-c", ECHO), says="listening")
         words = ("env", f"ANABRANCH_RUN_DIR={lab.run_dir}", sys.executable, "-P", str(APP), str(TENANT), router)
         self._app = lab.helper(
             lab.box.command(*words, "10.0.0.2", "7777"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from frames import IPV4, ip4
 from hosts import MIB, answered, check_laws, counters, drops, ping, transfer
-from lab import Lab, Namespace, Wire, wait_until
+from lab import Lab, Wire, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,11 +24,6 @@ pytestmark = pytest.mark.root
 STRANGER: Final = bytes.fromhex("02000000aaaa")  # the MAC that frames of ours come from
 WITHDRAWN: Final = 0.3  # seconds, with the time that looking takes
 BACK: Final = 0.5
-
-
-def mac_of(host: Namespace, device: str = "eth0") -> bytes:
-    """Give a device's MAC."""
-    return bytes.fromhex(host.run("cat", f"/sys/class/net/{device}/address").stdout.strip().replace(":", ""))
 
 
 def tagged(frame: bytes, *tags: int) -> bytes:

@@ -220,6 +220,7 @@ def test_another_zygote_is_started(lab: Lab) -> None:
     lab.wait_state("red", "up")
 
 
+@pytest.mark.quiet
 def test_crashes_in_a_row_are_slowed_down(lab: Lab) -> None:
     lab.configure({"red": loopback("10.0.0.1/32")})
     lab.start()

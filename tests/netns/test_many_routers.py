@@ -13,7 +13,6 @@ import os
 import selectors
 import socket
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -92,10 +91,7 @@ def configuration() -> dict[str, Any]:
 
 def respond(lab: Lab, host: Namespace, name: str) -> None:
     """Start what answers for a host."""
-    command = host.command(sys.executable, "-c", RESPONDER, name, str(PORT))
-    started = lab.helper(command, stdout=subprocess.PIPE, text=True)
-    assert started.stdout is not None
-    assert started.stdout.readline() == "ready\n"
+    lab.started(host.command(sys.executable, "-c", RESPONDER, name, str(PORT)))
 
 
 class Worlds:

@@ -84,7 +84,7 @@ SHAPES: Final[dict[tuple[str, ...], Any]] = {
     ("sockets", "red"): [
         {
             "socket": int, "type": str, "family": str, "protocol": int, "state": str, "local": str, "remote": TEXT,
-            "interface": TEXT, "app": str, "pid": int, "uid": int, "orphaned": bool, "rx_packets": int,
+            "interface": TEXT, "app": str, "pid": int, "uid": int, "identity": str, "orphaned": bool, "rx_packets": int,
             "tx_packets": int, "rx_drops": int,
         }
     ],

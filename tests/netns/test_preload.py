@@ -115,12 +115,9 @@ def test_calls_end_in_an_errno_within_their_time(worlds: World, client_calls: st
 
 
 def test_events_of_routers(worlds: World, client_calls: str) -> None:
-    started = worlds.helper(
-        worlds.box.command("env", f"ANABRANCH_RUN_DIR={worlds.run_dir}", client_calls, "watch"),
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    words = ("env", f"ANABRANCH_RUN_DIR={worlds.run_dir}", client_calls, "watch")
+    started = worlds.started(worlds.box.command(*words), says="watching")
     assert started.stdout is not None
-    assert started.stdout.readline() == "watching\n"
     path = worlds.run_dir / "vr" / "green.sock"
     (worlds.run_dir / "vr" / "green.other").touch()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as green:

@@ -25,10 +25,11 @@ import pytest
 from hosts import drops
 from lab import wait_until
 from remote_host import HOST, PORT, RELAY, VR, WAIT, Keys, Visitor, World, echo, error_of, worlds
+from tcp_ends import drain
 
 import rsock
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 BULK: Final = 32 << 20
 CUT: Final = 5.0
@@ -43,15 +44,6 @@ def world() -> Iterator[World]:
 @pytest.fixture(scope="module")
 def ctx(world: World) -> rsock.Context:
     return world.context()
-
-
-def drain(sock: socket.socket) -> tuple[int, str]:
-    """Read to the end: how many bytes, and their hash."""
-    seen, digest = 0, hashlib.sha256()
-    while part := sock.recv(1 << 18):
-        digest.update(part)
-        seen += len(part)
-    return seen, digest.hexdigest()
 
 
 class Pouring(threading.Thread):

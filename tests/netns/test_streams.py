@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hashlib
 import os
 import resource
 import select
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 import pytest
 from lab import Lab, Namespace, wait_until
+from tcp_ends import drain, pour
 
 import rsock
 from rsock.errors import RsockDenied
@@ -106,26 +106,6 @@ def world() -> Iterator[World]:
         made = World(lab, host)
         yield made
         made.context.close()
-
-
-def drain(sock: socket.socket) -> tuple[int, str]:
-    """Read to the end: how many bytes, and their hash."""
-    seen, digest = 0, hashlib.sha256()
-    while part := sock.recv(1 << 18):
-        digest.update(part)
-        seen += len(part)
-    return seen, digest.hexdigest()
-
-
-def pour(sock: socket.socket, total: int) -> str:
-    """Write so many bytes and end; give their hash."""
-    block = os.urandom(1 << 20)
-    digest = hashlib.sha256()
-    for _ in range(total >> 20):
-        sock.sendall(block)
-        digest.update(block)
-    sock.shutdown(socket.SHUT_WR)
-    return digest.hexdigest()
 
 
 @pytest.mark.parametrize(("family", "ours", "theirs"), FAMILIES)

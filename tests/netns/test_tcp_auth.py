@@ -9,32 +9,30 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from hosts import check_laws, drops
-from lab import Lab
+from hosts import drops
 from tcp_ends import (
     IP_MINTTL,
     IPV6_MINHOPCOUNT,
     MIB,
+    PATHS,
     TCP_MD5SIG,
     Ends,
     Info,
     Path,
     closed,
     crosswise,
-    in_order,
     key_for,
-    reachable,
+    laws,  # noqa: F401 - a fixture
+    one_link,
     together,
     transfer,
 )
-from wire import strict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.root
 
-PATHS: Final = [Path("10.0.0.1", "10.0.0.2"), Path("2001:db8::1", "2001:db8::2")]
 KEY: Final = b"what only both sides know"
 SHORT: Final = 1.2  # long enough for a SYN that is sent again
 FRAMES: Final = pytest.mark.parametrize("ends", [False], ids=["frames"], indirect=True)
@@ -42,25 +40,8 @@ FRAMES: Final = pytest.mark.parametrize("ends", [False], ids=["frames"], indirec
 
 @pytest.fixture(scope="module", params=[True, False], ids=["offloads", "frames"])
 def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
-    with Lab() as lab:
-        host = lab.host("host", "lan", "10.0.0.2/24")
-        host.address("eth0", "2001:db8::2/64")
-        in_order((lab.box, "lan"), (host, "eth0"))
-        if not request.param:
-            strict(host, "eth0")
-        addresses = ["10.0.0.1/24", "2001:db8::1/64"]
-        lab.configure({"red": {"interfaces": {"lan": {"device": "lan", "addresses": addresses}}}})
-        lab.start()
-        reachable(host, *(path.ours for path in PATHS))
-        with Ends(lab, "red", host, *PATHS) as made:
-            yield made
-
-
-@pytest.fixture(autouse=True)
-def laws(ends: Ends) -> Iterator[None]:
-    yield
-    ends.close_all()
-    check_laws(ends.lab, "red")
+    with one_link(host_offloads=request.param) as made:
+        yield made
 
 
 def dropped(ends: Ends, name: str) -> int:

@@ -6,10 +6,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from hosts import Capture, check_laws
-from lab import Lab
-from tcp_ends import Ends, Path, closed, drain, in_order, pour, reachable, together, transfer
-from wire import strict
+from hosts import Capture
+from tcp_ends import (
+    PATHS,
+    Ends,
+    closed,
+    drain,
+    laws,  # noqa: F401 - a fixture
+    one_link,
+    pour,
+    together,
+    transfer,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -18,7 +26,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
-PATHS: Final = [Path("10.0.0.1", "10.0.0.2"), Path("2001:db8::1", "2001:db8::2")]
 # On a machine that is busy a tail is probed in vain, or a reader is late; only what shows in each run is TCP's.
 RUNS: Final = 4
 ODD: Final = (
@@ -30,26 +37,8 @@ ODD: Final = (
 
 @pytest.fixture(scope="module", params=[True, False], ids=["offloads", "frames"])
 def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
-    with Lab() as lab:
-        host = lab.host("host", "lan", "10.0.0.2/24")
-        host.address("eth0", "2001:db8::2/64")
-        in_order((lab.box, "lan"), (host, "eth0"))
-        if not request.param:
-            strict(host, "eth0")
-            strict(lab.box, "lan")
-        addresses = ["10.0.0.1/24", "2001:db8::1/64"]
-        lab.configure({"red": {"interfaces": {"lan": {"device": "lan", "addresses": addresses}}}})
-        lab.start()
-        reachable(host, *(path.ours for path in PATHS))
-        with Ends(lab, "red", host, *PATHS) as made:
-            yield made
-
-
-@pytest.fixture(autouse=True)
-def laws(ends: Ends) -> Iterator[None]:
-    yield
-    ends.close_all()
-    check_laws(ends.lab, "red")
+    with one_link(host_offloads=request.param, our_offloads=request.param) as made:
+        yield made
 
 
 def talk(asking: socket.socket, answering: socket.socket) -> None:

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from hosts import check_laws, drops
+from hosts import drops
 from lab import Lab, wait_until
 from tcp_ends import (
     MIB,
@@ -30,6 +30,7 @@ from tcp_ends import (
     drain,
     echo,
     in_order,
+    laws,  # noqa: F401 - a fixture
     many_files,
     nothing_lost,
     pour,
@@ -90,14 +91,6 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
         reachable(host, *(path_of(link, family).ours for link in LINKS for family in HEADERS))
         with Ends(lab, "red", host) as made:
             yield made
-
-
-@pytest.fixture(autouse=True)
-def laws(ends: Ends) -> Iterator[None]:
-    """Check the counter laws after each test."""
-    yield
-    ends.close_all()
-    check_laws(ends.lab, "red")
 
 
 @pytest.mark.parametrize("link", LINKS)

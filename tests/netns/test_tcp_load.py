@@ -14,16 +14,26 @@ from pathlib import Path as File
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from hosts import Capture, check_laws, drops
+from hosts import Capture, drops
 from lab import Lab
-from tcp_ends import MIB, Ends, Info, Path, closed, in_order, reachable, transfer
+from tcp_ends import (
+    MIB,
+    PATHS,
+    Ends,
+    Info,
+    Path,
+    closed,
+    in_order,
+    laws,  # noqa: F401 - a fixture
+    reachable,
+    transfer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
-PATHS: Final = [Path("10.0.0.1", "10.0.0.2"), Path("2001:db8::1", "2001:db8::2")]
 ECN: Final = 8
 FLOOD_RATE, FLOOD_SECONDS = 50_000, 2
 SOURCE: Final = File(__file__).resolve().parent.parent / "traffic" / "synflood.c"
@@ -64,13 +74,6 @@ def ends() -> Iterator[Ends]:
         reachable(flood, "10.0.1.1")
         with Ends(lab, "red", host, *PATHS) as made:
             yield made
-
-
-@pytest.fixture(autouse=True)
-def laws(ends: Ends) -> Iterator[None]:
-    yield
-    ends.close_all()
-    check_laws(ends.lab, "red")
 
 
 def serve(listener: socket.socket, over: threading.Event) -> None:

@@ -9,9 +9,19 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from hosts import check_laws
 from lab import Lab
-from tcp_ends import MIB, Ends, Info, Path, closed, crosswise, in_order, reachable, transfer
+from tcp_ends import (
+    MIB,
+    Ends,
+    Info,
+    Path,
+    closed,
+    crosswise,
+    in_order,
+    laws,  # noqa: F401 - a fixture
+    reachable,
+    transfer,
+)
 from wire import strict
 
 if TYPE_CHECKING:
@@ -62,13 +72,6 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
         reachable(host, *(path.ours for path in PATHS))
         with Ends(lab, "red", host, *PATHS) as made:
             yield made
-
-
-@pytest.fixture(autouse=True)
-def laws(ends: Ends) -> Iterator[None]:
-    yield
-    ends.close_all()
-    check_laws(ends.lab, "red")
 
 
 def forget(ends: Ends) -> None:

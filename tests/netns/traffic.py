@@ -40,9 +40,7 @@ class Stream:
         """Start the counter, wait until it listens, start the sender."""
         namespace, device = self._receiver
         words = namespace.command(binary(), "count", device, self._tag, self._count, str(IDLE_MS))
-        self._counter = self._lab.helper(words, stdout=subprocess.PIPE, text=True)
-        assert self._counter.stdout is not None
-        assert self._counter.stdout.readline() == "ready\n"
+        self._counter = self._lab.started(words)
         namespace, device = self._sender
         mac = namespace.run("cat", f"/sys/class/net/{device}/address").stdout.strip()
         words = namespace.command(

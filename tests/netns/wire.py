@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 SOURCE: Final = Path(__file__).resolve().parent.parent / "wire"
 PROGRAM: Final = ("wire.c", "impair.c", "offload.c")
-LONGEST: Final = 65535 + 14
 _serial: Final = itertools.count()
 
 End = tuple[Namespace, str]

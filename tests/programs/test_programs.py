@@ -132,6 +132,8 @@ def test_dig(programs: Programs) -> None:
         assert (
             programs.run(name, "dig", "+short", "+time=3", "+tries=1", f"@{HOST4}", "www.example.net") == f"{HOST4}\n"
         )
+        refused = programs.run(name, "sh", "-c", f"dig +tcp +tries=1 +time=1 @{HOST4} x || true")
+        assert "refused" in refused  # no server there
 
 
 def test_ping(programs: Programs) -> None:
@@ -302,6 +304,22 @@ def test_python_http_server(worlds: World, programs: Programs, tmp_path: Path) -
     serves_twice(
         programs, start, lambda name: behind(worlds, name, "curl", "-s", "-m", "5", f"http://{OWN4}:8000/who") == name
     )
+
+
+def test_datagrams_without_names(worlds: World, programs: Programs) -> None:
+    """What reads them does not ask for their sender."""
+    echo = (
+        f"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('{OWN4}', 7000));"
+        "print(s.recv(100).decode(), flush=True)"
+    )
+    for name in WORLDS:
+        reader = programs.start(name, sys.executable, "-c", echo, stdout=subprocess.PIPE, text=True)
+        send = (
+            "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+            f"for _ in range(20): s.sendto(b'to {name}', ('{OWN4}', 7000)); time.sleep(0.05)"
+        )
+        behind(worlds, name, sys.executable, "-c", send)
+        assert reader.communicate(timeout=10)[0] == f"to {name}\n"
 
 
 def test_gunicorn(worlds: World, programs: Programs, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ struct stranger {
 	uint32_t length;
 };
 void scale_inject(struct scale *scale, const struct stranger *stranger);
-uint64_t scale_resident(void); // bytes of this process
+uint64_t scale_resident(void); // bytes of this process, but for pages of files
 double scale_cpu(void);        // seconds of this process
 
 void report(const char *name, double value);

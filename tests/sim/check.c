@@ -369,6 +369,7 @@ static void check_requests(const struct check *check)
 
 static void check_timewaits(const struct check *check)
 {
+	static const struct tcp_timewait_more none;
 	const struct tcp *tcp = check->tcp;
 	uint32_t count = 0, listed = 0;
 
@@ -377,10 +378,18 @@ static void check_timewaits(const struct check *check)
 		count += t->state != 0;
 		if (t->state != 0 && tcp_find_timewait(tcp, t->local, t->local_port, t->remote, t->remote_port) == NULL)
 			fail(check, "a record of TIME-WAIT is not found");
+		if (!(t->flags & TCP_TIMEWAIT_MORE) && memcmp(&tcp->timewait_more[i], &none, sizeof(none)) != 0)
+			fail(check, "a record of TIME-WAIT left something to the next one");
 	}
-	for (uint32_t i = 0; i < TCP_WHEEL; i++)
-		for (uint32_t at = tcp->timewait_wheel[i]; at != 0; at = tcp->timewaits[at - 1].next)
+	for (uint32_t i = 0; i < TCP_WHEEL; i++) {
+		uint32_t previous = 0;
+		for (uint32_t at = tcp->timewait_wheel[i]; at != 0; at = tcp->timewaits[at - 1].next) {
+			if (tcp->timewaits[at - 1].previous != previous)
+				fail(check, "a list of TIME-WAIT has another way back");
+			previous = at;
 			listed++;
+		}
+	}
 	if (count != tcp->timewait_count || listed != count)
 		fail(check, "%u in TIME-WAIT, %u counted, %u listed", count, tcp->timewait_count, listed);
 }
@@ -399,7 +408,7 @@ static void check_keys(const struct check *check)
 	for (uint32_t at = tcp->request_oldest; at != 0; at = tcp->requests[at - 1].next)
 		held += tcp->requests[at - 1].key != 0;
 	for (uint64_t i = 0; i < tcp->host->state->tcp_timewaits_used; i++)
-		held += tcp->timewaits[i].state != 0 && tcp->timewait_links[i].key != 0;
+		held += tcp->timewaits[i].state != 0 && tcp->timewait_more[i].key != 0;
 	if (references != held)
 		fail(check, "keys are referred to %u times, but count %u", held, references);
 }

@@ -5,54 +5,25 @@ A failure prints its seed; `build/sim/sim -v SEED` shows the run.
 
 from __future__ import annotations
 
-import os
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+from tests.unit.c_build import build_program, core_sources
+
 HERE: Final = Path(__file__).resolve().parent
-BUILD: Final = ROOT / "build" / "sim"
-FLAGS: Final = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow", "-Wno-unused-parameter", "-Werror")
-FOLDERS: Final = (ROOT / "fastpath/include", ROOT / "fastpath/src", ROOT / "build/include", ROOT / "tests/wire")
+WIRE: Final = HERE.parent / "wire"
 SEEDS: Final = 3000
 FIRST: Final = 1
 
 
-def sources() -> list[Path]:
-    parts = [
-        path for folder in ("base", "wire", "table", "host") for path in (ROOT / "fastpath/src" / folder).glob("*.c")
-    ]
-    return [*parts, *HERE.glob("*.c"), ROOT / "tests/wire/impair.c", ROOT / "tests/wire/offload.c"]
-
-
-def newest_header() -> float:
-    return max(path.stat().st_mtime for folder in (*FOLDERS, HERE) for path in folder.rglob("*.h"))
-
-
-def compile_one(source: Path) -> Path:
-    target = BUILD / ("_".join(source.relative_to(ROOT).with_suffix(".o").parts))
-    if not target.exists() or target.stat().st_mtime < max(source.stat().st_mtime, newest_header()):
-        includes = [f"-I{folder}" for folder in FOLDERS]
-        began = time.time()
-        subprocess.run(["gcc", *FLAGS, *includes, "-c", str(source), "-o", str(target)], check=True)
-        os.utime(target, (began, began))  # a file that was changed meanwhile is newer
-    return target
-
-
 @pytest.fixture(scope="module")
 def simulator() -> Path:
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, sources()))
-    program = BUILD / "sim"
-    wrap = "-Wl,--wrap=tcp_initial_sequence"
-    subprocess.run(["gcc", *map(str, objects), wrap, "-o", str(program)], check=True)
-    return program
+    sources = [*core_sources(), *HERE.glob("*.c"), WIRE / "impair.c", WIRE / "offload.c"]
+    return build_program("sim", sources, "-Wl,--wrap=tcp_initial_sequence", includes=(WIRE,))
 
 
 def run(simulator: Path, first: int, count: int) -> list[str]:

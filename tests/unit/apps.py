@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,14 @@ HOST: Final = "10.0.0.2"
 HOST6: Final = "2001:db8:a::2"
 HOST_MAC: Final = bytes.fromhex("020000000002")
 WAIT: Final = 2.0
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    """Wait a little until something is so."""
+    deadline = time.monotonic() + WAIT
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 class Introducer:

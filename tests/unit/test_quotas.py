@@ -16,9 +16,9 @@ import pytest
 from fastpath import accounts
 from fastpath._layout import CONSTANTS
 from fastpath.tables import Quota, RuleEntry
-from rsock.client_core import open_body
+from rsock.client_core import Endpoint, dial_body, open_body
 from rsock.link import Link
-from rsock.wire import HEADER, MAGIC, Op, Right, layout
+from rsock.wire import HEADER, MAGIC, Flag, Op, Right, layout
 from tests.unit.apps import HOST, WAIT, World, world
 from tests.unit.rules import prefixes, publish
 from tests.unit.test_server import ALL, as_user, connect, hold
@@ -218,7 +218,8 @@ def test_control_is_told_once_a_second(red: World) -> None:
                 opening(Link(red.path), socket.SOCK_RAW)
 
     def record() -> tuple[Any, ...]:
-        data = control.recv(512)
+        while (data := control.recv(512))[2] == Op.HOLD:
+            pass
         assert data[2] == Op.DENIED
         return DENIED.unpack_from(data, HEADER.size)
 
@@ -315,5 +316,77 @@ def test_connections_end_with_the_rule_that_let_them_in(red: World) -> None:
     ours.send(b"go on")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errno.ECONNRESET
     assert account(red, f"uid:{APP_UID}")["denials"]["connect"] == 1
+    ours.close()
+    theirs.close()
+
+
+def test_a_connection_that_waits_for_a_slow_app_ends_with_its_rule(red: World) -> None:
+    """The app has no room for it, and then it is forbidden: it goes, and nobody takes its place in the listener."""
+    publish(red, RuleEntry(UID, APP_UID, sum(Right)))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(WAIT)
+
+    def app() -> None:
+        ours.close()
+        theirs.settimeout(WAIT)
+        with red.socket(kind=socket.SOCK_STREAM) as listener:
+            listener.bind(("10.0.0.1", 7200))
+            listener.listen(1)
+            theirs.send(b"listening")
+            theirs.recv(10)
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.settimeout(0.2)
+                    listener.accept()[0].close()
+            theirs.send(b"accepted")
+            theirs.recv(10)
+
+    child = os.fork()
+    if child == 0:
+        os._exit(as_user(APP_UID, [], app))
+    assert ours.recv(10) == b"listening"
+    clients = [red.socket(kind=socket.SOCK_STREAM) for _ in range(3)]
+    for client in clients:
+        client.connect(("10.0.0.1", 7200))
+    before = len(os.listdir("/proc/self/fd"))
+    publish(red, RuleEntry(UID, APP_UID, sum(Right), prefixes=prefixes("192.0.2.0/24")))
+    for client in clients:
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    # Both of our ends of each, that of the one that has waited too.
+    assert len(os.listdir("/proc/self/fd")) == before - 2 * len(clients)
+    ours.send(b"go on")
+    assert ours.recv(10) == b"accepted"
+    assert account(red, f"uid:{APP_UID}")["denials"]["accept"] == 3
+    ours.send(b"end")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for each in (*clients, ours, theirs):
+        each.close()
+
+
+def test_who_waits_for_a_connection_is_told_that_it_is_forbidden_now(red: World) -> None:
+    publish(red, RuleEntry(UID, APP_UID, sum(Right)))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(WAIT)
+
+    def app() -> None:
+        ours.close()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+            peer.connect(red.path)
+            peer.settimeout(WAIT)
+            nobody = Endpoint(socket.AF_INET, socket.inet_aton(HOST) + bytes(12), 80, 0)
+            body = dial_body(socket.AF_INET, 0, nobody, b"")
+            peer.send(HEADER.pack(MAGIC, Op.DIAL, Flag.WAIT, 0, 1, 0, 0, 0) + body)
+            theirs.send(b"asked")
+            answer = HEADER.unpack_from(peer.recv(512))
+            raise OSError(int(answer[6]), "")
+
+    child = os.fork()
+    if child == 0:
+        os._exit(as_user(APP_UID, [], app))
+    assert ours.recv(10) == b"asked"
+    time.sleep(0.05)
+    publish(red, RuleEntry(UID, APP_UID, Right.UDP))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errno.ECONNABORTED
     ours.close()
     theirs.close()

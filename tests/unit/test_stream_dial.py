@@ -7,8 +7,7 @@ import os
 import select
 import socket
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ import rsock
 from rsock.client_core import Endpoint, dial_body, name_body, option_body, parse_resolved
 from rsock.link import Link
 from rsock.wire import HEADER, MAGIC, Flag, Op, State
-from tests.unit.apps import WAIT
+from tests.unit.apps import WAIT, wait_for
 from tests.unit.stream_worlds import BLUE, RED, Pair, worlds
 
 
@@ -25,14 +24,6 @@ from tests.unit.stream_worlds import BLUE, RED, Pair, worlds
 def pair() -> Iterator[Pair]:
     with worlds() as made:
         yield made
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    """Wait a little until something is so."""
-    deadline = time.monotonic() + WAIT
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def identity(fd: int) -> tuple[bytes, int, int]:

@@ -13,13 +13,13 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 import rsock
 from rsock.client_core import parse_accepted
-from tests.unit.apps import WAIT
+from tests.unit.apps import WAIT, wait_for
 from tests.unit.stream_worlds import BLUE, BLUE6, RED, RED6, Pair, worlds
 
 
@@ -27,14 +27,6 @@ from tests.unit.stream_worlds import BLUE, BLUE6, RED, RED6, Pair, worlds
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     with worlds(late=request.param) as made:
         yield made
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    """Wait a little until something is so."""
-    deadline = time.monotonic() + WAIT
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])

@@ -104,8 +104,8 @@ struct world *world_new(void)
     w->host.state = w->state;
     w->tcp.host = &w->host;
     w->tcp.timewaits = w->state->tcp_timewaits;
-    w->tcp.timewait_links = calloc(MAX_TCP_TIMEWAITS, sizeof(*w->tcp.timewait_links));
-    w->tcp.timewait_heads = calloc(TCP_HASH, sizeof(uint32_t));
+    w->tcp.timewait_more = calloc(MAX_TCP_TIMEWAITS, sizeof(*w->tcp.timewait_more));
+    w->tcp.timewait_heads = calloc(TCP_TIMEWAIT_HASH, sizeof(*w->tcp.timewait_heads));
     w->tcp.keys = calloc(TCP_MAX_KEYS, sizeof(*w->tcp.keys));
     w->tcp.secret[2] = 0x0123456789abcdef;
     w->tcp.secret[3] = 0xfedcba9876543210;
@@ -118,7 +118,7 @@ struct world *world_new(void)
 
 void world_free(struct world *w)
 {
-    free(w->tcp.timewait_links);
+    free(w->tcp.timewait_more);
     free(w->tcp.timewait_heads);
     free(w->tcp.keys);
     free(w->state);
@@ -530,6 +530,9 @@ def test_records_end_in_time_and_in_order(world: World, start: int) -> None:
     assert world.lib.wait_deadline(world.c) == 2**64 - 1
 
 
+RECORDS: Final = 65534  # MAX_TCP_TIMEWAITS
+
+
 def test_a_full_table_gives_up_the_oldest(world: World) -> None:
     made = world.segment()
 
@@ -537,10 +540,10 @@ def test_a_full_table_gives_up_the_oldest(world: World) -> None:
         made.local_port, made.remote_port = 1 + i % 64, 1 + i // 64
         return made
 
-    for i in range(65536 + 500):
+    for i in range(RECORDS + 500):
         world.at(i * 100_000)
         world.lib.wait_enter(world.c, number(i), TIME_WAIT, 60 * SECOND, 0)
-    assert world.lib.wait_count(world.c) == 65536
+    assert world.lib.wait_count(world.c) == RECORDS
     gone = [i for i in range(500 + 2 * 2560) if world.lib.wait_state(world.c, number(i)) == 0]
     assert len(gone) == 500, "of the oldest quarters of a second"
     world.at(200 * SECOND)
@@ -611,6 +614,27 @@ def test_half_closed_record_waits_for_the_fin(world: World) -> None:
     reason, reply, _ = world.wait(seq=1000, ack=2000, flags=FIN | ACK)
     assert (reason, reply.flags, reply.seq, reply.ack) == (0, ACK, 2000, 1001)
     assert world.lib.wait_state(world.c, world.segment()) == TIME_WAIT
+
+
+def test_a_life_longer_than_the_wheel_ends_anew_and_leaves_nothing_to_the_next_record(world: World) -> None:
+    stray = {"seq": 900, "ack": 2000, "flags": ACK}
+    world.at(SECOND)
+    world.lib.wait_enter(world.c, world.segment(seq=1000, ack=2000), FIN_WAIT_2, 200 * SECOND, 4000)
+    for second in (70, 150):
+        world.at(second * SECOND)
+        world.lib.wait_tick(world.c)
+        assert world.wait(**stray)[1].count == 1
+        assert world.wait(**stray)[1].count == 0, "answers to stray segments are limited"
+    world.wait(seq=1000, ack=2000, flags=FIN | ACK)
+    for now, left in ((209, 1), (211, 0)):
+        world.at(now * SECOND)
+        world.lib.wait_tick(world.c)
+        assert world.lib.wait_count(world.c) == left
+    world.lib.wait_enter(world.c, world.segment(seq=1000, ack=2000), FIN_WAIT_2, 30 * SECOND, 4000)
+    assert world.wait(**stray)[1].count == 1, "that was another connection"
+    world.at(242 * SECOND)
+    world.lib.wait_tick(world.c)
+    assert world.lib.wait_count(world.c) == 0
 
 
 def test_data_for_a_half_closed_record_is_reset(world: World) -> None:

@@ -79,11 +79,6 @@ def host_prefix(address: Address) -> Prefix:
     return Prefix(address.family, address.value, BITS[address.family])
 
 
-def contains(prefix: Prefix, address: Address) -> bool:
-    """Tell whether `address` is in `prefix`."""
-    return prefix.family == address.family and address.value & mask(prefix.family, prefix.length) == prefix.value
-
-
 def last_address(prefix: Prefix) -> Address:
     """Give the address with all host bits set: in IPv4 the directed broadcast."""
     return Address(prefix.family, prefix.value | ~mask(prefix.family, prefix.length) & ((1 << BITS[prefix.family]) - 1))
@@ -108,11 +103,6 @@ def link_local(mac: bytes) -> Address:
 def packed(family: int, value: int) -> bytes:
     """Give the 16 bytes of shared memory: network order, IPv4 in the first four."""
     return value.to_bytes(4, "big") + bytes(12) if family == IPV4 else value.to_bytes(16, "big")
-
-
-def unpacked(family: int, data: bytes) -> int:
-    """Read the 16 bytes of shared memory."""
-    return int.from_bytes(data[:4] if family == IPV4 else data[:16], "big")
 
 
 def parse_mac(text: str) -> bytes:

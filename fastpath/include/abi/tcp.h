@@ -327,19 +327,22 @@ struct tcp_request {
 	uint32_t answered_ms;           // RFC 5961 section 7: when a stray segment was answered last; TCP_REQUEST_ANSWERED
 };
 
-enum tcp_timewait_flags { TCP_TIMEWAIT_TIMESTAMPS = 1, TCP_TIMEWAIT_IPV6 = 2 };
+enum tcp_timewait_flags {
+	TCP_TIMEWAIT_TIMESTAMPS = 1, TCP_TIMEWAIT_IPV6 = 2,
+	TCP_TIMEWAIT_MORE = 4           // the forwarder has more of it in its own memory
+};
 
 struct tcp_timewait {
 	uint8_t local[16];
 	uint8_t remote[16];
 	uint16_t local_port;
 	uint16_t remote_port;
-	uint32_t hash_next;
-	uint32_t next;                  // of those that end in the same quarter of a second, or of free ones
 	uint32_t rcv_nxt;
 	uint32_t snd_nxt;
 	uint32_t ts_recent;
-	uint32_t ends_ms;               // low bits of the time it ends
+	uint16_t hash_next;             // also of free ones
+	uint16_t next, previous;        // of those that end in the same quarter of a second
+	uint16_t ends_ms;               // low bits of the time it ends
 	uint16_t window;                // as advertised last, scaled
 	uint8_t state;                  // 0: free; enum tcp_state: FIN-WAIT-2 or TIME-WAIT
 	uint8_t flags;                  // enum tcp_timewait_flags; the upper half is the scale of our window

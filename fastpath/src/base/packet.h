@@ -71,11 +71,6 @@ static inline struct iovec *packet_parts(const struct packet *packet)
 	return (struct iovec *)(void *)(packet->buffer + packet->room) - PACKET_PARTS;
 }
 
-static inline uint32_t packet_headroom(const struct packet *packet)
-{
-	return packet->offset;
-}
-
 static inline uint32_t packet_tailroom(const struct packet *packet)
 {
 	return packet->room - packet->offset - packet->length;

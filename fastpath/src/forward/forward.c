@@ -7,7 +7,7 @@
 
 // Buffers in flight at once: a batch, what egress queues hold between flushes, and the
 // pieces that super-packets are cut into.  Untouched ones cost nothing.
-enum { ORDINARY_PACKETS = 4096, SUPER_PACKETS = 2 * BATCH_SIZE };
+enum { ORDINARY_PACKETS = 4096, SUPER_PACKETS = 4 * BATCH_SIZE };
 
 static uint64_t seed(const struct state_segment *state)
 {

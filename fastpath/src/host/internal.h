@@ -220,6 +220,17 @@ void membership_attach(struct host *host);
 void membership_close(struct host *host, uint32_t slot);
 
 // --- options.c ---
+
+// An option that is one bit; a socket has two words for them.
+struct option_switch {
+	int level;
+	int name;
+	bool other;                  // in the other word: flags of a datagram socket, engine of a stream
+	uint32_t bit;
+};
+
+// Its place among them, or -1.
+int option_switch_at(const struct option_switch *switches, int count, int level, int name);
 // The index of the interface that SO_BINDTODEVICE names, 0 for an empty name, or -ENODEV.
 int option_interface(const struct host *host, const uint8_t *value, uint32_t length);
 

@@ -17,12 +17,7 @@ enum {
 };
 
 // Options that are one bit.
-static const struct {
-	int level;
-	int name;
-	bool flag;             // in flags, else in options
-	uint32_t bit;
-} switches[] = {
+static const struct option_switch switches[] = {
 	{SOL_SOCKET, SO_REUSEADDR, true, SOCKET_REUSE_ADDRESS},
 	{SOL_SOCKET, SO_REUSEPORT, true, SOCKET_REUSE_PORT},
 	{SOL_SOCKET, SO_BROADCAST, true, SOCKET_BROADCAST},
@@ -41,17 +36,17 @@ static const struct {
 
 enum { SWITCHES = sizeof(switches) / sizeof(switches[0]) };
 
-static int switch_at(int level, int name)
+int option_switch_at(const struct option_switch *list, int count, int level, int name)
 {
-	for (int i = 0; i < SWITCHES; i++)
-		if (switches[i].level == level && switches[i].name == name)
+	for (int i = 0; i < count; i++)
+		if (list[i].level == level && list[i].name == name)
 			return i;
 	return -1;
 }
 
 static void switch_set(struct socket_entry *entry, int at, bool on)
 {
-	uint32_t *word = switches[at].flag ? &entry->flags : &entry->options;
+	uint32_t *word = switches[at].other ? &entry->flags : &entry->options;
 	*word = on ? *word | switches[at].bit : *word & ~switches[at].bit;
 	uint32_t shown = entry->options & ~(uint32_t)(OPTION_LOCAL | OPTION_ERRORS);
 	if (shown & (OPTION_PKTINFO4 | OPTION_PKTINFO6))
@@ -273,7 +268,7 @@ int host_setopt(struct host *host, uint32_t slot, int level, int name, const uin
 		return -EBADF;
 	if (multicast_option(level, name))
 		return multicast_setopt(host, slot, level, name, value, length);
-	int at = switch_at(level, name);
+	int at = option_switch_at(switches, SWITCHES, level, name);
 	if (at >= 0) {
 		int number;
 		if (level == IPPROTO_IPV6 && entry->family != AF_INET6)
@@ -368,11 +363,11 @@ static int get_common(struct host *host, const struct socket_entry *entry, bool 
 
 static int get_number(struct host *host, struct socket_entry *entry, int level, int name, int *number)
 {
-	int at = switch_at(level, name);
+	int at = option_switch_at(switches, SWITCHES, level, name);
 	if (level == IPPROTO_IPV6 && entry->family != AF_INET6)
 		return -ENOPROTOOPT;
 	if (at >= 0) {
-		*number = ((switches[at].flag ? entry->flags : entry->options) & switches[at].bit) != 0;
+		*number = ((switches[at].other ? entry->flags : entry->options) & switches[at].bit) != 0;
 		return 0;
 	}
 	if (level == SOL_SOCKET)

@@ -30,10 +30,10 @@ struct tcp *tcp_new(struct host *host)
 	tcp->bound = calloc(TCP_PORT_HASH, sizeof(uint32_t));
 	tcp->listeners = calloc(TCP_PORT_HASH, sizeof(uint32_t));
 	tcp->request_heads = calloc(TCP_HASH, sizeof(uint32_t));
-	tcp->timewait_heads = calloc(TCP_HASH, sizeof(uint32_t));
-	tcp->timewait_links = calloc(MAX_TCP_TIMEWAITS, sizeof(*tcp->timewait_links));
+	tcp->timewait_heads = calloc(TCP_TIMEWAIT_HASH, sizeof(*tcp->timewait_heads));
+	tcp->timewait_more = calloc(MAX_TCP_TIMEWAITS, sizeof(*tcp->timewait_more));
 	if (tcp->connections == NULL || tcp->bound == NULL || tcp->listeners == NULL || tcp->request_heads == NULL ||
-	    tcp->timewait_heads == NULL || tcp->timewait_links == NULL) {
+	    tcp->timewait_heads == NULL || tcp->timewait_more == NULL) {
 		tcp_free(tcp);
 		return NULL;
 	}
@@ -57,7 +57,7 @@ void tcp_free(struct tcp *tcp)
 	free(tcp->listeners);
 	free(tcp->request_heads);
 	free(tcp->timewait_heads);
-	free(tcp->timewait_links);
+	free(tcp->timewait_more);
 	free(tcp);
 }
 

@@ -399,6 +399,8 @@ static void note_data_sent(struct tcp *tcp, struct tcp_socket *s, const struct t
 		s->flags &= ~(uint32_t)TCP_ECN_CWR;
 }
 
+_Static_assert((uint32_t)LEND_BYTES >= (uint32_t)PACKET_ROOM, "an ordinary buffer has no room for parts");
+
 // May the packet point to the bytes in our queue?  It pays for large ones; a digest is made over bytes in one piece.
 static bool lends(const struct tcp *tcp, const struct tcp_emission *emission)
 {

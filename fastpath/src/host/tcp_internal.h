@@ -19,6 +19,7 @@ enum tcp_limits {
 	TCP_BLOCK = 4096,             // bytes of one block of a queue
 	TCP_HASH = 1 << 16,           // heads of connections; listeners and bound ports have fewer
 	TCP_PORT_HASH = 1 << 16,      // one head for each port: a busy one slows down no other
+	TCP_TIMEWAIT_HASH = 1 << 14,  // heads of TIME-WAIT, four records each in a full table: 3 bytes a record of 10,000
 	TCP_PORT_OFFSETS = 256,
 	TCP_MAX_SEGMENTS = 1 << 17,   // in flight, of all connections
 	TCP_MAX_RANGES = 1 << 15,     // beyond gaps, of all connections
@@ -204,17 +205,17 @@ struct tcp_heap_item {
 
 #define TCP_HEAP_REQUEST 0x80000000u
 
-// Records of TIME-WAIT end by a wheel: one list for each quarter of a second, 64 seconds in all.
+// Records of TIME-WAIT end by a wheel: one list for each quarter of a second, 65 seconds in all.
 enum { TCP_WHEEL = 256, TCP_WHEEL_MS = 256 };
 
-// What a TIME-WAIT record needs and a successor of this process can do without.
-struct tcp_timewait_link {
-	uint32_t previous;            // in its list of the wheel
+// What few TIME-WAIT records need.  All 0, and mostly never written, unless the record says TCP_TIMEWAIT_MORE.
+struct tcp_timewait_more {
 	uint32_t key;                 // + 1, RFC 2385
+	uint32_t turns;               // of the wheel before the one that ends it
 	uint32_t answered_ms;         // RFC 5961 section 7: when a stray segment was answered last
-	uint16_t interface;           // of a link-local peer
 	bool answered;
 	uint8_t tos;
+	uint8_t reserved[2];
 };
 
 struct tcp {
@@ -227,14 +228,15 @@ struct tcp {
 	uint32_t *bound;              // TCP_PORT_HASH heads: local port
 	uint32_t *listeners;          // TCP_PORT_HASH heads: local port
 	uint32_t *request_heads;      // TCP_HASH heads
-	uint32_t *timewait_heads;     // TCP_HASH heads
+	uint16_t *timewait_heads;     // TCP_TIMEWAIT_HASH heads
 	uint32_t socket_free;         // first free slot that was used before, by hash_next; 0: none
 	uint32_t request_free, request_oldest, request_newest, request_count;
-	uint32_t timewait_free, timewait_count;
-	uint32_t timewait_wheel[TCP_WHEEL];
+	uint32_t timewait_count;
+	uint16_t timewait_free;       // by hash_next
+	uint16_t timewait_wheel[TCP_WHEEL];
 	uint64_t timewait_occupied[TCP_WHEEL / 64]; // lists of the wheel that are not empty
 	uint64_t timewait_tick;       // the wheel was emptied up to here; of TCP_WHEEL_MS
-	struct tcp_timewait_link *timewait_links; // MAX_TCP_TIMEWAITS of them
+	struct tcp_timewait_more *timewait_more; // MAX_TCP_TIMEWAITS of them
 	struct tcp_flight *flights;   // [0] belongs to nobody and stays zero: the flight of an idle socket
 	uint32_t flight_free, flight_used;
 	struct tcp_segment *segments;

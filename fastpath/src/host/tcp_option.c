@@ -31,12 +31,7 @@ enum {
 };
 
 // Options that are one bit.
-static const struct {
-	int level;
-	int name;
-	bool engine;             // in engine, else in flags
-	uint32_t bit;
-} switches[] = {
+static const struct option_switch switches[] = {
 	{SOL_SOCKET, SO_REUSEADDR, false, TCP_REUSE_ADDRESS},
 	{SOL_SOCKET, SO_REUSEPORT, false, TCP_REUSE_PORT},
 	{SOL_SOCKET, SO_OOBINLINE, true, TCP_OOB_INLINE},
@@ -50,17 +45,9 @@ static const struct {
 
 enum { SWITCHES = sizeof(switches) / sizeof(switches[0]) };
 
-static int switch_at(int level, int name)
-{
-	for (int i = 0; i < SWITCHES; i++)
-		if (switches[i].level == level && switches[i].name == name)
-			return i;
-	return -1;
-}
-
 static void switch_set(struct tcp *tcp, struct tcp_socket *s, int at, bool on)
 {
-	uint32_t *word = switches[at].engine ? &s->engine : &s->flags;
+	uint32_t *word = switches[at].other ? &s->engine : &s->flags;
 	*word = on ? *word | switches[at].bit : *word & ~switches[at].bit;
 	// What Nagle or the cork held back goes out at once.
 	if (switches[at].level == IPPROTO_TCP && on == (switches[at].bit == TCP_NODELAY_SET) && s->flight != 0) {
@@ -495,7 +482,7 @@ static int get_ip(struct tcp *tcp, const struct tcp_socket *s, bool four, int na
 
 int tcp_setopt(struct tcp *tcp, struct tcp_socket *s, int level, int name, const uint8_t *value, uint32_t length)
 {
-	int number, at = switch_at(level, name);
+	int number, at = option_switch_at(switches, SWITCHES, level, name);
 	if (level == IPPROTO_IPV6 && s->family != AF_INET6)
 		return -ENOPROTOOPT;
 	if (level == SOL_SOCKET && at < 0)
@@ -535,11 +522,11 @@ static int get_device(const struct tcp *tcp, const struct tcp_socket *s, uint8_t
 
 static int get_number(struct tcp *tcp, struct tcp_socket *s, int level, int name, int *number)
 {
-	int at = switch_at(level, name);
+	int at = option_switch_at(switches, SWITCHES, level, name);
 	if (level == IPPROTO_IPV6 && s->family != AF_INET6)
 		return -ENOPROTOOPT;
 	if (at >= 0) {
-		*number = ((switches[at].engine ? s->engine : s->flags) & switches[at].bit) != 0;
+		*number = ((switches[at].other ? s->engine : s->flags) & switches[at].bit) != 0;
 		return 0;
 	}
 	if (level == SOL_SOCKET)

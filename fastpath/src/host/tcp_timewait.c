@@ -1,65 +1,86 @@
 // Connections that only wait for stray segments: TIME-WAIT, and FIN-WAIT-2 of those that nobody
 // owns any more (RFC 9293 section 3.6.1, RFC 1337, RFC 6191).
 //
-// A record of 64 bytes takes the connection's place.  Records end by a wheel of TCP_WHEEL lists, so
-// that making, ending and removing one costs the same however many there are; the table being full, the
-// one that would end first makes room.  What must outlive this process stands in the record, the
-// rest (struct tcp_timewait_link) beside it.
+// A record of 60 bytes takes the connection's place; with its share of the hash that is less than 64 where
+// there are 10,000.  Records end by a wheel of TCP_WHEEL lists, so that making, ending and removing one costs
+// the same however many there are; the table being full, the one that would end first makes room.  What
+// few of them need (struct tcp_timewait_more) stands beside them.
 #include "host/tcp_internal.h"
 
 enum { TIMEWAIT_FLAG_BITS = 4, ISS_DISTANCE = 65535 + 2 };
 
 #define WHEEL_NS (TCP_WHEEL_MS * TCP_MS)
 
+_Static_assert((int)MAX_TCP_TIMEWAITS <= UINT16_MAX, "a link has 16 bits");
+_Static_assert(TCP_WHEEL * TCP_WHEEL_MS == UINT16_MAX + 1, "ends_ms wraps with the wheel");
+
 static struct tcp_timewait *record_at(const struct tcp *tcp, uint32_t record)
 {
 	return &tcp->timewaits[record - 1];
 }
 
-static uint32_t record_number(const struct tcp *tcp, const struct tcp_timewait *timewait)
+static uint16_t record_number(const struct tcp *tcp, const struct tcp_timewait *timewait)
 {
-	return (uint32_t)(timewait - tcp->timewaits) + 1;
+	return (uint16_t)(timewait - tcp->timewaits + 1);
 }
 
-static struct tcp_timewait_link *link_of(const struct tcp *tcp, const struct tcp_timewait *timewait)
+static uint16_t *head_of(const struct tcp *tcp, const uint8_t *local, uint16_t local_port, const uint8_t *remote,
+	uint16_t remote_port)
 {
-	return &tcp->timewait_links[timewait - tcp->timewaits];
+	return &tcp->timewait_heads[tcp_hash(tcp, local, local_port, remote, remote_port) % TCP_TIMEWAIT_HASH];
 }
 
-static uint32_t *head_of(const struct tcp *tcp, const struct tcp_timewait *timewait)
+static uint16_t *head_of_record(const struct tcp *tcp, const struct tcp_timewait *timewait)
 {
-	uint32_t hash = tcp_hash(tcp, timewait->local, timewait->local_port, timewait->remote, timewait->remote_port);
-	return &tcp->timewait_heads[hash % TCP_HASH];
+	return head_of(tcp, timewait->local, timewait->local_port, timewait->remote, timewait->remote_port);
+}
+
+// --- what stands beside a record ---
+
+static struct tcp_timewait_more more_of(const struct tcp *tcp, const struct tcp_timewait *timewait)
+{
+	if (!(timewait->flags & TCP_TIMEWAIT_MORE))
+		return (struct tcp_timewait_more){0};
+	return tcp->timewait_more[timewait - tcp->timewaits];
+}
+
+static void more_set(struct tcp *tcp, struct tcp_timewait *timewait, const struct tcp_timewait_more *more)
+{
+	static const struct tcp_timewait_more none;
+
+	if (!(timewait->flags & TCP_TIMEWAIT_MORE) && memcmp(more, &none, sizeof(none)) == 0)
+		return;
+	timewait->flags |= TCP_TIMEWAIT_MORE;
+	tcp->timewait_more[timewait - tcp->timewaits] = *more;
 }
 
 // --- the wheel ---
 
-// ends_ms wraps with the clock; the lists' numbers wrap with it, for 2^32 is a multiple of all lists' time.
 static uint32_t wheel_list(const struct tcp_timewait *timewait)
 {
-	return (timewait->ends_ms + TCP_WHEEL_MS - 1) / TCP_WHEEL_MS % TCP_WHEEL;
+	return (timewait->ends_ms + TCP_WHEEL_MS - 1u) / TCP_WHEEL_MS % TCP_WHEEL;
 }
 
 static void wheel_insert(struct tcp *tcp, struct tcp_timewait *timewait)
 {
-	uint32_t list = wheel_list(timewait), number = record_number(tcp, timewait);
+	uint32_t list = wheel_list(timewait);
 
 	timewait->next = tcp->timewait_wheel[list];
-	link_of(tcp, timewait)->previous = 0;
+	timewait->previous = 0;
 	if (timewait->next != 0)
-		tcp->timewait_links[timewait->next - 1].previous = number;
-	tcp->timewait_wheel[list] = number;
+		record_at(tcp, timewait->next)->previous = record_number(tcp, timewait);
+	tcp->timewait_wheel[list] = record_number(tcp, timewait);
 	tcp->timewait_occupied[list / 64] |= 1ull << list % 64;
 }
 
 static void wheel_remove(struct tcp *tcp, struct tcp_timewait *timewait)
 {
-	uint32_t list = wheel_list(timewait), previous = link_of(tcp, timewait)->previous;
+	uint32_t list = wheel_list(timewait);
 
 	if (timewait->next != 0)
-		tcp->timewait_links[timewait->next - 1].previous = previous;
-	if (previous != 0)
-		record_at(tcp, previous)->next = timewait->next;
+		record_at(tcp, timewait->next)->previous = timewait->previous;
+	if (timewait->previous != 0)
+		record_at(tcp, timewait->previous)->next = timewait->next;
 	else
 		tcp->timewait_wheel[list] = timewait->next;
 	if (tcp->timewait_wheel[list] == 0)
@@ -79,8 +100,24 @@ static uint64_t wheel_next(const struct tcp *tcp, uint64_t tick)
 
 static void set_end(struct tcp *tcp, struct tcp_timewait *timewait, uint64_t life_ns)
 {
+	struct tcp_timewait_more more = more_of(tcp, timewait);
 	// At least the next millisecond: what ends now would be met when the wheel has gone round.
-	timewait->ends_ms = tcp_now_ms(tcp) + (uint32_t)(life_ns / TCP_MS) + 1;
+	uint64_t ends = tcp_now(tcp) / TCP_MS + life_ns / TCP_MS + 1;
+	uint64_t tick = (ends + TCP_WHEEL_MS - 1) / TCP_WHEEL_MS;
+
+	timewait->ends_ms = (uint16_t)ends;
+	more.turns = (uint32_t)((tick - tcp->timewait_tick - 1) / TCP_WHEEL);
+	more_set(tcp, timewait, &more);
+}
+
+// All bits of the time it ends, ms: the wheel comes to each list within its next turn.
+static uint64_t end_of(const struct tcp *tcp, const struct tcp_timewait *timewait)
+{
+	uint64_t first = tcp->timewait_tick + 1;
+	uint64_t tick = first + (wheel_list(timewait) - first) % TCP_WHEEL;
+
+	tick += (uint64_t)more_of(tcp, timewait).turns * TCP_WHEEL;
+	return tick * TCP_WHEEL_MS - (0u - timewait->ends_ms) % TCP_WHEEL_MS;
 }
 
 static void restart(struct tcp *tcp, struct tcp_timewait *timewait)
@@ -92,14 +129,15 @@ static void restart(struct tcp *tcp, struct tcp_timewait *timewait)
 
 void tcp_timewait_remove(struct tcp *tcp, struct tcp_timewait *timewait)
 {
-	uint32_t number = record_number(tcp, timewait), *at = head_of(tcp, timewait);
+	uint16_t number = record_number(tcp, timewait), *at = head_of_record(tcp, timewait);
 
 	while (*at != number)
 		at = &record_at(tcp, *at)->hash_next;
 	*at = timewait->hash_next;
 	wheel_remove(tcp, timewait);
-	tcp_auth_put(tcp, link_of(tcp, timewait)->key);
-	timewait->state = 0;
+	tcp_auth_put(tcp, more_of(tcp, timewait).key);
+	more_set(tcp, timewait, &(struct tcp_timewait_more){0});
+	timewait->state = timewait->flags = 0;
 	timewait->hash_next = tcp->timewait_free;
 	tcp->timewait_free = number;
 	tcp->timewait_count--;
@@ -117,9 +155,11 @@ void tcp_timewait_tick(struct tcp *tcp)
 		uint32_t next = tcp->timewait_wheel[tick % TCP_WHEEL];
 		while (next != 0) {
 			struct tcp_timewait *timewait = record_at(tcp, next);
+			struct tcp_timewait_more more = more_of(tcp, timewait);
 			next = timewait->next;
-			// Else its life is longer than the wheel: it is met again.
-			if (!seq_after(timewait->ends_ms, tcp_now_ms(tcp)))
+			if (more.turns-- > 0)
+				more_set(tcp, timewait, &more);
+			else
 				tcp_timewait_remove(tcp, timewait);
 		}
 	}
@@ -137,14 +177,14 @@ static struct tcp_timewait *record_new(struct tcp *tcp)
 {
 	uint64_t *used = &tcp->host->state->tcp_timewaits_used;
 
-	tcp_timewait_tick(tcp); // the wheel stands where the clock does: no life of less than 64 s goes round it
+	tcp_timewait_tick(tcp); // the wheel stands where the clock does: no life of 65 s or less goes round it
 	if (tcp->timewait_free == 0 && *used >= MAX_TCP_TIMEWAITS)
 		tcp_timewait_remove(tcp, record_at(tcp, tcp->timewait_wheel[wheel_next(tcp, tcp->timewait_tick + 1) % TCP_WHEEL]));
-	uint32_t number = tcp->timewait_free;
+	uint16_t number = tcp->timewait_free;
 	if (number != 0)
 		tcp->timewait_free = record_at(tcp, number)->hash_next;
 	else {
-		number = (uint32_t)*used + 1;
+		number = (uint16_t)(*used + 1);
 		__atomic_store_n(used, number, __ATOMIC_RELEASE);
 	}
 	tcp->timewait_count++;
@@ -163,7 +203,7 @@ static uint16_t window_left(const struct tcp_socket *s)
 void tcp_timewait_enter(struct tcp *tcp, struct tcp_socket *s, enum tcp_state state, uint64_t life_ns)
 {
 	struct tcp_timewait *timewait = record_new(tcp);
-	struct tcp_timewait_link *link = link_of(tcp, timewait);
+	const struct tcp_timewait_more more = {.tos = s->tos, .key = tcp_auth_key(tcp, s, s->remote, s->interface)};
 
 	memcpy(timewait->local, s->local, sizeof(timewait->local));
 	memcpy(timewait->remote, s->remote, sizeof(timewait->remote));
@@ -176,9 +216,9 @@ void tcp_timewait_enter(struct tcp *tcp, struct tcp_socket *s, enum tcp_state st
 	timewait->flags = (uint8_t)(s->rcv_wscale << TIMEWAIT_FLAG_BITS | (s->flags & TCP_TIMESTAMPS ? TCP_TIMEWAIT_TIMESTAMPS : 0) |
 		(s->wire_family == FAMILY_IPV6 ? TCP_TIMEWAIT_IPV6 : 0));
 	timewait->state = (uint8_t)state;
-	*link = (struct tcp_timewait_link){.interface = s->interface, .tos = s->tos, .key = tcp_auth_key(tcp, s, s->remote, s->interface)};
-	tcp_auth_hold(tcp, link->key);
-	uint32_t *head = head_of(tcp, timewait);
+	more_set(tcp, timewait, &more);
+	tcp_auth_hold(tcp, more.key);
+	uint16_t *head = head_of_record(tcp, timewait);
 	timewait->hash_next = *head;
 	*head = record_number(tcp, timewait);
 	set_end(tcp, timewait, life_ns);
@@ -189,9 +229,9 @@ void tcp_timewait_enter(struct tcp *tcp, struct tcp_socket *s, enum tcp_state st
 struct tcp_timewait *tcp_find_timewait(const struct tcp *tcp, const uint8_t *local, uint16_t local_port, const uint8_t *remote,
 	uint16_t remote_port)
 {
-	uint32_t hash = tcp_hash(tcp, local, local_port, remote, remote_port);
+	uint32_t at = *head_of(tcp, local, local_port, remote, remote_port);
 
-	for (uint32_t at = tcp->timewait_heads[hash % TCP_HASH]; at != 0; at = record_at(tcp, at)->hash_next) {
+	for (; at != 0; at = record_at(tcp, at)->hash_next) {
 		struct tcp_timewait *timewait = record_at(tcp, at);
 		if (timewait->remote_port == remote_port && timewait->local_port == local_port &&
 		    address_equal(timewait->remote, remote) && address_equal(timewait->local, local))
@@ -206,9 +246,9 @@ bool tcp_timewait_reuse(struct tcp *tcp, const struct tcp_socket *s)
 	if (timewait == NULL)
 		return true;
 	// RFC 6191 section 2, seen from the active side: timestamps of the new connection are newer than all of the old one's.
-	uint32_t begun_ms = timewait->ends_ms - tcp->config.timewait_s * 1000;
+	uint64_t life_ms = tcp->config.timewait_s * 1000ull;
 	if (!tcp->config.timewait_reuse || !tcp->config.timestamps || timewait->state != TCP_STATE_TIME_WAIT ||
-	    !(timewait->flags & TCP_TIMEWAIT_TIMESTAMPS) || !seq_after(tcp_now_ms(tcp), begun_ms + 1000))
+	    !(timewait->flags & TCP_TIMEWAIT_TIMESTAMPS) || tcp_now(tcp) / TCP_MS + life_ms <= end_of(tcp, timewait) + 1000)
 		return false;
 	tcp_timewait_remove(tcp, timewait);
 	return true;
@@ -218,9 +258,10 @@ bool tcp_timewait_reuse(struct tcp *tcp, const struct tcp_socket *s)
 
 static void answer(struct tcp *tcp, const struct tcp_timewait *timewait, const struct tcp_arrival *arrival, uint8_t flags)
 {
-	const struct tcp_timewait_link *link = link_of(tcp, timewait);
+	const struct tcp_timewait_more more = more_of(tcp, timewait);
 	struct tcp_reply reply = {
-		.seq = timewait->snd_nxt, .ack = timewait->rcv_nxt, .flags = flags, .window = timewait->window, .tos = link->tos, .key = link->key,
+		.seq = timewait->snd_nxt, .ack = timewait->rcv_nxt, .flags = flags, .window = timewait->window,
+		.tos = more.tos, .key = more.key,
 	};
 
 	if (flags & TCP_RST) { // RFC 9293 section 3.10.7.1
@@ -241,12 +282,13 @@ static void answer(struct tcp *tcp, const struct tcp_timewait *timewait, const s
 // RFC 5961 section 7: an ACK for what does not fit, but not for each of a stream of them.
 static enum drop_reason answer_stray(struct tcp *tcp, struct tcp_timewait *timewait, const struct tcp_arrival *arrival)
 {
-	struct tcp_timewait_link *link = link_of(tcp, timewait);
+	struct tcp_timewait_more more = more_of(tcp, timewait);
 	uint32_t now = tcp_now_ms(tcp);
 
-	if (!link->answered || now - link->answered_ms >= tcp->config.stray_interval_ms) {
-		link->answered = true;
-		link->answered_ms = now;
+	if (!more.answered || now - more.answered_ms >= tcp->config.stray_interval_ms) {
+		more.answered = true;
+		more.answered_ms = now;
+		more_set(tcp, timewait, &more);
 		answer(tcp, timewait, arrival, TCP_ACK);
 	}
 	return DROP_TCP_STRAY;
@@ -338,7 +380,7 @@ static enum drop_reason waiting_input(struct tcp *tcp, struct tcp_timewait *time
 
 enum drop_reason tcp_timewait_input(struct tcp *tcp, struct tcp_timewait *timewait, struct tcp_arrival *arrival, uint32_t *iss)
 {
-	enum drop_reason reason = tcp_auth_check(tcp, link_of(tcp, timewait)->key, arrival);
+	enum drop_reason reason = tcp_auth_check(tcp, more_of(tcp, timewait).key, arrival);
 	if (reason != DROP_NONE) {
 		tcp_count(tcp, TCP_STAT_AUTH_FAILED);
 		return reason;

@@ -116,6 +116,19 @@ static bool is_app_end(int fd)
 	return domain == AF_UNIX && type == SOCK_SEQPACKET && !listening;
 }
 
+// Our end's buffer has the size that our predecessor gave it, and counts again.
+static void charge_buffer(struct server *server, uint32_t slot)
+{
+	struct app *app = &server->apps[slot];
+	const struct owner owner = sockets_owner(&server->state->sockets[slot]);
+	int size = 0;
+	socklen_t length = sizeof(size);
+	if (getsockopt(app->fd, SOL_SOCKET, SO_SNDBUF, &size, &length) < 0 || size < 0)
+		return;
+	size /= 2; // the kernel doubles what it is asked for
+	app->buffer = quota_buffer(server, &owner, app->buffer, (uint32_t)(size < FD_BUFFER ? size : FD_BUFFER));
+}
+
 static void take_back(struct server *server, struct connection *connection, struct request *request, const struct rsock_hold *body)
 {
 	uint32_t slot = body->socket;
@@ -125,6 +138,7 @@ static void take_back(struct server *server, struct connection *connection, stru
 		(void)fcntl(request->fds[0], F_SETFL, O_RDWR | O_NONBLOCK);
 		if (sockets_attach(server, slot, request->fds[0]) == 0) {
 			request->fds[0] = -1;
+			charge_buffer(server, slot);
 			deliver_kept(server, slot);
 		}
 		return;

@@ -23,14 +23,7 @@ enum server_limits {
 	KEPT_ROOM = 1 << 20,         // datagrams of orphaned sockets
 	RECORD_ROOM = sizeof(struct rsock_datagram) + 65536,
 	FD_BUFFER = 1 << 20,         // asked for; the kernel's own limit decides
-	// Of the app's end; the kernel doubles it.  A quarter of that is less than what one write of the
-	// library's filler takes (rsock/streams.py), so the fd is not writable until all of it is read.
-	// And more than one sendfile(2) puts into one buffer, the last byte of which is held: else that would keep
-	// the fd from being writable for ever.
-	STREAM_APP_BUFFER = 144 << 10,
-	STREAM_FILLER = 80 << 10,
-	STREAM_DIALED_BUFFER = 512 << 10, // of an app's end that was connected when it was made
-	STREAM_OUR_BUFFER = 256 << 10, // the same of ours: what waits behind TCP's own window
+	STREAM_OUR_BUFFER = 256 << 10, // of our end, asked for: what waits behind TCP's own window
 	STREAM_TURN = 256 << 10,     // bytes that one event takes from an app
 	STREAM_PEEK = 4096,          // what is looked at first, and often is all
 	STREAM_HELD = 8192,          // bytes at most that stay in an app's queue
@@ -39,7 +32,7 @@ enum server_limits {
 	STREAM_PARTS = STREAM_TURN / 4096 + 2,
 	STREAMS_PER_TICK = 16,
 	STREAM_ACCEPTS = 64,         // of one event, either way
-	STREAM_LOOKS = 64,           // sockets that one tick looks for
+	STREAM_LOOKS = 64,           // sockets that one tick, or one bind, looks for
 	HURRY_PIDS = 8,
 	ACCEPTED_NONCE_BITS = 44,    // names_accepted_nonce
 	STREAM_RESETS = 8192,        // accepted connections of which it is remembered how they ended
@@ -86,7 +79,7 @@ struct connection {
 	uint64_t capture_request;
 	uint32_t trace_lost;
 	uint32_t capture_lost;
-	uint32_t waiting;            // requests that are answered when TCP is connected
+	uint32_t waiters;            // streams that answer when TCP is connected: the first, index + 1
 	int answer;                  // errno of the last answer
 	struct trace_memory *memory; // stages of packets that may yet end in a drop; NULL: all are told
 };
@@ -148,11 +141,12 @@ struct stream {
 	uint32_t retry_next;
 	uint32_t queue_next;
 	uint32_t waiting;            // listener: a connection that finds the app's backlog full
+	uint32_t waits_at;           // that connection: its listener
 	// Whose request is answered once TCP is connected: index + 1 of the connection; 0: nobody's.
 	uint32_t waiter;
-	uint32_t waiter_generation;
 	uint64_t waiter_request;
 	uint8_t waiter_op;
+	uint32_t waiter_previous, waiter_next; // others that wait for this connection
 };
 
 // All stream sockets of one VR.
@@ -403,6 +397,8 @@ void stream_wait(struct server *server, uint32_t slot, struct connection *connec
 // TCP is connected, or has failed: tell who waits.
 void stream_waited(struct server *server, uint32_t slot);
 void stream_forget_waiter(struct server *server, struct stream *stream);
+// The socket is closed under who waits: tell him.
+void stream_refuse_waiter(struct server *server, struct stream *stream);
 // This connection is over: what it waits for is not wanted any more.
 void stream_waiters_gone(struct server *server, struct connection *connection);
 
@@ -423,6 +419,8 @@ void stream_run(struct server *server, uint32_t slot, uint32_t events);
 
 // --- sockets.c ---
 // What the app calls itself; shown to operators and never relied on.
+// Read OPEN, which is at least as long as its struct, for rights_admit.
+struct admission sockets_admission(const struct request *request, struct rsock_open *open);
 void sockets_take_name(char app[16], const uint8_t *name, uint32_t length);
 void sockets_open(struct server *server, struct connection *connection, const struct request *request);
 int sockets_event(struct server *server, uint32_t slot, uint32_t events);

@@ -88,18 +88,23 @@ void sockets_take_name(char app[16], const uint8_t *name, uint32_t length)
 	}
 }
 
+struct admission sockets_admission(const struct request *request, struct rsock_open *open)
+{
+	memcpy(open, request->body, sizeof(*open));
+	return (struct admission){
+		.owner = {.type = open->type, .protocol = open->protocol},
+		.identity = open->identity,
+		.app = request->body + sizeof(*open),
+		.app_length = request->length - (uint32_t)sizeof(*open),
+	};
+}
+
 static int open_slot(struct server *server, const struct connection *connection, const struct request *request, uint32_t *slot)
 {
 	struct rsock_open open;
 	if (request->length < sizeof(open))
 		return -EINVAL;
-	memcpy(&open, request->body, sizeof(open));
-	struct admission admission = {
-		.owner = {.type = open.type, .protocol = open.protocol},
-		.identity = open.identity,
-		.app = request->body + sizeof(open),
-		.app_length = request->length - (uint32_t)sizeof(open),
-	};
+	struct admission admission = sockets_admission(request, &open);
 	int error = rights_admit(server, connection, &admission);
 	if (error < 0)
 		return error;

@@ -109,6 +109,7 @@ static bool take_next(struct server *server, uint32_t slot)
 	made->accepted = true;
 	made->connected = true;
 	made->fd = fd;
+	made->waits_at = slot - MAX_SOCKETS + 1;
 	stream->waiting = child - MAX_SOCKETS + 1;
 	return true;
 }
@@ -128,6 +129,7 @@ static bool introduce(struct server *server, uint32_t slot)
 		return false;
 	}
 	stream->waiting = 0;
+	made->waits_at = 0;
 	int fd = made->fd;
 	if (stream_join(server, child, fd) < 0) {
 		close(fd);

@@ -49,18 +49,24 @@ static void close_towards_app(struct server *server, uint32_t slot)
 		(void)shutdown(stream->fd, SHUT_WR);
 }
 
-// The filler: all but its last byte is read, which becomes the one that is held.
+// The filler: all but its last byte is read, which becomes the one that is held.  How long it is the app has said, and
+// it may write as fast as we read.
 static bool skip_filler(struct server *server, uint32_t slot)
 {
 	struct stream *stream = stream_at(server, slot);
 	uint8_t byte;
-	while (stream->skip > 1) {
+	for (uint32_t taken = 0; stream->skip > 1;) {
 		uint32_t before = stream->skip;
 		uint32_t most = before - 1 < sizeof(server->records) ? before - 1 : (uint32_t)sizeof(server->records);
 		ssize_t got = recv(stream->fd, server->records[0], most, MSG_DONTWAIT);
 		if (got <= 0)
 			return false;
 		stream->skip = before - (uint32_t)got;
+		taken += (uint32_t)got;
+		if (taken >= STREAM_TURN) {
+			stream_queue(server, slot, HOST_STREAM_WRITABLE);
+			return false;
+		}
 	}
 	if (stream->skip == 1) {
 		if (recv(stream->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 1)
@@ -189,10 +195,13 @@ int stream_pull(struct server *server, uint32_t slot)
 			stream_close(server, slot, false);
 		return 0;
 	}
-	if (!skip_filler(server, slot))
-		return 0;
 	if (quota_turn_over(server, stream->account)) {
 		stream_queue(server, slot, HOST_STREAM_WRITABLE);
+		return 0;
+	}
+	uint64_t start = quota_clock();
+	if (!skip_filler(server, slot)) {
+		quota_turn(server, stream->account, start);
 		return 0;
 	}
 	if (!quota_may_send(server, stream->account, stream->byte_rate)) {
@@ -200,7 +209,6 @@ int stream_pull(struct server *server, uint32_t slot)
 		return 0;
 	}
 	stream->wants_room = false;
-	uint64_t start = quota_clock();
 	while (pulled == PULLED_SOME && bytes < STREAM_TURN) {
 		const struct tcp_socket *s = host_stream(server->host, slot);
 		if (stream->shut)

@@ -25,12 +25,16 @@ struct dial_answer {
 void stream_wait(struct server *server, uint32_t slot, struct connection *connection, const struct request *request)
 {
 	struct stream *stream = stream_at(server, slot);
-	stream_forget_waiter(server, stream);
+	uint32_t link = slot - MAX_SOCKETS + 1;
+	stream_refuse_waiter(server, stream);
 	stream->waiter = connection->index + 1;
-	stream->waiter_generation = connection->generation;
 	stream->waiter_request = request->header.request;
 	stream->waiter_op = request->header.op;
-	connection->waiting++;
+	stream->waiter_previous = 0;
+	stream->waiter_next = connection->waiters;
+	if (connection->waiters != 0)
+		server->streams.at[connection->waiters - 1].waiter_previous = link;
+	connection->waiters = link;
 }
 
 static struct connection *waiter_of(const struct server *server, const struct stream *stream)
@@ -40,21 +44,42 @@ static struct connection *waiter_of(const struct server *server, const struct st
 
 void stream_forget_waiter(struct server *server, struct stream *stream)
 {
+	struct stream *all = server->streams.at;
 	struct connection *connection = waiter_of(server, stream);
-	if (connection != NULL)
-		connection->waiting--;
+	if (connection == NULL)
+		return;
+	if (stream->waiter_previous != 0)
+		all[stream->waiter_previous - 1].waiter_next = stream->waiter_next;
+	else
+		connection->waiters = stream->waiter_next;
+	if (stream->waiter_next != 0)
+		all[stream->waiter_next - 1].waiter_previous = stream->waiter_previous;
 	stream->waiter = 0;
+}
+
+static struct request waited_for(const struct stream *stream)
+{
+	return (struct request){.header = {.op = stream->waiter_op, .request = stream->waiter_request}};
+}
+
+void stream_refuse_waiter(struct server *server, struct stream *stream)
+{
+	struct connection *connection = waiter_of(server, stream);
+	const struct request request = waited_for(stream);
+	if (connection == NULL)
+		return;
+	stream_forget_waiter(server, stream);
+	connection_reply(connection, &request, ECONNABORTED, NULL, 0);
 }
 
 void stream_waiters_gone(struct server *server, struct connection *connection)
 {
-	for (uint32_t i = 0; i < server->streams.used && connection->waiting > 0; i++) {
-		struct stream *stream = &server->streams.at[i];
-		if (stream->waiter != connection->index + 1)
-			continue;
+	while (connection->waiters != 0) {
+		uint32_t slot = MAX_SOCKETS + connection->waiters - 1;
+		struct stream *stream = stream_at(server, slot);
 		stream_forget_waiter(server, stream);
 		if (stream->state == STREAM_DIALED)
-			stream_close(server, MAX_SOCKETS + i, false);
+			stream_close(server, slot, false);
 	}
 }
 
@@ -63,7 +88,8 @@ void stream_waiters_gone(struct server *server, struct connection *connection)
 // Fill the app's end, as the library does with an fd that it connects itself (rsock/streams.py).
 static bool fill(struct server *server, const struct stream *stream, int fd)
 {
-	if (!stream->connected && send(fd, server->records, STREAM_FILLER, MSG_DONTWAIT | MSG_NOSIGNAL) != STREAM_FILLER)
+	if (!stream->connected &&
+	    send(fd, server->records, RSOCK_STREAM_FILLER, MSG_DONTWAIT | MSG_NOSIGNAL) != RSOCK_STREAM_FILLER)
 		return false;
 	return send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
 }
@@ -73,7 +99,7 @@ static int dial_pair(struct server *server, uint32_t slot, int *app_fd)
 	struct stream *stream = stream_at(server, slot);
 	struct sockaddr_un name;
 	uint32_t length = names_of_socket(server, slot, host_stream(server->host, slot), &name);
-	int size = stream->connected ? STREAM_DIALED_BUFFER : STREAM_APP_BUFFER;
+	int size = stream->connected ? RSOCK_STREAM_CONNECTED_BUFFER : RSOCK_STREAM_APP_BUFFER;
 	int pair[2];
 	// The app's end blocks, as socket(2) has it, and of ours nothing is asked without MSG_DONTWAIT.
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
@@ -83,7 +109,7 @@ static int dial_pair(struct server *server, uint32_t slot, int *app_fd)
 	if (error == 0 && !fill(server, stream, pair[1]))
 		error = -ENOBUFS;
 	stream->held = stream->connected;
-	stream->skip = stream->connected ? 0 : STREAM_FILLER + 1;
+	stream->skip = stream->connected ? 0 : RSOCK_STREAM_FULL;
 	if (error == 0)
 		error = stream_join(server, slot, pair[0]);
 	if (error < 0) {
@@ -118,7 +144,7 @@ void stream_waited(struct server *server, uint32_t slot)
 {
 	struct stream *stream = stream_at(server, slot);
 	struct connection *connection = waiter_of(server, stream);
-	const struct request request = {.header = {.op = stream->waiter_op, .request = stream->waiter_request}};
+	const struct request request = waited_for(stream);
 	struct tcp_socket *s = host_stream(server->host, slot);
 	bool dialed = stream->state == STREAM_DIALED;
 	if (connection == NULL)

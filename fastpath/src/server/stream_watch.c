@@ -148,13 +148,17 @@ static void look_around(struct server *server)
 bool streams_reap(struct server *server, uint16_t port)
 {
 	bool reaped = false;
-	uint32_t next;
-	for (uint32_t link = server->streams.watch_head; link != 0; link = next) {
+	uint32_t next, alive = 0; // there may be any number, by SO_REUSEPORT
+	for (uint32_t link = server->streams.watch_head; link != 0 && alive < STREAM_LOOKS; link = next) {
 		uint32_t slot = MAX_SOCKETS + link - 1;
 		const struct tcp_socket *s = host_stream(server->host, slot);
 		next = server->streams.at[link - 1].watch_next;
-		if (s != NULL && s->local_port == port)
-			reaped |= stream_look(server, slot);
+		if (s == NULL || s->local_port != port)
+			continue;
+		if (stream_look(server, slot))
+			reaped = true;
+		else
+			alive++;
 	}
 	return reaped;
 }

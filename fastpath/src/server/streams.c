@@ -194,21 +194,21 @@ void stream_close(struct server *server, uint32_t slot, bool reset)
 		return;
 	stream_unwatch(server, slot);
 	stream_unqueue(server, slot);
-	stream_forget_waiter(server, stream);
-	if (stream->state == STREAM_JOINED)
+	stream_refuse_waiter(server, stream);
+	if (stream->state == STREAM_JOINED || stream->waits_at != 0)
 		leave(stream);
+	if (stream->waits_at != 0)
+		server->streams.at[stream->waits_at - 1].waiting = 0;
 	stream->state = STREAM_NONE;
-	stream->waiting = 0;
+	stream->waits_at = 0;
 	quota_discharge(server, stream->account, true, stream->buffer);
 	stream->buffer = 0;
 	if (reset)
 		host_abort(server->host, slot);
 	else
 		host_close(server->host, slot);
-	if (waiting != 0) {
-		close(stream_at(server, MAX_SOCKETS + waiting - 1)->fd);
+	if (waiting != 0)
 		stream_close(server, MAX_SOCKETS + waiting - 1, true);
-	}
 }
 
 struct owner stream_owner(const struct tcp_socket *s)
@@ -245,7 +245,7 @@ static int open_fd(struct server *server, uint32_t slot, int *fd)
 {
 	struct sockaddr_un name;
 	uint32_t length = names_of_socket(server, slot, host_stream(server->host, slot), &name);
-	int size = STREAM_APP_BUFFER;
+	int size = RSOCK_STREAM_APP_BUFFER;
 	int made = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (made < 0)
 		return -errno;
@@ -264,13 +264,7 @@ void streams_open(struct server *server, struct connection *connection, const st
 	struct rsock_open open;
 	uint32_t slot;
 	int fd = -1;
-	memcpy(&open, request->body, sizeof(open));
-	struct admission admission = {
-		.owner = {.type = open.type, .protocol = open.protocol},
-		.identity = open.identity,
-		.app = request->body + sizeof(open),
-		.app_length = request->length - (uint32_t)sizeof(open),
-	};
+	struct admission admission = sockets_admission(request, &open);
 	int error = stream_slot(server, connection, open.family, &admission, &slot);
 	if (error == 0) {
 		error = open_fd(server, slot, &fd);

@@ -125,7 +125,7 @@ FULL(tcp_socket, bind_previous);
 static_assert(sizeof(struct tcp_request) <= 128, "a half-open connection costs no more than 128 bytes");
 WORD(tcp_request, deadline_ns);
 FULL(tcp_request, answered_ms);
-SIZE(tcp_timewait, 64);
+SIZE(tcp_timewait, 60);
 FULL(tcp_timewait, flags);
 WORD(state_segment, tcp_used);
 WORD(state_segment, ready);

@@ -29,11 +29,6 @@ static inline bool ethernet_is_group(const uint8_t *address)
 	return (address[0] & 1) != 0;
 }
 
-static inline bool ethernet_is_broadcast(const uint8_t *address)
-{
-	return memcmp(address, "\xff\xff\xff\xff\xff\xff", ETHERNET_ADDRESS) == 0;
-}
-
 static inline bool ethernet_is_zero(const uint8_t *address)
 {
 	return memcmp(address, "\0\0\0\0\0\0", ETHERNET_ADDRESS) == 0;

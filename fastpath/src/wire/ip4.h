@@ -87,11 +87,6 @@ static inline bool ip4_is_any(const uint8_t *address)
 	return memcmp(address, "\0\0\0\0", 4) == 0;
 }
 
-static inline bool ip4_is_this_network(const uint8_t *address)
-{
-	return address[0] == 0; // 0.0.0.0/8
-}
-
 static inline bool ip4_is_loopback(const uint8_t *address)
 {
 	return address[0] == 127;
