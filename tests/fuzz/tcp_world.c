@@ -405,6 +405,7 @@ void world_close(struct world *w, bool abort)
 	w->no_route = w->no_packets = false;
 	w->appetite = WORLD_MOST;
 	for (uint32_t i = 0; i < w->state->tcp_used; i++) {
+		w->state->tcp[i].user_timeout_ms = 0; // an app may ask for weeks
 		if (abort)
 			host_abort(w->host, MAX_SOCKETS + i);
 		else
