@@ -82,12 +82,24 @@ if [ "$(id -u)" = 0 ] && have_command apt-get; then
 	echo "==> system packages:" $wanted
 	export DEBIAN_FRONTEND=noninteractive
 	log=$(mktemp)
+	# Of servers the programs are wanted, not the services: neither now nor after a reboot.
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e "$policy" ]; then
+		trap 'rm -f "$policy"' EXIT
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod 755 "$policy"
+	fi
 	# shellcheck disable=SC2086 -- a list of packages
 	if { apt-get update -qq && apt-get install -y -qq --no-install-recommends $wanted; } >"$log" 2>&1; then
 		rm -f "$log"
 	else
 		tail -20 "$log" >&2
 		rm -f "$log"
+	fi
+	if have_command systemctl; then
+		for pair in nginx-light:nginx redis-server:redis-server openssh-server:ssh bird2:bird frr:frr; do
+			case " $(echo $wanted) " in *" ${pair%:*} "*) systemctl -q disable "${pair#*:}" >/dev/null 2>&1 ;; esac
+		done
 	fi
 	wanted=$(missing <<<"$needs")
 	[ -n "$wanted" ] || exit 0

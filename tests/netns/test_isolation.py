@@ -8,7 +8,7 @@ import pytest
 from lab import Lab, wait_until
 from traffic import Stream
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 RATE, COUNT = 10_000, 30_000
 MACS = {"in": "02:00:00:00:0a:01", "out": "02:00:00:00:0b:01"}

@@ -247,22 +247,17 @@ def test_a_map_that_is_wrong_starts_nothing(worlds: World) -> None:
 
 def test_servers_side_by_side(worlds: World, tmp_path: Path) -> None:
     """Python's server, in both routers on one port."""
+    servers = []
     for name in WORLDS:
         (tmp_path / name).mkdir()
         (tmp_path / name / "who").write_text(name)
-        serve(
-            worlds,
-            name,
-            sys.executable,
-            "-m",
-            "http.server",
-            "-d",
-            str(tmp_path / name),
-            "8091",
-            stderr=subprocess.DEVNULL,
-        )
+        words = (sys.executable, "-m", "http.server", "-d", str(tmp_path / name), "8091")
+        servers.append(serve(worlds, name, *words, stderr=subprocess.DEVNULL))
     for name in WORLDS:
         wait_until(partial(serves, worlds, name, "/who", 8091, name), f"{name} serves")
+    for server in servers:
+        server.terminate()
+        server.wait(5)
 
 
 def test_sendfile_of_edges(worlds: World) -> None:
