@@ -32,12 +32,26 @@ def test_data() -> Path:
     return Path(place)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _restore_order(items)
     if os.geteuid() == 0:
         return
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+def _restore_order(items: list[pytest.Item]) -> None:
+    """Put the tests of modules that are marked so back into the order of their files, at the places they have."""
+    places: dict[Path, list[int]] = {}
+    for place, item in enumerate(items):
+        if item.get_closest_marker("in_order"):
+            places.setdefault(item.path, []).append(place)
+    for mine in places.values():
+        ordered = sorted((items[place] for place in mine), key=lambda item: (item.location[1] or 0, item.name))
+        for place, item in zip(mine, ordered, strict=True):
+            items[place] = item
 
 
 @pytest.hookimpl(trylast=True)

@@ -29,7 +29,7 @@ from tcp_ends import drain
 
 import rsock
 
-pytestmark = [pytest.mark.quiet, pytest.mark.root]
+pytestmark = [pytest.mark.in_order, pytest.mark.quiet, pytest.mark.root]
 
 BULK: Final = 32 << 20
 CUT: Final = 5.0

@@ -22,7 +22,7 @@ from rsock.remote.pump import relayed
 from rsock.session import MAX_MESSAGE
 from rsock.wire import HEADER, MAGIC, Flag, Op
 
-pytestmark = [pytest.mark.quiet, pytest.mark.root]
+pytestmark = [pytest.mark.in_order, pytest.mark.quiet, pytest.mark.root]
 
 SESSION: Final = 77
 MEMORY: Final = 96 << 20  # that a hostile app may cost the relay
