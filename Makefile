@@ -38,7 +38,7 @@ ASAN_ENV = ANABRANCH_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0:log_path
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)"
 PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest -q
 # Most of a test's time is waiting: more of them than cores run side by side.  What measures times runs alone.
-WORKERS ?= 4
+WORKERS ?= 3
 BESIDE := -n $(WORKERS) --dist loadfile -m 'not quiet'
 SAY := @printf '\033[1m==>\033[0m %s\n'
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 ALICE: Final = ("10.0.0.2", "2001:db8:a::2")
 BOB: Final = ("10.0.1.2", "2001:db8:b::2")

@@ -19,7 +19,7 @@ from lab import Lab, Wire, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 STRANGER: Final = bytes.fromhex("02000000aaaa")  # the MAC that frames of ours come from
 WITHDRAWN: Final = 0.3  # seconds, with the time that looking takes

@@ -55,7 +55,7 @@ from tests.unit.listeners import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 IP, IP6 = socket.IPPROTO_IP, socket.IPPROTO_IPV6
 GROUP, OTHER, GROUP6, OTHER6 = "239.1.2.3", "239.1.2.4", "ff15::1234", "ff12::99"

@@ -17,7 +17,7 @@ from traffic import Stream
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 NAMES: Final = ("red", "green", "blue")
 BATCH: Final = 64  # BATCH_SIZE: a successor may repeat one

@@ -42,7 +42,7 @@ from wire import strict
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 # Name of the link -> MTU of the VR's end, MTU of the host's.
 LINKS: Final = {"small": (1500, 1500), "big": (9000, 9000), "near": (9000, 1500), "far": (1500, 9000)}
