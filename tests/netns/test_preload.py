@@ -30,7 +30,7 @@ events {{ worker_connections 256; }}
 http {{
     sendfile on; tcp_nopush on; access_log off; client_body_temp_path {place}/body; proxy_temp_path {place}/proxy;
     fastcgi_temp_path {place}/fastcgi; uwsgi_temp_path {place}/uwsgi; scgi_temp_path {place}/scgi;
-    server {{ listen 8090; listen [::]:8090; root {place}/root; location /behind/ {{ proxy_pass http://{host}/; }} }}
+    server {{ listen 8090; listen [::]:8090; root {place}/pages; location /behind/ {{ proxy_pass http://{host}/; }} }}
 }}
 """
 
@@ -284,18 +284,18 @@ def test_nginx(worlds: World) -> None:
     """Workers that have given root up, sendfile, a proxied host, reload."""
     nginx = require_program("nginx")
     place = worlds.directory / "nginx"
-    (place / "root").mkdir(parents=True)
-    (place / "root" / "who").write_text("nginx")
-    (place / "root" / "big").write_bytes(os.urandom(6 << 20))
+    (place / "pages").mkdir(parents=True)
+    (place / "pages" / "who").write_text("nginx")
+    (place / "pages" / "big").write_bytes(os.urandom(6 << 20))
     (place / "conf").write_text(NGINX.format(place=place, host=HOST4))
     for name in WORLDS[:1]:
         started = serve(
             worlds, name, nginx, "-c", str(place / "conf"), "-e", str(place / "error"), stderr=subprocess.DEVNULL
         )
         wait_until(partial(serves, worlds, name, "/who", 8090, "nginx"), "nginx serves")
-        got = worlds.namespaces[name].run("sh", "-c", f"curl -s -m 10 http://{OWN4}:8090/big | cmp - {place}/root/big")
+        got = worlds.namespaces[name].run("sh", "-c", f"curl -s -m 10 http://{OWN4}:8090/big | cmp - {place}/pages/big")
         assert got.returncode == 0
-        (place / "root" / "who").write_text("again")
+        (place / "pages" / "who").write_text("again")
         started.send_signal(1)
         wait_until(partial(serves, worlds, name, "/who", 8090, "again"), "nginx serves after a reload")
         started.terminate()

@@ -179,7 +179,7 @@ events {{ worker_connections 512; }}
 http {{
     sendfile on; tcp_nopush on; access_log off; client_body_temp_path {place}/body; proxy_temp_path {place}/proxy;
     fastcgi_temp_path {place}/fastcgi; uwsgi_temp_path {place}/uwsgi; scgi_temp_path {place}/scgi;
-    server {{ listen 80; listen [::]:80; root {place}/root; location /behind/ {{ proxy_pass http://{host}/; }} }}
+    server {{ listen 80; listen [::]:80; root {place}/pages; location /behind/ {{ proxy_pass http://{host}/; }} }}
 }}
 """
 
@@ -190,9 +190,9 @@ def test_nginx(worlds: World, programs: Programs, mode: str) -> None:
 
     def start(name: str) -> None:
         place = worlds.directory / f"nginx-{mode}-{name}"
-        (place / "root").mkdir(parents=True, exist_ok=True)
-        (place / "root" / "who").write_text(name)
-        (place / "root" / "big").write_bytes(os.urandom(BIG))
+        (place / "pages").mkdir(parents=True, exist_ok=True)
+        (place / "pages" / "who").write_text(name)
+        (place / "pages" / "big").write_bytes(os.urandom(BIG))
         (place / "conf").write_text(NGINX.format(place=place, host=HOST4))
         started[name] = programs.start(name, nginx, "-c", str(place / "conf"), "-e", str(place / "error"))
 
@@ -205,11 +205,11 @@ def test_nginx(worlds: World, programs: Programs, mode: str) -> None:
         same = worlds.namespaces[name].run(
             "sh",
             "-c",
-            f"for i in 1 2 3; do curl -s -m 20 http://{OWN4}/big | cmp - {place}/root/big || exit 1; done",
+            f"for i in 1 2 3; do curl -s -m 20 http://{OWN4}/big | cmp - {place}/pages/big || exit 1; done",
             check=False,
         )
         assert same.returncode == 0
-        (place / "root" / "who").write_text("reloaded")
+        (place / "pages" / "who").write_text("reloaded")
         os.kill(int((place / "pid").read_text()), signal.SIGHUP)
         comes(
             lambda: behind(worlds, name, "curl", "-s", "-m", "5", f"http://{OWN4}/who") == "reloaded", "it is reloaded"
