@@ -175,6 +175,18 @@ def fail(number: int) -> NoReturn:
     raise OSError(number, os.strerror(number))
 
 
+def sendto_arguments(arguments: tuple[Any, ...]) -> tuple[int, Any]:
+    """Give flags and address, which stand behind the data in a call of sendto.  Raises TypeError."""
+    if len(arguments) not in {1, 2}:
+        raise TypeError(f"sendto() takes 2 or 3 arguments ({len(arguments) + 1} given)")
+    return (arguments[0] if len(arguments) == 2 else 0), arguments[-1]
+
+
+def backlog_of(asked: int) -> int:
+    """Give the backlog that listen() means; a negative one is the standard module's default."""
+    return min(stdlib.SOMAXCONN, 128) if asked < 0 else asked
+
+
 def _register(made: type[RouterSocket], types: tuple[int, ...]) -> None:
     kinds.update(dict.fromkeys(types, made))
     if types:

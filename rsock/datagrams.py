@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Final, NoReturn, cast
 
 from rsock import addresses, ancillary
-from rsock.base import RouterSocket, down, fail
+from rsock.base import RouterSocket, down, fail, sendto_arguments
 from rsock.client import Context
 from rsock.client_core import (
     Datagram,
@@ -314,12 +314,11 @@ class DatagramSocket(RouterSocket, kinds=(stdlib.SOCK_DGRAM, stdlib.SOCK_RAW)):
 
     def sendto(self, data: Any, *arguments: Any) -> int:
         """Send a datagram to an address, which is the last argument; flags may stand before it."""
-        if len(arguments) not in {1, 2}:
-            raise TypeError(f"sendto() takes 2 or 3 arguments ({len(arguments) + 1} given)")
-        buffer, address = _bytes_like(data), arguments[-1]
+        flags, address = sendto_arguments(arguments)
+        buffer = _bytes_like(data)
         if not isinstance(address, tuple):
             raise TypeError(f"sendto(): address must be tuple, not {type(address).__name__}")
-        return self._send([buffer], operator.index(arguments[0]) if len(arguments) == 2 else 0, address)
+        return self._send([buffer], operator.index(flags), address)
 
     def sendmsg(
         self, buffers: Iterable[Any], ancdata: Iterable[tuple[int, int, Any]] = (), flags: int = 0, address: Any = None

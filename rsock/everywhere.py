@@ -34,7 +34,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final, NoReturn, Self, TypeVar
 
-from rsock.base import KERNEL, choose, fail, plain_init, socket, spanning
+from rsock.base import KERNEL, backlog_of, choose, fail, plain_init, sendto_arguments, socket, spanning
 from rsock.client import Context, Event, Watch, default_context
 from rsock.client_core import total
 from rsock.errors import BrokerGone, VRDown
@@ -44,7 +44,6 @@ log = logging.getLogger("rsock")
 
 ALL: Final = "*"
 _RETRY: Final = 1.0  # seconds between attempts to have what was refused
-_FLAGS: Final = stdlib.SOCK_NONBLOCK | stdlib.SOCK_CLOEXEC
 _NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM})
 _Result = TypeVar("_Result")
 
@@ -321,7 +320,7 @@ class SpanningListener(SpanningSocket):
         """Accept connections from now on, everywhere."""
         if self._address is None:
             self.bind(("", 0) if self._family == stdlib.AF_INET else ("::", 0))
-        wanted = min(stdlib.SOMAXCONN, 128) if backlog < 0 else backlog
+        wanted = backlog_of(backlog)
         self._forward(lambda member: member.listen(wanted))
         with self._lock:
             if not self._watching:
@@ -389,10 +388,7 @@ class SpanningDatagrams(SpanningSocket):
 
     def sendto(self, data: Any, *arguments: Any) -> int:
         """Send a datagram to a `Place`; flags may stand before it."""
-        if len(arguments) not in {1, 2}:
-            raise TypeError(f"sendto() takes 2 or 3 arguments ({len(arguments) + 1} given)")
-        address = arguments[-1]
-        flags = arguments[0] if len(arguments) == 2 else 0
+        flags, address = sendto_arguments(arguments)
         return self._member(getattr(address, "vr", None)).sendto(data, flags, address)
 
     def sendmsg(

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final, NoReturn, Self
 
 from rsock import addresses
-from rsock.base import fail, plain_new
+from rsock.base import backlog_of, fail, plain_new, sendto_arguments
 from rsock.client import PATIENCE, Context, app_name
 from rsock.client_core import (
     Accepted,
@@ -184,7 +184,7 @@ class StreamSocket(LateSocket, kinds=(stdlib.SOCK_STREAM,)):
 
     def listen(self, backlog: int = -1) -> None:
         """Accept connections from now on."""
-        wanted = min(stdlib.SOMAXCONN, 128) if backlog < 0 else backlog
+        wanted = backlog_of(backlog)
         self._local = parse_names(self._call(Op.LISTEN, listen_body(wanted))).local
         super().listen(wanted)
 
@@ -344,9 +344,8 @@ class StreamSocket(LateSocket, kinds=(stdlib.SOCK_STREAM,)):
 
     def sendto(self, data: Any, *arguments: Any) -> int:
         """Send bytes; the address, which is the last argument, means nothing to a connected stream."""
-        if len(arguments) not in {1, 2}:
-            raise TypeError(f"sendto() takes 2 or 3 arguments ({len(arguments) + 1} given)")
-        return self.send(data, arguments[0] if len(arguments) == 2 else 0)
+        flags, _address = sendto_arguments(arguments)
+        return self.send(data, flags)
 
     # --- the end ---
 
