@@ -64,7 +64,7 @@ test: build $(STAMPS)/development lint ## all but the benches; as root also the 
 	@$(PYTEST) --durations=5 -m quiet tests --ignore=tests/bench --ignore=tests/programs
 
 unit: build $(STAMPS)/development ## unit and property tests, simulator, scale: no root, some minutes
-	@$(PYTEST) $(BESIDE) tests/unit tests/property tests/sim tests/scale tests/test_floors.py tests/test_docs.py
+	@$(PYTEST) $(BESIDE) tests/unit tests/property tests/sim tests/sim_network tests/scale tests/test_floors.py tests/test_docs.py
 
 netns: build $(STAMPS)/development ## tests in network namespaces: root
 	@$(PYTEST) $(BESIDE) tests/netns

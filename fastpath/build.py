@@ -22,9 +22,23 @@ from typing import Any, Final
 from cffi import FFI
 
 ROOT: Final = Path(__file__).resolve().parent
-ABI: Final = ("limits", "address", "segment", "drop_reason", "tables", "tcp", "account", "state", "ring", "core")
+ABI: Final = (
+    "limits",
+    "address",
+    "segment",
+    "drop_reason",
+    "bfd",
+    "tables",
+    "tcp",
+    "account",
+    "state",
+    "ring",
+    "core",
+    "spf",
+    "bgp",
+)
 GENERATED: Final = ROOT.parent / "build" / "include"
-SOURCES: Final = ("base", "wire", "table", "port", "forward", "host", "server", "bulk")
+SOURCES: Final = ("base", "wire", "table", "port", "forward", "host", "server", "bfd", "bulk", "policy", "bgp", "spf")
 # _Alignas is silently ignored by cffi, attributes become variables: neither may slip in.
 FORBIDDEN: Final = re.compile(r"_Alignas|__attribute__|_Static_assert|static\s+inline|#define\s+\w+\s+\(")
 WARNINGS: Final = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wvla", "-Wmissing-prototypes")

@@ -13,14 +13,14 @@ in `fastpath._layout.CONSTANTS`.  One writer for each segment, used by one threa
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from fastpath._layout import CONSTANTS, SIZES
 from fastpath.binding import check, ffi, lib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
     from types import TracebackType
 
 _INTERFACE: Final = struct.Struct("<HHHBBI6s6x32s")  # struct interface_entry
@@ -31,8 +31,10 @@ _RANGE: Final = struct.Struct("<HH")  # struct port_range
 _HOP: Final = struct.Struct("<BBHIII16s")  # struct nexthop
 _CHANGE: Final = struct.Struct("<16sBBHBBHI")  # struct route_change
 _ENTRY: Final = struct.Struct("<16sBBHBBHII")  # struct prefix_entry
+_PROTOCOL_AT: Final = 20  # in it
+_BFD: Final = struct.Struct("<16s16sBBHIIIBBBBB3x20s4x")  # struct bfd_entry
 _Entry = TypeVar("_Entry")
-_BATCH: Final = 16384  # installed routes in one call of C
+_BATCH: Final = 2048  # installed routes in one call of C: what an idle control has to keep for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,25 @@ class RuleEntry:
     ports: tuple[tuple[int, int], ...] = ()
     prefixes: tuple[tuple[int, int, int], ...] = ()  # family, value, length
     quota: Quota = Quota()
+
+
+@dataclass(frozen=True, slots=True)
+class BfdEntry:
+    """One BFD session; times are microseconds."""
+
+    family: int
+    remote: int
+    local: int = 0  # 0: as routing chooses it
+    interface: int = 0  # of a single hop
+    flags: int = 0  # enum bfd_entry_flags
+    transmit: int = 300_000
+    receive: int = 300_000
+    echo: int = 0
+    multiplier: int = 3
+    min_ttl: int = 0
+    authentication: int = 0  # enum bfd_authentication
+    key_id: int = 0
+    key: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +164,17 @@ def _pack_rule(entry: RuleEntry) -> bytes:
     return head + prefixes.ljust(_PREFIX.size * CONSTANTS["MAX_RULE_PREFIXES"], b"\0")
 
 
+def pack_bfd(entry: BfdEntry) -> bytes:
+    """Give struct bfd_entry; it begins with what makes a session the same, see BFD_KEY_BYTES."""
+    if len(entry.key) > CONSTANTS["BFD_KEY_SIZE"]:
+        raise ValueError("the key is too long")
+    return _BFD.pack(
+        _packed(entry.family, entry.remote), _packed(entry.family, entry.local), entry.family, entry.flags,
+        entry.interface, entry.transmit, entry.receive, entry.echo, entry.multiplier, entry.min_ttl,
+        entry.authentication, entry.key_id, len(entry.key), entry.key,
+    )  # fmt: skip
+
+
 def _pack_hop(hop: Hop) -> bytes:
     family, value = hop.via or (CONSTANTS["FAMILY_NONE"], 0)
     via = _packed(family, value) if hop.via else b""
@@ -180,6 +212,11 @@ class TableWriter:
         check(lib.table_writer_open(tables_fd, state_fd, handle))
         self._writer: Any = handle[0]
 
+    @property
+    def handle(self) -> Any:
+        """Give the writer to another part of the core, which must be done with it before close()."""
+        return self._writer
+
     def close(self) -> None:
         """Detach; what is published stays."""
         writer, self._writer = self._writer, ffi.NULL
@@ -208,6 +245,10 @@ class TableWriter:
             )
         )
 
+    def bfd(self, entries: Sequence[bytes]) -> None:
+        """Replace the BFD sessions (see `pack_bfd`); does nothing if they are the published ones."""
+        check(lib.table_writer_bfd(self._writer, *_array("bfd_entry", entries, bytes)))
+
     def group(self, hops: Sequence[Hop]) -> int:
         """Find or make the group with exactly these hops; the caller gets a reference, see `release`."""
         return check(lib.table_writer_group(self._writer, *_array("nexthop", hops, _pack_hop)))
@@ -228,14 +269,16 @@ class TableWriter:
         """
         check(lib.table_writer_apply(self._writer, *_array("route_change", changes, _pack_change)))
 
-    def routes(self) -> Iterator[RouteChange]:
-        """Give the installed routes, in no order.  Nothing may be applied meanwhile."""
+    def routes(self, besides: Container[int] = ()) -> Iterator[RouteChange]:
+        """Give the installed routes but for those of some protocols, in no order.  Nothing may be applied meanwhile."""
         cursor = ffi.new("uint64_t *")
         entries = ffi.new("struct prefix_entry[]", _BATCH)
         while count := check(lib.table_writer_routes(self._writer, cursor, entries, _BATCH)):
             data = ffi.buffer(entries, count * _ENTRY.size)[:]
-            for start in range(0, len(data), _ENTRY.size):
-                yield _unpack_route(data[start : start + _ENTRY.size])
+            # A million routes of a protocol that is not asked for must not cost a second.
+            for place, protocol in enumerate(data[_PROTOCOL_AT :: _ENTRY.size]):
+                if protocol not in besides:
+                    yield _unpack_route(data[place * _ENTRY.size : (place + 1) * _ENTRY.size])
 
     def reclaim(self) -> None:
         """Give memory back that no reader can still see; call it now and then."""

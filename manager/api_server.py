@@ -1,4 +1,7 @@
-"""manager.sock: what operators ask of the manager (vrouter.api.messages).  Root only, by the socket's mode."""
+"""manager.sock: what operators ask of the manager (vrouter.api.messages).  Root only, by the socket's mode.
+
+The api process has a connection of its own, on which it may only look.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from manager.peers import listen
+from manager.peers import Result, listen
 from manager.reactor import READ, WRITE, Reactor
 from vrouter.api import messages
-from vrouter.api.messages import ManagerOp
+from vrouter.api.messages import ControlOp, ManagerOp
 
 if TYPE_CHECKING:
     from manager.service import Service
@@ -29,8 +32,9 @@ log = structlog.get_logger()
 class _Client:
     """One connection."""
 
-    def __init__(self, server: ApiServer, connection: socket.socket) -> None:
+    def __init__(self, server: ApiServer, connection: socket.socket, allowed: frozenset[str]) -> None:
         self.connection = connection
+        self.allowed = allowed
         self._server = server
         self._decoder = messages.Decoder()
         self._taken = 0
@@ -94,6 +98,13 @@ class ApiServer:
         self._listener = listen(path, socket.SOCK_STREAM, 0o600)
         reactor.add(self._listener.fileno(), READ, self._on_connection)
 
+    def serve(self, connection: socket.socket, allowed: frozenset[ManagerOp]) -> None:
+        """Serve a connection, which may ask for these things only."""
+        connection.setblocking(False)
+        client = _Client(self, connection, frozenset(str(op) for op in allowed))
+        self._clients.add(client)
+        self._reactor.add(connection.fileno(), READ, client.on_ready)
+
     def close(self) -> None:
         """Stop serving."""
         for client in list(self._clients):
@@ -123,8 +134,18 @@ class ApiServer:
         def fail(message: str, kind: str, details: Any = None) -> None:
             client.send({"id": number, "error": {"message": message, "kind": kind, "details": details}}, [])
 
+        if request.get("op") not in client.allowed:
+            fail(f"unknown request: {request.get('op')}", "usage")
+            return
+
+        def answered(result: Any, error: str | None) -> None:
+            if error is None:
+                reply(result)
+            else:
+                fail(error, "failed")
+
         try:
-            self._carry_out(request, reply)
+            self._carry_out(request, reply, answered)
         except KeyError as error:
             fail(f"no such router, or it is down: {error.args[0]}", "failed")
         except ValueError as error:
@@ -135,7 +156,7 @@ class ApiServer:
                 log.exception("a request failed")
             fail(str(error), "failed" if details is None else "config", details)
 
-    def _carry_out(self, request: dict[str, Any], reply: Callable[..., None]) -> None:
+    def _carry_out(self, request: dict[str, Any], reply: Callable[..., None], answered: Result) -> None:
         service = self._service
         match request.get("op"):
             case ManagerOp.ROUTERS:
@@ -150,6 +171,9 @@ class ApiServer:
                 service.when_settled(lambda: reply({}))
             case ManagerOp.SEGMENTS:
                 reply({}, service.segments(str(request.get("name"))))
+            case ManagerOp.SHOW | ManagerOp.CLEAR | ManagerOp.RECORD as op:
+                fields = {key: request.get(key) for key in ("instance", "query", "arguments", "action")}
+                service.ask_control(str(request.get("name")), ControlOp(str(op)), fields, answered)
             case other:
                 raise ValueError(f"unknown request: {other}")
 
@@ -161,6 +185,4 @@ class ApiServer:
                 if len(self._clients) >= MAX_CLIENTS:
                     connection.close()
                     continue
-                client = _Client(self, connection)
-                self._clients.add(client)
-                self._reactor.add(connection.fileno(), READ, client.on_ready)
+                self.serve(connection, frozenset(ManagerOp))

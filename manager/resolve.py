@@ -13,20 +13,25 @@ import grp
 import hashlib
 import pwd
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from rsock.wire import Right
 from vrouter.config import router as resolved
 from vrouter.config import schema
+from vrouter.config.bfd import resolve_bfd
 from vrouter.config.constraints import MAX_RULES
+from vrouter.config.policy import merge
 
 RIGHTS: Final = {right.name.lower(): right for right in Right if right.name}
 LOOPBACK_MTU: Final = 65535
 # What `schema.Quotas` tells; enough for any program that means well.
 _BUILT_IN: Final = schema.Quotas(sockets=16384, opens_per_second=10_000, memory=1 << 30)
 LINK_MTU: Final = 9000  # of a patch link that says none: nothing but memory limits it
+# What this module makes itself; what else stands under one name in both schemas travels as it is.
+_OWN_OF_ROUTER: Final = frozenset({"interfaces", "static", "rules"})
+_OWN_OF_INTERFACE: Final = frozenset({"mtu", "mac", "vlan", "addresses"})
 
 
 class ResolveError(Exception):
@@ -70,6 +75,7 @@ class InterfacePlan:
     vlan: int
     mtu: int | None
     addresses: tuple[str, ...]
+    protocols: dict[str, Any] = field(default_factory=dict)  # fields of resolved.Interface
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ class RouterPlan:
     static: tuple[resolved.StaticRoute, ...]
     rules: tuple[resolved.Rule, ...]
     dns: schema.Dns
+    protocols: dict[str, Any] = field(default_factory=dict)  # fields of resolved.RouterConfig
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,10 @@ def resolve(config: schema.Config) -> dict[str, RouterPlan]:
             if interface.device:
                 users.setdefault((interface.netns, interface.device), set()).add(name)
     shared = {device for device, routers in users.items() if len(routers) > 1}
-    common = config.defaults.rsock
-    plans = {name: _plan(name, router, shared, common, problems) for name, router in config.routers.items()}
+    plans = {}
+    for name, router in config.routers.items():
+        seen = replace(router, policy=merge(config.policy, router.policy))
+        plans[name] = _plan(name, seen, shared, config.defaults, problems)
     if problems:
         raise ResolveError(problems)
     return plans
@@ -118,7 +127,11 @@ def router_config(
     for interface in plan.interfaces:
         if interface.port is None:
             mtu = interface.mtu or LOOPBACK_MTU
-            interfaces.append(resolved.Interface(interface.name, "loopback", mtu=mtu, addresses=interface.addresses))
+            interfaces.append(
+                resolved.Interface(
+                    interface.name, "loopback", mtu=mtu, addresses=interface.addresses, **interface.protocols
+                )
+            )
             continue
         port = facts(interface.port)
         interfaces.append(
@@ -130,9 +143,12 @@ def router_config(
                 mac=port.mac,
                 mtu=interface.mtu or port.mtu,
                 addresses=interface.addresses,
+                **interface.protocols,
             )
         )
-    return resolved.RouterConfig(plan.name, router_id, tuple(interfaces), plan.static, plan.rules, relay_uid)
+    return resolved.RouterConfig(
+        plan.name, router_id, tuple(interfaces), plan.static, plan.rules, relay_uid, **plan.protocols
+    )
 
 
 def patch_mac(end: str) -> str:
@@ -146,7 +162,7 @@ def _plan(
     name: str,
     router: schema.Router,
     shared: set[tuple[str | None, str]],
-    common: schema.SharedRsock,
+    defaults: schema.Defaults,
     problems: list[str],
 ) -> RouterPlan:
     by_port: dict[str, list[schema.Interface]] = {}
@@ -157,14 +173,36 @@ def _plan(
         vlan = interface.vlan or 0 if port and port.kind == "device" else 0
         kind: Literal["ethernet", "vlan", "loopback"] = "loopback" if port is None else "vlan" if vlan else "ethernet"
         key = port.key if port else None
-        interfaces.append(InterfacePlan(if_name, kind, key, vlan, interface.mtu, interface.addresses))
+        protocols = resolve_bfd(_passed_on(interface, resolved.Interface, _OWN_OF_INTERFACE), defaults.bfd)
+        interfaces.append(InterfacePlan(if_name, kind, key, vlan, interface.mtu, interface.addresses, protocols))
         if port is not None:
             drafts.setdefault(port.key, port)
             by_port.setdefault(port.key, []).append(interface)
     ports = {key: _merge(drafts[key], users) for key, users in by_port.items()}
     forced = frozenset(key for key, users in by_port.items() if any(user.force for user in users))
-    rules = tuple(_rules(name, router.rsock, common, problems))
-    return RouterPlan(name, ports, forced, tuple(interfaces), tuple(_static(router)), rules, router.dns)
+    rules = tuple(_rules(name, router.rsock, defaults.rsock, problems))
+    protocols = _passed_on(router, resolved.RouterConfig, _OWN_OF_ROUTER)
+    for key in protocols.keys() - {"bfd"}:  # there it is the default of many things
+        protocols[key] = _completed(protocols[key], getattr(defaults, key, None))
+    protocols = resolve_bfd(protocols, defaults.bfd)
+    static = resolve_bfd(tuple(_static(router)), defaults.bfd)
+    return RouterPlan(name, ports, forced, tuple(interfaces), static, rules, router.dns, protocols)
+
+
+def _passed_on(written: Any, into: Any, own: frozenset[str]) -> dict[str, Any]:
+    """Give what the operator wrote and control gets as it is."""
+    names = {each.name for each in fields(written)} - own
+    return {each.name: getattr(written, each.name) for each in fields(into) if each.name in names}
+
+
+def _completed(written: Any, default: Any) -> Any:
+    """Take from `defaults` what a router does not say."""
+    if written is None or default is None:
+        return default if written is None else written
+    if not is_dataclass(written) or isinstance(written, type) or type(written) is not type(default):
+        return written
+    unsaid = [each.name for each in fields(written) if getattr(written, each.name) is None]
+    return replace(written, **{name: getattr(default, name) for name in unsaid})
 
 
 def _port_of(
@@ -193,7 +231,7 @@ def _merge(port: PortPlan, users: list[schema.Interface]) -> PortPlan:
 def _static(router: schema.Router) -> Iterator[resolved.StaticRoute]:
     for prefix, hops in router.static.items():
         yield resolved.StaticRoute(
-            prefix, tuple(resolved.StaticHop(hop.via, hop.interface, hop.weight, hop.discard) for hop in hops)
+            prefix, tuple(resolved.StaticHop(**_passed_on(hop, resolved.StaticHop, frozenset())) for hop in hops)
         )
 
 
@@ -211,10 +249,10 @@ def _quota(*quotas: schema.Quotas) -> resolved.Quota:
     """Take of each number the first that is written."""
     found: dict[str, int] = {}
     for each in (*quotas, _BUILT_IN):
-        for field in fields(each):
-            value = getattr(each, field.name)
+        for limit in fields(each):
+            value = getattr(each, limit.name)
             if value is not None:
-                found.setdefault(field.name.removesuffix("_per_second"), value)
+                found.setdefault(limit.name.removesuffix("_per_second"), value)
     return resolved.Quota(**found)
 
 

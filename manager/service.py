@@ -28,6 +28,7 @@ from manager.child import Zygote
 from manager.config import ConfigError, Plan, diff, load, render
 from manager.journal import Journal
 from manager.member import Phase
+from manager.peers import Result
 from manager.ports import Patch
 from manager.reactor import Reactor
 from manager.relay import Relay
@@ -35,6 +36,8 @@ from manager.resolve import ResolveError, RouterPlan
 from manager.supervisor import Supervisor
 from manager.unit import Box, State, Unit
 from manager.watch import Watch
+from manager.web import Web
+from vrouter.api.messages import ControlOp, ManagerOp
 from vrouter.config.schema import Config
 
 if TYPE_CHECKING:
@@ -80,6 +83,7 @@ class Service:
         self._journal = Journal(run_dir / "journal")
         self._broker = Broker(reactor, zygote, run_dir, lambda: None)
         self._relay = Relay(reactor, zygote, run_dir)
+        self._web = Web(reactor, zygote, run_dir, self._serve_web)
         self._watch = Watch(reactor, self._refresh)
         self._supervisor = Supervisor(reactor, self._units.values)
         self._box = Box(
@@ -226,6 +230,7 @@ class Service:
             self._changed(unit, "configured")
             unit.start()
         self._relay.configure(config.rsock, self._broker)
+        self._web.configure(config.api, config.uid_range)
         self._follow()
         self._publish_soon()
 
@@ -296,11 +301,15 @@ class Service:
         """Hear from the zygote of a process that was stopped."""
         for unit in self._units.values():
             unit.stopped_process(pid)
-        for one in (self._broker, self._relay):
+        for one in (self._broker, self._relay, self._web):
             if one.member.pid == pid:
                 one.member.fence("stopped by a signal")
 
     # ---- what others see ----
+
+    def _serve_web(self, connection: socket.socket, allowed: frozenset[ManagerOp]) -> None:
+        if self._api is not None:
+            self._api.serve(connection, allowed)
 
     def routers(self) -> list[dict[str, Any]]:
         """Describe all VRs."""
@@ -312,6 +321,10 @@ class Service:
         if resources is None:
             raise KeyError(name)
         return [resources.tables_ro, resources.state_ro]
+
+    def ask_control(self, name: str, op: ControlOp, fields: dict[str, Any], result: Result) -> None:
+        """Ask a VR's control something; `result` is called with its answer.  Raises KeyError."""
+        self._units[name].ask_control(op, fields, result)
 
     def _publish_soon(self) -> None:
         if not self._publishing and not self._closing:
@@ -350,6 +363,7 @@ class Service:
         units = [*self._units.values(), *self._ending]
         for unit in units:
             unit.stop()
+        self._web.end()
         self._relay.end()
         self._broker.end()
         ended = self._reactor.turn_until(
@@ -357,11 +371,13 @@ class Service:
                 all(unit.resources is None for unit in units)
                 and self._broker.member.phase is Phase.ABSENT
                 and self._relay.absent
+                and self._web.absent
             ),
             STOP_PATIENCE,
         )
         if not ended:
             log.error("some processes did not end", routers=[u.name for u in units if u.resources is not None])
+        self._web.close()
         self._relay.close()
         self._broker.close()
         self._forget_patches({})

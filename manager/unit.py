@@ -28,7 +28,7 @@ from manager import namespaces, resolve, rings, uids
 from manager.child import Child, Zygote
 from manager.journal import Journal
 from manager.member import Hooks, Member, Phase
-from manager.peers import ControlPeer, ForwarderPeer, listen
+from manager.peers import ControlPeer, ForwarderPeer, Result, listen
 from manager.ports import Patch, PatchEnd, Place, Port, RingPort, SharedVlan, View, WholeDevice
 from manager.reactor import Reactor, Timer
 from manager.resolve import RouterPlan
@@ -37,7 +37,8 @@ from vrouter.api.messages import ControlOp
 from vrouter.config.codec import to_plain
 
 PROBE_INTERVAL: Final = 0.25
-PROBES: Final = 3
+# A full table that goes at once is a second of work; a hung control stops no packet.
+PROBES: Final = 12
 # A control that takes a large configuration answers no probe meanwhile; it is not hung.
 CONFIGURE_PATIENCE: Final = 30.0
 MAX_PORTS: Final = 128
@@ -128,6 +129,7 @@ class Unit:
         self._names: str | None = None  # what apps read about name servers
         self._sent: dict[str, Any] | None = None  # the configuration that control has confirmed
         self._configuring: dict[str, Any] | None = None
+        self._questions: dict[object, Result] = {}  # of operators, that control has not answered
         self._configured = False
         self._restarting = False
         self._probe_timer: Timer | None = None
@@ -458,6 +460,19 @@ class Unit:
         self._unanswered = 0
         self._probe()
 
+    def ask_control(self, op: ControlOp, fields: dict[str, Any], result: Result) -> None:
+        """Pass an operator's question on.  Raises KeyError when control is not there."""
+        if not self.control.ready or self._control_peer is None:
+            raise KeyError(self.name)
+        question = object()
+        self._questions[question] = result
+
+        def answered(value: Any, error: str | None) -> None:
+            if self._questions.pop(question, None) is not None:
+                result(value, error)
+
+        self._control_peer.request(op, answered, **fields)
+
     def _lost_control(self, reason: str) -> None:
         del reason
         self.restarts += 1
@@ -465,10 +480,13 @@ class Unit:
             self._control_peer.close()
             self._control_peer = None
         self._sent = self._configuring = None
+        questions, self._questions = self._questions, {}
+        for result in questions.values():
+            result(None, f"the control of {self.name} has gone")
         self._box.changed(self, "")
 
     def _probe(self) -> None:
-        """Ask control whether it lives; three silences in a row are a hang."""
+        """Ask control whether it lives; so many silences in a row are a hang."""
         if self._probe_timer is not None:
             self._probe_timer.cancel()
         if not self.control.ready or self._control_peer is None:

@@ -1,4 +1,4 @@
-"""The zygote: a warm process from which forwarders, controls, broker and relay are forked.
+"""The zygote: a warm process from which forwarders, controls, broker, relay and api are forked.
 
     manager --{role, request} + fds--> zygote --fork--> child: enters its namespace, takes its title,
             <--{spawned, pid} + pidfd---                confines itself, runs its main
@@ -35,7 +35,9 @@ from fastpath._layout import CONSTANTS
 from manager import kernel
 
 # Imported by name in this process alone: the manager must not load them, not even indirectly.
-MAINS: Final = {"control": "vrouter.main", "broker": "rsock.broker", "relay": "rsock.relay"}
+MAINS: Final = {
+    "control": "vrouter.main", "broker": "rsock.broker", "relay": "rsock.relay", "api": "manager.http.main",
+}  # fmt: skip
 # Of abi/core.h, whose library the manager may not load.
 HEAD: Final = struct.Struct("=II")  # of struct zygote_birth
 REPORT: Final = struct.Struct("=IIii")  # struct zygote_report

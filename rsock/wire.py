@@ -91,6 +91,7 @@ class Op(enum.IntEnum):
     END = 35
     RESET = 36
     CONNECTED = 37
+    BFD = 38  # the forwarder tells control that a BFD session has changed
     BYE = 49
     SEGMENTS = 64
     TRACE = 65
@@ -266,6 +267,11 @@ STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
         Field("denial", "I", "enum denial: what was denied last"),
         Field("error", "I", "errno that it earned"),
         Field("suppressed", "Q", "denials before it that nobody was told of"),
+    ),
+    "rsock_bfd": (  # BFD, with Flag.DATA
+        Field("events", "Q", "changes of state of all sessions, ever"),
+        Field("slot", "I", "of the session in the state segment; 0xffffffff: look at all"),
+        Field("state", "I", "enum bfd_state"),
     ),
     "rsock_relayed": (  # OPEN to a relay: before rsock_open
         Field("router", "32s", "name of the VR, NUL-padded"),

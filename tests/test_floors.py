@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Parts of a protocol's column that are not protocols themselves.
-SHARED_IN_PROTO = {"base", "fsm"}
+SHARED_IN_PROTO = {"base", "fsm", "watch"}
 
 
 def _contracts() -> dict[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Checks the floors of the C core: an include may only lead to the same folder or below.
 
-    base < wire < table < (port < forward | host < server | bulk) < core.c
+    base < wire < table < (port < forward | host < server | bfd | (bulk | policy) < bgp | spf) < core.c
 
 Columns never include each other.  `abi` headers may include only `abi` headers.
 """
@@ -25,6 +25,10 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     "host": _GROUND | {"host"},
     "server": _GROUND | {"host", "server"},
     "bulk": _GROUND | {"bulk"},
+    "policy": _GROUND | {"policy"},
+    "bgp": _GROUND | {"bulk", "policy", "bgp"},
+    "spf": _GROUND | {"spf"},
+    "bfd": _GROUND | {"bfd"},
 }
 _INCLUDE: Final = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 

@@ -13,6 +13,7 @@ have_python_headers() {
 }
 have_python_tests() { "$python" -c 'import test.test_socket' >/dev/null 2>&1; }
 have_frr() { [ -x /usr/lib/frr/bgpd ]; }
+have_openbgpd() { [ -x /usr/sbin/bgpctl ]; }
 have_libc_headers() { [ -e /usr/include/stdio.h ] && [ -e /usr/include/linux/if_packet.h ]; }
 have_fuzzer_runtime() { clang -print-file-name= >/dev/null 2>&1 && ls "$(clang -print-resource-dir)"/lib/*/libclang_rt.fuzzer* >/dev/null 2>&1; }
 
@@ -44,6 +45,11 @@ have_command:busybox busybox-static
 have_command:radclient freeradius-utils
 have_python_tests libpython3.11-testsuite
 have_command:dnsmasq dnsmasq-base
+have_command:bird bird2
+have_frr frr
+have_command:gobgpd gobgpd
+have_openbgpd openbgpd
+have_command:exabgp exabgp
 '
 programs_needs='
 have_command:wget wget
@@ -53,8 +59,6 @@ have_command:sshd openssh-server
 have_command:ssh openssh-client
 have_command:dig bind9-dnsutils
 have_command:gunicorn gunicorn
-have_command:bird bird2
-have_frr frr
 '
 
 missing() {
@@ -97,7 +101,7 @@ if [ "$(id -u)" = 0 ] && have_command apt-get; then
 		rm -f "$log"
 	fi
 	if have_command systemctl; then
-		for pair in nginx-light:nginx redis-server:redis-server openssh-server:ssh bird2:bird frr:frr; do
+		for pair in nginx-light:nginx redis-server:redis-server openssh-server:ssh bird2:bird frr:frr gobgpd:gobgpd openbgpd:openbgpd exabgp:exabgp; do
 			case " $(echo $wanted) " in *" ${pair%:*} "*) systemctl -q disable "${pair#*:}" >/dev/null 2>&1 ;; esac
 		done
 	fi

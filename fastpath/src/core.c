@@ -3,6 +3,8 @@
 //   ports --> forward --deliver--> host --upcall--> server --> apps
 //     ^          ^                  |                 |
 //     +--flush---+------output------+      port_add, observe, shutdown
+//     ^          +--deliver--> bfd --changed--> server
+//     +--------------output----+
 //
 // A core is made over two segments.  What its predecessor left in the state segment goes on:
 // neighbors and waiting packets in forward_init, sockets in host_attach, rings in
@@ -26,6 +28,9 @@
 static enum drop_reason wire_deliver(void *user, struct packet *packet, uint64_t now)
 {
 	struct core *core = user;
+	enum drop_reason reason;
+	if (core_bfd_deliver(core, packet, &reason))
+		return reason;
 	return host_input(core->host, packet, now);
 }
 
@@ -64,10 +69,10 @@ static bool wire_source(void *user, uint8_t family, const uint8_t *destination, 
 	return ip_source(&core->forward, family, destination, interface, source, egress);
 }
 
-static void wire_overheard(void *user, struct packet *packet, uint64_t now)
+static bool wire_overheard(void *user, struct packet *packet, uint64_t now)
 {
 	struct core *core = user;
-	host_overhear(core->host, packet, now);
+	return host_overhear(core->host, packet, now);
 }
 
 static uint32_t wire_known_mtu(void *user, uint8_t family, const uint8_t *destination, uint32_t mtu)
@@ -248,6 +253,9 @@ static int core_wire(struct core *core)
 	core->server = server_new(core->host, core->state, &core->forward.tables, &server_ops, core->epoll_fd);
 	if (core->server == NULL)
 		return -ENOMEM;
+	error = core_bfd_open(core);
+	if (error < 0)
+		return error;
 	host_attach(core->host);
 	if (core->state->attaches > 1) {
 		core_reconcile(core->state);
@@ -283,6 +291,7 @@ void core_destroy(struct core *core)
 	core_ports_close(core);
 	if (core->server != NULL)
 		server_free(core->server);
+	bfd_free(core->bfd);
 	if (core->host != NULL)
 		host_free(core->host);
 	if (core->forward.pool != NULL)

@@ -8,16 +8,27 @@
 #include <sys/epoll.h>
 
 #include "abi/core.h"
+#include "abi/ring.h"
 #include "base/log.h"
+#include "bfd/bfd.h"
 #include "forward/forward.h"
 #include "host/host.h"
 #include "port/port.h"
 #include "server/server.h"
+#include "wire/ip6.h"
+#include "wire/udp.h"
 
 enum { CORE_EVENTS = 64 };
 
 // epoll data of what is not the server's: a port id, or this.
 static const uint64_t core_signal_event = MAX_PORTS;
+
+// How far a ring must be emptied until all that lay in it at a moment has been seen.
+struct core_mark {
+	bool set;
+	uint64_t progress;             // port_state.progress of that moment
+	uint64_t room;                 // frames that the ring holds at most
+};
 
 struct core {
 	void *tables;
@@ -28,6 +39,7 @@ struct core {
 	struct forward forward;
 	struct host *host;
 	struct server *server;
+	struct bfd *bfd;
 	struct port *ports[MAX_PORTS];
 	uint16_t port_ids[MAX_PORTS];  // of those that are held, in the order they came
 	int port_count;
@@ -39,6 +51,13 @@ struct core {
 	uint32_t spin_skip;            // how often to sleep at once before looking for more again
 	uint32_t spin_failures;        // times in a row that looking for more found nothing
 	uint32_t trace_id;             // last one given
+	uint64_t bfd_random;           // numbers drawn
+	struct core_mark marks[MAX_PORTS];
+	uint64_t mark_ns;              // when the marks were set; 0: they are not
+	uint64_t heard_ns;             // all frames that came before have been seen
+	bool bfd_sending;              // a packet of BFD is on its way out
+	bool running;                  // in core_run: the clock goes on during an iteration
+	bool coarse;                   // this kernel sleeps by the millisecond
 	bool begun;                    // an iteration has run
 	bool observed;                 // the ports are wrapped for an observer
 	bool observe;                  // they should be
@@ -49,6 +68,20 @@ struct core {
 
 // --- core_attach.c: make the counters of a dead predecessor obey their laws ---
 void core_reconcile(struct state_segment *state);
+
+// --- core_run.c ---
+uint64_t core_clock(void);
+
+// --- core_bfd.c ---
+// The time of this moment; in core_poll that of the iteration.
+uint64_t core_now(const struct core *core);
+int core_bfd_open(struct core *core);
+// An iteration begins: the published sessions may be other ones.
+void core_bfd_begin(struct core *core);
+// Is this packet for us one of BFD?  Then it is taken where *reason is DROP_NONE.
+bool core_bfd_deliver(struct core *core, struct packet *packet, enum drop_reason *reason);
+// Do what is due by now.
+void core_bfd_serve(struct core *core);
 
 // --- forwarder.c: the life of a forwarder, from its birth to its exit ---
 __attribute__((noreturn)) void forwarder_main(const struct zygote_birth *birth);

@@ -26,10 +26,11 @@ enum {
 	SPIN_FAILURES = 8,        // of which each doubles the times that are left out
 	LOOKS = 4,                // at the rings, between two questions for events
 	POLL_INTERVAL_NS = 50000, // how often busy iterations ask for sockets' events
-	SLEEP_MAX_MS = 100        // published tables ring no bell: look now and then
+	SLEEP_MAX_MS = 100,       // published tables ring no bell: look now and then
+	MS = 1000000
 };
 
-static uint64_t core_clock(void)
+uint64_t core_clock(void)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_BOOTTIME, &now);
@@ -93,6 +94,7 @@ static int iterate_port(struct core *core, struct port *port)
 		port->ops->release(port);
 	} while (handled < BATCH_SIZE && ++batches < BATCHES && port->ops->pending(port));
 	flush(core);
+	core_bfd_serve(core);
 	return handled;
 }
 
@@ -102,6 +104,7 @@ static int iterate_ports(struct core *core)
 	if (!core_ports_complete(core, core->forward.now))
 		return 0;
 	host_attach_ready(core->host);
+	bfd_begin(core->bfd, core_now(core));
 	for (int round = 0; round < ROUNDS; round++) {
 		int before = handled;
 		for (int i = 0; i < core->port_count; i++) {
@@ -125,6 +128,7 @@ static void iterate_timers(struct core *core, uint64_t now)
 		forward_tick(&core->forward);
 	if (now >= server_deadline(core->server))
 		server_tick(core->server, now);
+	core_bfd_serve(core);
 }
 
 static void iterate_begin(struct core *core, uint64_t now)
@@ -138,6 +142,7 @@ static void iterate_begin(struct core *core, uint64_t now)
 	// What was published before we came has been read already, but nobody has acted on it.
 	if (view_refresh(&f->tables) || !core->begun)
 		forward_tables_changed(f);
+	core_bfd_begin(core);
 	core->begun = true;
 }
 
@@ -163,7 +168,8 @@ int core_poll(struct core *core, uint64_t now_ns)
 
 uint64_t core_deadline(struct core *core)
 {
-	return least(forward_deadline(&core->forward), least(host_deadline(core->host), server_deadline(core->server)));
+	uint64_t others = least(forward_deadline(&core->forward), least(host_deadline(core->host), server_deadline(core->server)));
+	return least(others, bfd_deadline(core->bfd));
 }
 
 // --- waiting ---
@@ -220,12 +226,30 @@ static bool spin(struct core *core, uint64_t now, struct epoll_event *events, in
 	return false;
 }
 
-static int sleep_timeout(struct core *core, uint64_t now)
+static uint64_t in_milliseconds(uint64_t deadline, uint64_t now)
 {
-	uint64_t deadline = core_deadline(core);
-	if (deadline <= now)
-		return 0;
-	return (int)least((deadline - now - 1) / 1000000 + 1, SLEEP_MAX_MS);
+	return deadline <= now ? 0 : least((deadline - now - 1) / MS + 1, SLEEP_MAX_MS) * MS;
+}
+
+// Nanoseconds to sleep at most: whole milliseconds, so that timers meet, but for what BFD waits for.
+static uint64_t sleep_timeout(struct core *core, uint64_t now)
+{
+	uint64_t deadline = core_deadline(core), bfd = bfd_deadline(core->bfd);
+	if (core->coarse || bfd > deadline)
+		return in_milliseconds(deadline, now);
+	return bfd <= now ? 0 : least(bfd - now, in_milliseconds(deadline, now));
+}
+
+static int sleep_until(struct core *core, uint64_t timeout, struct epoll_event *events)
+{
+	if (!core->coarse && timeout % MS != 0) {
+		struct timespec wait = { .tv_sec = (time_t)(timeout / (1000 * MS)), .tv_nsec = (long)(timeout % (1000 * MS)) };
+		int count = epoll_pwait2(core->epoll_fd, events, CORE_EVENTS, &wait, NULL);
+		if (count >= 0 || (errno != ENOSYS && errno != EPERM))
+			return count;
+		core->coarse = true; // older than Linux 5.11
+	}
+	return epoll_wait(core->epoll_fd, events, CORE_EVENTS, (int)((timeout + MS - 1) / MS));
 }
 
 // Sleep until something is to do.  The flags go up before the last look at the rings, so a
@@ -233,10 +257,10 @@ static int sleep_timeout(struct core *core, uint64_t now)
 static int sleep_events(struct core *core, uint64_t now, struct epoll_event *events)
 {
 	ports_sleeping(core, true);
-	int timeout = ports_pending(core) ? 0 : sleep_timeout(core, now);
+	uint64_t timeout = ports_pending(core) ? 0 : sleep_timeout(core, now);
 	if (timeout != 0)
 		__atomic_store_n(&core->worker->busy_since_ns, 0, __ATOMIC_RELAXED);
-	int count = epoll_wait(core->epoll_fd, events, CORE_EVENTS, timeout);
+	int count = sleep_until(core, timeout, events);
 	ports_sleeping(core, false);
 	core->polled_ns = now;
 	return count > 0 ? count : 0;
@@ -274,6 +298,7 @@ static int take_server_event(struct core *core, const struct epoll_event *event)
 		host_clock(core->host, core->forward.now);
 		handled += iterate_ports(core);
 	}
+	core_bfd_serve(core);
 	return handled;
 }
 
@@ -317,6 +342,7 @@ int core_run(struct core *core)
 	if (error < 0)
 		return error;
 	int count = 0;
+	core->running = true;
 	while (!core->stop) {
 		uint64_t now = core_clock();
 		iterate_begin(core, now);

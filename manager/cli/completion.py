@@ -77,10 +77,13 @@ def _fish() -> str:
         if len(command.words) == 1:
             lines.append(f"complete -c vr -n __fish_use_subcommand -a {command.words[0]} -d '{command.help}'")
         else:
-            first, second = command.words
-            lines.append(f"complete -c vr -n '__fish_seen_subcommand_from {first}' -a {second} -d '{command.help}'")
+            *before, last = command.words
+            seen = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in before)
+            lines.append(f"complete -c vr -n '{seen}' -a {last} -d '{command.help}'")
         if command.arguments and command.arguments[0].values == "routers":
             lines.append(f"complete -c vr -n '__fish_seen_subcommand_from {command.words[-1]}' -a '({_NAMES})'")
     groups = sorted({command.words[0] for command in COMMANDS if len(command.words) > 1})
     lines += [f"complete -c vr -n __fish_use_subcommand -a {first}" for first in groups]
+    middles = dict.fromkeys(command.words[:2] for command in COMMANDS if len(command.words) > 2)
+    lines += [f"complete -c vr -n '__fish_seen_subcommand_from {first}' -a {second}" for first, second in middles]
     return _FISH.format(lines="\n".join(lines))

@@ -1,62 +1,21 @@
 """All commands of `vr`, in one table: the parser, the help, the completion and the manual's test read it.
 
-A command names the function that produces its data and the one that renders it as text, both as
+Those of a topic stand in a module `commands_TOPIC.py` of this package, as a tuple COMMANDS; here are those of all
+routers.  A command names the function that produces its data and the one that renders it as text, both as
 "module:function" below manager.cli, so that a start imports only what it needs.
 """
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
+import manager.cli
+from manager.cli.command import ADDRESS, ROUTER, Argument, Command
 
-@dataclass(frozen=True)
-class Argument:
-    """One argument of a command; the fields are argparse's."""
-
-    name: str  # "router", or an option: "-c --count"
-    help: str
-    metavar: str | None = None
-    type: str = "str"  # str, int, float, flag, rest (all that follows)
-    default: Any = None
-    optional: bool = False  # a positional that may be left out
-    choices: tuple[str, ...] | None = None
-    values: str = ""  # what completion offers: routers, interfaces
-
-    @property
-    def is_option(self) -> bool:
-        """Tell options from positionals."""
-        return self.name.startswith("-")
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command: its words, what it does, how it is called."""
-
-    words: tuple[str, ...]
-    help: str
-    run: str  # (Request) -> plain data, or None when the function printed as it went
-    render: str | None = None  # (data) -> text
-    arguments: tuple[Argument, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Give the words as typed."""
-        return " ".join(self.words)
-
-    def usage(self) -> str:
-        """Give the line that help, manual and documentation show."""
-        parts = ["vr", *self.words]
-        for argument in self.arguments:
-            if argument.is_option:
-                flag = argument.name.split()[0]
-                parts.append(f"[{flag}]" if argument.type == "flag" else f"[{flag} {argument.metavar}]")
-            else:
-                shown = argument.metavar or argument.name.upper()
-                parts.append(f"[{shown}]" if argument.optional else shown)
-        return " ".join(parts)
+__all__ = ["ADDRESS", "COMMANDS", "ROUTER", "Argument", "Command", "load"]
 
 
 def load(reference: str) -> Callable[..., Any]:
@@ -66,12 +25,10 @@ def load(reference: str) -> Callable[..., Any]:
     return found
 
 
-ROUTER: Final = Argument("router", "name of a virtual router", values="routers")
-ADDRESS: Final = Argument("address", "IPv4 or IPv6 address")
 PACKETS: Final = Argument("-c --count", "stop after N requests", metavar="N", type="int", default=None)
 WAIT: Final = Argument("-W --wait", "seconds to wait for each answer", metavar="SECONDS", type="float", default=1.0)
 
-COMMANDS: Final = (
+_COMMANDS: Final = (
     Command(("show", "routers"), "all virtual routers and their processes", "show:routers", "render:routers"),
     Command(
         ("show", "interfaces"),
@@ -107,6 +64,7 @@ COMMANDS: Final = (
     Command(
         ("show", "calls"), "how long the forwarder works on requests", "apps:call_times", "render:calls", (ROUTER,)
     ),
+    Command(("show", "bfd"), "BFD sessions of a router", "bfd:sessions", "bfd:render", (ROUTER,)),
     Command(("show", "drops"), "dropped packets by reason", "show:drops", "render:drops", (ROUTER,)),
     Command(
         ("show", "route"),
@@ -215,3 +173,15 @@ COMMANDS: Final = (
         (Argument("shell", "bash, zsh or fish", choices=("bash", "zsh", "fish")),),
     ),
 )
+
+
+def _collected() -> list[Command]:
+    """Give the commands of all topics, in the order of their modules' names."""
+    modules = sorted(it.name for it in pkgutil.iter_modules(manager.cli.__path__) if it.name.startswith("commands_"))
+    found: list[Command] = []
+    for name in modules:
+        found += importlib.import_module(f"manager.cli.{name}").COMMANDS
+    return found
+
+
+COMMANDS: Final = (*_COMMANDS, *_collected())

@@ -11,9 +11,14 @@ import pwd
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from manager.config.crosscheck_bgp import check_bgp
+from manager.config.crosscheck_ospf import check_ospf
+from manager.config.crosscheck_policy import check_policies
+from manager.config.crosscheck_rip import check_rip
 from manager.config.errors import ConfigError
 from manager.config.merge import Marks, Path_
 from manager.config.validate import did_you_mean, suggest
+from vrouter.config.bfd import MAX_SHORT_KEY
 from vrouter.config.constraints import MAX_ROUTER_ADDRESSES, MAX_ROUTER_INTERFACES, MAX_ROUTER_PORTS, clip
 from vrouter.config.schema import Config, Hop, Interface, Router, Rule
 from vrouter.net.address import (
@@ -64,11 +69,16 @@ def crosscheck(config: Config, marks: Marks, broken: frozenset[str] = frozenset(
         _check_patches(checker, name, router)
         _check_static(checker, path, router)
         _check_rules(checker, (*path, "rsock", "rules"), router.rsock.rules)
+        _check_bfd_sessions(checker, path, router)
     _check_rules(checker, ("defaults", "rsock", "rules"), config.defaults.rsock.rules)
     _check_devices(checker)
     _check_macs(checker)
     _check_range(checker)
     _check_relay(checker)
+    check_policies(checker)
+    check_bgp(checker)
+    check_ospf(checker)
+    check_rip(checker)
     return checker.errors
 
 
@@ -93,6 +103,22 @@ def _check_interface(checker: _Checker, path: Path_, interface: Interface) -> No
             f"an MTU of {mtu} is too small for IPv6",
             f"at least {_MIN_IPV6_MTU}, or remove the IPv6 addresses",
         )
+
+
+def _check_bfd_sessions(checker: _Checker, path: Path_, router: Router) -> None:
+    """Check the sessions that stand by themselves."""
+    sessions = router.bfd.sessions if router.bfd is not None else {}
+    for name, session in sessions.items():
+        here = (*path, "bfd", "sessions", name)
+        if session.interface is not None and session.interface not in checker.written(str(path[-1])):
+            known = checker.written(str(path[-1]))
+            near = did_you_mean(suggest(session.interface, known))
+            checker.note((*here, "interface"), f"there is no interface '{session.interface}'", near)
+        if session.local is not None and parse_address(session.local).family != parse_address(session.remote).family:
+            checker.note((*here, "local"), "'local' and 'remote' are of different families")
+        key = session.authentication
+        if key is not None and not key.type.endswith("sha1") and len(key.key.encode()) > MAX_SHORT_KEY:
+            checker.note((*here, "authentication", "key"), f"a key of {key.type} has at most {MAX_SHORT_KEY} bytes")
 
 
 def _check_limits(checker: _Checker, path: Path_, router: Router) -> None:
@@ -221,6 +247,8 @@ def _check_static(checker: _Checker, path: Path_, router: Router) -> None:
 def _check_hop(checker: _Checker, path: Path_, prefix: Prefix, hop: Hop, reach: _Reach) -> None:
     interfaces = reach.router.interfaces
     names = checker.written(str(path[1]))
+    if hop.bfd is not None and hop.bfd.enabled and not hop.via:
+        checker.note((*path, "bfd"), "'bfd' watches the router that 'via' names, and there is none")
     if hop.discard and (hop.via or hop.interface):
         checker.note((*path, "discard"), "'discard' excludes 'via' and 'interface'")
     elif not hop.discard and not hop.via and not hop.interface:

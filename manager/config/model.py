@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from vrouter.config import schema
-from vrouter.config.constraints import Constraint, MaxLength, OneOrMany, OrAll
+from vrouter.config.constraints import Constraint, MaxLength, OneOrMany, OrAll, OrBoolean, Shorthand
+from vrouter.config.option import Impact
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Field:
     required: bool
     default: Any
     help: str
-    impact: schema.Impact
+    impact: Impact
     example: str
 
 
@@ -68,6 +69,8 @@ class Struct:
 
     cls: type
     fields: dict[str, Field]  # by YAML key
+    or_boolean: bool = False  # `true` stands for {}, `false` for {enabled: false}
+    words: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)  # words that stand for a map
 
 
 Model = Leaf | Words | Sequence | Map | Struct
@@ -79,14 +82,14 @@ def model() -> Struct:
     return _struct(schema.Config)
 
 
-def _struct(cls: type) -> Struct:
+def _struct(cls: type, markers: tuple[Any, ...] = ()) -> Struct:
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {}
     for field in dataclasses.fields(cls):
         has_factory = field.default_factory is not dataclasses.MISSING
         required = field.default is dataclasses.MISSING and not has_factory
         default = None if required else {} if has_factory else field.default
-        key = field.name.replace("_", "-")
+        key = field.name.removesuffix("_").replace("_", "-")  # `if_` for what Python keeps to itself
         described = field.metadata
         fields[key] = Field(
             field.name,
@@ -98,7 +101,9 @@ def _struct(cls: type) -> Struct:
             described["impact"],
             described["example"],
         )
-    return Struct(cls, fields)
+    or_boolean = any(isinstance(marker, OrBoolean) for marker in markers)
+    meanings = [pair for marker in markers if isinstance(marker, Shorthand) for pair in marker.meanings]
+    return Struct(cls, fields, or_boolean, {word: dict(pairs) for word, pairs in meanings})
 
 
 def _model(hint: Any) -> Model:
@@ -106,7 +111,7 @@ def _model(hint: Any) -> Model:
     hint, markers = _unwrap(hint)
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _struct(hint)
+        return _struct(hint, markers)
     if origin is Literal:
         return Words(typing.get_args(hint))
     if origin is dict:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from manager.config.model import Field, Leaf, Map, Model, Sequence, Struct, Words, model
-from vrouter.config.constraints import Span
-from vrouter.config.schema import Config, Impact
+from vrouter.config.constraints import Duration, Span
+from vrouter.config.option import Impact
+from vrouter.config.schema import Config
 
 if TYPE_CHECKING:
     from manager.config.merge import Marks
@@ -128,7 +129,7 @@ class _Differ:
             here = (*path, field.key)
             if before == after or here == ("defaults",):
                 continue  # defaults show where they take effect
-            if isinstance(field.model, Struct):
+            if isinstance(field.model, Struct) and before is not None and after is not None:
                 yield from self.struct(field.model, before, after, here)
             elif isinstance(field.model, Map):
                 yield from self._map(field, field.model, before, after, here)
@@ -196,6 +197,8 @@ def plain(described: Model, value: Any) -> Any:
         case Leaf(Span()):
             first, last = value
             return first if first == last else f"{first}-{last}"
+        case Leaf(Duration()):
+            return Duration.text(value)
         case Leaf() | Words():
             return value
         case Sequence():

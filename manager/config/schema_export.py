@@ -22,7 +22,7 @@ from manager.config.plan import plain
 ROOT: Final = Path(__file__).resolve().parents[2]
 SCHEMA_FILE: Final = ROOT / "conf" / "schema.json"
 PAGE_FILE: Final = ROOT / "docs" / "configuration.md"
-# Where in the page a struct is described, by the name of its class.
+# What the section of a struct is called, by the name of its class; without an entry, by where it stands first.
 _TITLES: Final = {
     "Config": "Top level",
     "Defaults": "`defaults`",
@@ -36,6 +36,14 @@ _TITLES: Final = {
     "SharedRsock": "`defaults.rsock`",
     "SharedRule": "`defaults.rsock.rules[]`",
     "Quotas": "`quotas`",
+    "Policy": "`policy`, `routers.NAME.policy`",
+    "Term": "`policy.route-policies.NAME[]`",
+    "Conditions": "`policy.route-policies.NAME[].if`",
+    "Actions": "`policy.route-policies.NAME[].then`",
+    "Bfd": "`bfd` of a neighbor",
+    "BfdKey": "`bfd.authentication`",
+    "BfdSessions": "`routers.NAME.bfd`",
+    "BfdSession": "`routers.NAME.bfd.sessions.NAME`",
 }
 _INTRODUCTION: Final = """\
 # Configuration
@@ -109,28 +117,32 @@ def _describe_struct(described: Struct) -> dict[str, Any]:
     if required:
         result["type"] = "object"
         result["required"] = required
-    return result
+    if described.words:
+        return {"anyOf": [{"enum": list(described.words)}, result]}
+    return {"anyOf": [{"type": "boolean"}, result]} if described.or_boolean else result
 
 
-def _sections(described: Struct, known: set[type] | None = None) -> Iterator[str]:
+def _sections(described: Struct, path: str = "", known: set[type] | None = None) -> Iterator[str]:
     known = set() if known is None else known
     if described.cls in known:
         return
     known.add(described.cls)
-    yield f"## {_TITLES[described.cls.__name__]}\n"
+    yield f"## {_TITLES.get(described.cls.__name__, f'`{path}`')}\n"
     yield f"{inspect.getdoc(described.cls)}\n"
     yield "| key | value | default | impact | meaning |\n|---|---|---|---|---|"
     yield "\n".join(map(_row, described.fields.values())) + "\n"
     for field in described.fields.values():
-        inner = _struct_below(field.model)
+        inner, place = _struct_below(field.model, f"{path}.{field.key}".lstrip("."))
         if inner is not None:
-            yield from _sections(inner, known)
+            yield from _sections(inner, place, known)
 
 
-def _struct_below(described: Model) -> Struct | None:
+def _struct_below(described: Model, path: str) -> tuple[Struct | None, str]:
+    """Give the struct that a field holds, if it does, and where it stands."""
     while isinstance(described, Map | Sequence):
+        path += ".NAME" if isinstance(described, Map) else "[]"
         described = described.item
-    return described if isinstance(described, Struct) else None
+    return described if isinstance(described, Struct) else None, path
 
 
 def _row(field: Field) -> str:
@@ -152,8 +164,9 @@ def _value_text(field: Field) -> str:
         case Map():
             return "map"
         case Struct():
-            return "map"
-        case Sequence() if field.model.one_or_many:
+            stand_for = ("true", "false") if field.model.or_boolean else tuple(field.model.words)
+            return ", ".join(["map", *(f"`{word}`" for word in stand_for)])
+        case Sequence() if field.model.one_or_many and not isinstance(field.model.item, Leaf | Words):
             return "map, or list of maps"
         case Sequence() if isinstance(field.model.item, Words):
             listed = ", ".join(f"`{word}`" for word in field.model.item.words)

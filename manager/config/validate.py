@@ -125,7 +125,8 @@ def _schema_of(described: Model) -> core_schema.CoreSchema:
             )
             return core_schema.no_info_before_validator_function(functools.partial(_map, described.key), entries)
         case Struct():
-            return core_schema.no_info_before_validator_function(_struct, _dataclass_schema(described))
+            before = functools.partial(_struct, described)
+            return core_schema.no_info_before_validator_function(before, _dataclass_schema(described))
 
 
 def _dataclass_schema(described: Struct) -> core_schema.CoreSchema:
@@ -173,10 +174,12 @@ def _sequence(described: Sequence, value: Any) -> Any:
         return value
     if described.all_words and value == "all":
         return list(described.all_words)
-    if described.one_or_many and (value is None or isinstance(value, dict)):
+    scalars = isinstance(described.item, Leaf | Words)
+    if described.one_or_many and (isinstance(value, str) if scalars else value is None or isinstance(value, dict)):
         return [value]
     if described.one_or_many:
-        raise _refuse("list", "a map, or a list of maps, is expected here")
+        what = "a value, or a list of values" if scalars else "a map, or a list of maps"
+        raise _refuse("list", f"{what}, is expected here")
     words = "a list or 'all'" if described.all_words else "a list"
     raise _refuse("list", f"{words} is expected here", f"write [{clip(value)}]" if isinstance(value, str) else "")
 
@@ -198,9 +201,17 @@ def _map(key: Constraint, value: Any) -> Any:
     return value
 
 
-def _struct(value: Any) -> Any:
-    if value is None:
+def _struct(described: Struct, value: Any) -> Any:
+    if value is None or (described.or_boolean and value == "true"):
         return {}
+    if described.or_boolean and value == "false":
+        return {"enabled": "false"}
+    if described.words and isinstance(value, str):
+        if value in described.words:
+            return described.words[value]
+        near = did_you_mean(suggest(value, described.words))
+        allowed = f"write {', '.join(described.words)}, or a map"
+        raise _refuse("map", f"'{clip(value)}' is not allowed here", near + allowed)
     if not isinstance(value, dict):
         raise _refuse("map", "a map is expected here", "write 'key: value' lines below it")
     return value

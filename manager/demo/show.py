@@ -258,6 +258,8 @@ def _next_commands(run_dir: Path) -> None:
         (f"{vr} show interfaces red", "counters: alice's packets were forwarded"),
         (f"{vr} show sockets red", "the app's, and the TCP connections it just closed"),
         (f"{vr} ping blue 10.0.0.2 -c 3", "bob, not alice"),
+        (f"{vr} show bgp summary red", "red's session with the router isp, watched by BFD"),
+        (f"{vr} explain route red 203.0.113.1", "why red sends packets for it to isp"),
         (ping, "from alice to erin, through red"),
         (f"{vr} trace red -n 2", "the life of two packets, stage by stage"),
         (f"kill -9 {_forwarder_of(run_dir, 'red')}", "red's forwarder: nothing is lost, it comes back"),

@@ -123,6 +123,20 @@ def test_show_route_is_the_longest_match(lab: Lab) -> None:
     assert lab.vr_run("show", "route", "red", "8.8.8").returncode == 2
 
 
+def test_the_rib_and_why_a_route_is_used(lab: Lab) -> None:
+    offered = {(route["prefix"], route["protocol"], route["state"]) for route in lab.vr("show", "rib", "red")}
+    assert {("10.0.0.0/24", "connected", "used"), ("198.51.100.0/24", "static", "used")} <= offered
+    static = lab.vr("show", "rib", "red", "static")
+    assert {route["prefix"] for route in static} == {"198.51.100.0/24", "203.0.113.0/24"}
+    assert lab.vr_run("show", "rib", "red", "nonsense").returncode == 1
+    why = lab.vr("explain", "route", "red", "198.51.100.9")
+    assert (why["prefix"], why["routes"][0]["state"]) == ("198.51.100.0/24", "used")
+    assert why["routes"][0]["resolved"] == ["via 192.0.2.2 on wan"]
+    assert lab.vr_run("explain", "route", "red", "8.8.8.8").returncode == 1
+    (running,) = lab.vr("show", "protocols", "red")
+    assert (running["name"], running["state"], running["routes"], running["failures"]) == ("static", "running", 2, 0)
+
+
 def test_show_neighbors(lab: Lab, h1: Namespace) -> None:
     assert h1.ping("10.0.0.1")
     entry = next(n for n in lab.vr("show", "neighbors", "red") if n["address"] == "10.0.0.2")

@@ -210,7 +210,7 @@ def observe(lab: Lab) -> None:
 
 
 def test_everything_observes_while_the_control_is_stopped(lab: Lab) -> None:
-    """It is found hanging in a second, and another one takes its place."""
+    """It is found hanging after some seconds, and another one takes its place."""
     control = pids(lab, "red")["control"]
     os.kill(control, signal.SIGSTOP)
     observe(lab)

@@ -15,7 +15,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SOURCE = ROOT / "fastpath" / "src"
 # Of abi/core.h, what lies outside the tables.
-ELSEWHERE = re.compile(r"^[^\n]*\b(core_\w+|link_end_\w+|confine_\w+|forwarder_\w+|zygote_\w+)\([^;]*;\n", re.MULTILINE)
+ELSEWHERE = re.compile(
+    r"^[^\n]*\b(core_\w+|link_end_\w+|confine_\w+|forwarder_\w+|zygote_\w+|fletcher_\w+|spf_\w+|bgp_\w+)\([^;]*;\n",
+    re.MULTILINE,
+)
 INTERNAL = """
 struct tables_view;
 bool view_refresh(struct tables_view *view);

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fastpath import interfaces as reader
-from fastpath import segment
+from fastpath import segment, tables
 from fastpath._layout import CONSTANTS
 from fastpath.tables import RouteChange, TableWriter
 from rsock.wire import Right
 from vrouter.config.codec import from_plain, to_plain
 from vrouter.config.router import Interface, RouterConfig, Rule, StaticHop, StaticRoute
-from vrouter.net.address import Prefix
+from vrouter.engine.outputs import Tables
+from vrouter.net.address import Prefix, parse_address, parse_prefix
+from vrouter.rib.route import FibChange, Protocol
 from vrouter.runtime import fib_sync
 from vrouter.runtime.control import Control
 from vrouter.runtime.fib_sync import FibSync
@@ -87,8 +89,8 @@ class Vr:
         return {shown(entry): entry.group for entry in self.spy.routes()}
 
     def published(self) -> dict[str, reader.Published]:
-        with segment.Segment(self.tables, segment.KIND_TABLES) as tables:
-            return {interface.name: interface for interface in reader.published(tables)}
+        with segment.Segment(self.tables, segment.KIND_TABLES) as mapped:
+            return {interface.name: interface for interface in reader.published(mapped)}
 
     def close(self) -> None:
         self.spy.close()
@@ -212,6 +214,69 @@ def test_a_restarted_control_sweeps_after_it_has_installed(vr: Vr) -> None:
     assert vr.spy.done[-1] == ("remove", "0.0.0.0/0")
     assert kinds.count("remove") == 1
     assert "198.51.100.0/24" in vr.routes()
+
+
+def test_a_predecessors_dynamic_routes_stay_until_their_protocol_has_settled(vr: Vr) -> None:
+    vr.configure(CONFIG)
+    learnt = parse_prefix("203.0.113.0/24")
+    group = vr.spy.group([tables.Hop(1, 1, parse_address("10.0.0.9"))])
+    vr.spy.apply([RouteChange(*learnt, group, Protocol.OSPF, 110), RouteChange(4, 0x0B000000, 8, group, Protocol.RIP)])
+    vr.spy.release(group)
+    vr.restart()
+    fib = vr.control._fib
+    assert fib.restarted
+    vr.configure(dataclasses.replace(CONFIG, static=()))
+    engine = vr.control.engine
+    assert engine.unsettled == ()
+    assert not {"203.0.113.0/24", "11.0.0.0/8", "0.0.0.0/0"} & vr.routes(), "nobody runs who could learn them again"
+
+
+def test_routes_of_a_protocol_that_is_not_settled_are_not_swept(vr: Vr) -> None:
+    vr.configure(CONFIG)
+    group = vr.spy.group([tables.Hop(1, 1, parse_address("10.0.0.9"))])
+    vr.spy.apply(
+        [RouteChange(4, 0xCB007100, 24, group, Protocol.OSPF), RouteChange(4, 0x0B000000, 8, group, Protocol.RIP)]
+    )
+    vr.spy.release(group)
+    vr.restart()
+    fib, rib = vr.control._fib, vr.control.rib
+    vr.configure(CONFIG)
+    assert not {"203.0.113.0/24", "11.0.0.0/8"} & vr.routes()
+    group = vr.spy.group([tables.Hop(1, 1, parse_address("10.0.0.9"))])
+    vr.spy.apply(
+        [RouteChange(4, 0xCB007100, 24, group, Protocol.OSPF), RouteChange(4, 0x0B000000, 8, group, Protocol.RIP)]
+    )
+    vr.spy.release(group)
+    root = vr.control.engine.root
+    fib.apply(Tables(root, (), (Protocol.OSPF, Protocol.RIP)), rib.installed)
+    assert {"203.0.113.0/24", "11.0.0.0/8"} <= vr.routes()
+    vr.spy.done.clear()
+    fib.apply(Tables(root, (), (Protocol.OSPF,)), rib.installed)
+    assert vr.spy.done[1:] == [("remove", "11.0.0.0/8")]
+    fib.apply(Tables(root, (), ()), rib.installed)
+    assert vr.spy.done[-1] == ("remove", "203.0.113.0/24")
+
+
+def test_what_bgps_own_table_wrote_is_its_own_business(vr: Vr) -> None:
+    vr.configure(CONFIG)
+    swept: list[int] = []
+    fib = vr.control._fib
+    fib.sweep_bulk = lambda: swept.append(1)
+    group = vr.spy.group([tables.Hop(1, 1, parse_address("10.0.0.9"))])
+    vr.spy.apply([RouteChange(4, 0xCB007100, 24, group, Protocol.BGP)])
+    vr.spy.release(group)
+    root, wanted = vr.control.engine.root, vr.control.rib.installed
+    fib.apply(Tables(root, (), (Protocol.BGP,)), wanted)
+    assert swept == []
+    fib.apply(Tables(root, ()), wanted)
+    assert swept == [1]
+    fib.apply(Tables(root, (), (), sweep=True), wanted)
+    assert "203.0.113.0/24" in vr.routes()
+    fib.apply(Tables(root, (FibChange(parse_prefix("203.0.113.0/24"), None, bulk=True),)), wanted)
+    assert "203.0.113.0/24" in vr.routes(), "it was handed back"
+    fib.sweep_bulk = None
+    fib.apply(Tables(root, (), (), sweep=True), wanted)
+    assert "203.0.113.0/24" not in vr.routes()
 
 
 def test_a_failure_is_made_good_later(vr: Vr) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fastpath._layout import CONSTANTS
-from vrouter.config.router import Interface, StaticHop, StaticRoute
+from vrouter.config.router import Interface, RouterConfig, StaticHop, StaticRoute
 from vrouter.net.address import Prefix, parse_address, parse_prefix
-from vrouter.proto.base import RouteAdd, RouteDel
+from vrouter.proto.base import RouteAdd, RouteDel, Setting
 from vrouter.proto.static import Static
 from vrouter.rib import connected
 from vrouter.rib.rib import MAX_DEPTH, MAX_HOPS, MAX_WEIGHT, Rib
@@ -21,10 +21,14 @@ def derived(name: str, *addresses: str, kind: str = "ethernet") -> list[Route]:
     return [route for entry in connected.addresses(interface) for route in connected.routes(entry)]
 
 
+def setting(*routes: StaticRoute) -> Setting:
+    return Setting(RouterConfig("red", 1, static=routes))
+
+
 def static(prefix: str, *hops: tuple[str | None, str | None, int]) -> Route:
     instance = Static()
     configured = StaticRoute(prefix, tuple(StaticHop(via, interface, weight) for via, interface, weight in hops))
-    (output,) = instance.configure((configured,), 0.0).outputs
+    (output,) = instance.configure(setting(configured), 0.0).outputs
     assert isinstance(output, RouteAdd)
     return output.routes[0]
 
@@ -234,11 +238,11 @@ def test_static_tells_only_differences() -> None:
     instance = Static()
     first = StaticRoute("10.0.0.0/8", (StaticHop("192.0.2.1"),))
     second = StaticRoute("172.16.0.0/12", (StaticHop(discard=True),))
-    instance.configure((first,), 0.0)
-    outputs = instance.configure((second,), 1.0).outputs
+    instance.configure(setting(first), 0.0)
+    outputs = instance.configure(setting(second), 1.0).outputs
     assert [type(output) for output in outputs] == [RouteDel, RouteAdd]
-    assert instance.configure((second,), 2.0).outputs == ()
-    assert instance.show("") == ["172.16.0.0/12"]
+    assert instance.configure(setting(second), 2.0).outputs == ()
+    assert instance.show("routes", {}, 2.0) == {"routes": ["172.16.0.0/12"], "down": []}
     assert instance.deadline is None
 
 

@@ -10,7 +10,7 @@ from fastpath._layout import CONSTANTS
 from manager.config import schema_export
 from manager.config.model import Leaf, Map, Model, Sequence, Struct, model
 from vrouter.config import constraints
-from vrouter.config.schema import Impact
+from vrouter.config.option import Impact
 
 
 def test_schema_file_is_current() -> None:

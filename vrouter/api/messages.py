@@ -28,6 +28,9 @@ class ManagerOp(enum.StrEnum):
     APPLY = "apply"  # -> Plan as plain data, once carried out
     ROUTER = "router"  # {action: stop|start|restart, name}
     SEGMENTS = "segments"  # {name} -> {}, with two read-only fds: tables, state
+    SHOW = "show"  # {name, instance, query, arguments} -> what the router's control answers
+    CLEAR = "clear"  # likewise -> {}
+    RECORD = "record"  # {name, action: start | fetch | stop} -> {data, more, steps, cut}, see Control.record
 
 
 class ControlOp(enum.StrEnum):
@@ -35,6 +38,9 @@ class ControlOp(enum.StrEnum):
 
     CONFIGURE = "configure"  # {router: RouterConfig as plain data} -> {changed: bool}
     LINK = "link"  # {port, up, mtu}
+    SHOW = "show"  # {instance, query, arguments} -> what the protocol answers
+    CLEAR = "clear"  # likewise -> {}
+    RECORD = "record"  # {action: start | fetch | stop} -> {data, more, steps, cut}
     PING = "ping"  # -> {}: the liveness probe
     SHUTDOWN = "shutdown"
 

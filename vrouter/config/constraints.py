@@ -28,6 +28,9 @@ MAX_RULE_PREFIXES: Final = 16
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]*")
 _INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
+# Units of time in microseconds, from the smallest.
+_UNITS: Final = {"us": 1, "ms": 1000, "s": 10**6, "m": 60 * 10**6, "h": 3600 * 10**6, "d": 86400 * 10**6}
+_DURATION: Final = re.compile(r"([0-9]{1,9})(\.[0-9]{1,6})?(us|ms|s|m|h|d)")
 _DEVICE_SIZE: Final = 15  # IFNAMSIZ without the NUL
 MAX_DOMAIN: Final = 253
 MAX_NAME_SERVERS: Final = 3  # as resolv.conf(5)
@@ -120,6 +123,42 @@ class Span:
         """Describe it."""
         number = {"type": "integer", "minimum": self.low, "maximum": self.high}
         return {"anyOf": [number, {"type": "string", "pattern": "^[0-9]+( *- *[0-9]+)?$"}]}
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A time with its unit, "300ms", "2s", "1h", as seconds; bounds and step are written in the same way."""
+
+    low: str
+    high: str
+    step: str = "1us"
+
+    def parse(self, text: str) -> float:
+        """Give the seconds, whole microseconds of them."""
+        time = _microseconds(text)
+        if time is None:
+            hint = f"write {clip(text)}s or {clip(text)}ms" if re.fullmatch(r"[0-9.]{1,12}", text) else "as 300ms or 2s"
+            raise InvalidError(f"'{clip(text)}' is not a time with its unit", hint)
+        low, high, step = (_microseconds(bound) for bound in (self.low, self.high, self.step))
+        assert low is not None
+        assert high is not None
+        assert step is not None
+        if not low <= time <= high:
+            raise InvalidError(f"{text} is not within {self.low} to {self.high}")
+        if time % step:
+            raise InvalidError(f"{text} is not a multiple of {self.step}")
+        return time / 1e6
+
+    @staticmethod
+    def text(seconds: float) -> str:
+        """Write seconds with the largest unit that makes a whole number."""
+        time = round(seconds * 1e6)
+        unit = next(unit for unit in reversed(_UNITS) if not time % _UNITS[unit]) if time else "s"
+        return f"{time // _UNITS[unit]}{unit}"
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": f"^{_DURATION.pattern}$"}
 
 
 @dataclass(frozen=True)
@@ -264,6 +303,26 @@ class IpAddress:
 
 
 @dataclass(frozen=True)
+class Ipv4Address:
+    """Four numbers with dots: a neighbor's unicast address; with `any_value` an id, that means what it likes."""
+
+    any_value: bool = False
+
+    def parse(self, text: str) -> str:
+        """Give the canonical text."""
+        ip = _parse_ip(text)
+        if not isinstance(ip, ipaddress.IPv4Address):
+            raise InvalidError(f"{ip} is not of IPv4", "write it as 10.0.0.1")
+        if not self.any_value and (ip.is_multicast or ip.is_unspecified or int(ip) == 2**32 - 1):
+            raise InvalidError(f"{ip} cannot stand for one router")
+        return str(ip)
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": r"^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$"}
+
+
+@dataclass(frozen=True)
 class IpPrefix:
     """A prefix, "10.0.0.0/8"; an address alone is not one."""
 
@@ -350,6 +409,42 @@ class App:
 
 
 @dataclass(frozen=True)
+class Secret:
+    """A key or password that two ends share: any text of at most `limit` bytes."""
+
+    limit: int
+
+    def parse(self, text: str) -> str:
+        """Give the text; a refused one is not repeated."""
+        if not 1 <= len(text.encode()) <= self.limit:
+            raise InvalidError(f"the key has {len(text.encode())} bytes", f"1 to {self.limit} are allowed")
+        return text
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "minLength": 1, "maxLength": self.limit}
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words for people, of at most `limit` bytes, on one line."""
+
+    limit: int
+
+    def parse(self, text: str) -> str:
+        """Give the text."""
+        if len(text.encode()) > self.limit:
+            raise InvalidError(f"the text has {len(text.encode())} bytes", f"at most {self.limit} are allowed")
+        if not text.isprintable():
+            raise InvalidError(f"'{clip(text)}' holds what cannot be printed", "write one line of plain text")
+        return text
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "maxLength": self.limit}
+
+
+@dataclass(frozen=True)
 class CurveKey:
     """A CURVE key (Z85, 40 characters)."""
 
@@ -388,8 +483,43 @@ class TcpEndpoint:
 
 
 @dataclass(frozen=True)
+class LocalEndpoint:
+    """Where to listen for this machine alone, "127.0.0.1:9101" or "[::1]:9101"."""
+
+    def parse(self, text: str) -> str:
+        """Give the text in its canonical form."""
+        host, colon, port = text.rpartition(":")
+        if not colon:
+            raise InvalidError(f"'{clip(text)}' is no place to listen", "write 127.0.0.1:PORT")
+        Integer(1, 65535).parse(port)
+        try:
+            address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            raise InvalidError(f"'{clip(host)}' is no IP address", "write 127.0.0.1:PORT") from None
+        if not address.is_loopback:
+            raise InvalidError(f"{address} can be reached by others", "put a server before 127.0.0.1:PORT")
+        return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": "^.+:[0-9]+$"}
+
+
+@dataclass(frozen=True)
 class OneOrMany:
-    """On a tuple of maps: a map alone stands for a list of one."""
+    """On a tuple: an item alone stands for a list of one."""
+
+
+@dataclass(frozen=True)
+class Shorthand:
+    """On a struct: words that stand for a map, each with the keys and texts of that."""
+
+    meanings: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+
+
+@dataclass(frozen=True)
+class OrBoolean:
+    """On a map that has the key `enabled`: `true` stands for a map without a key, `false` for {enabled: false}."""
 
 
 @dataclass(frozen=True)
@@ -408,6 +538,17 @@ def clip(text: str, limit: int = 60) -> str:
     """Make text that somebody else wrote fit to be printed within a message."""
     shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text[:limit])
     return shown + ("..." if len(text) > limit else "")
+
+
+def _microseconds(text: str) -> int | None:
+    """Read a time with its unit; None: it is none, or has a fraction of a microsecond."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        return None
+    whole, fraction, unit = match.groups()
+    digits = (fraction or ".")[1:]
+    time, rest = divmod(int(whole + digits) * _UNITS[unit], 10 ** len(digits))
+    return None if rest else time
 
 
 def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -10,6 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vrouter.config.bfd import Bfd, BfdSessions
+from vrouter.config.bgp import Bgp
+from vrouter.config.leak import Leak
+from vrouter.config.ospf import Ospf
+from vrouter.config.policy import Policy
+from vrouter.config.ra import Ra
+from vrouter.config.rip import Rip, Ripng
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -22,6 +30,8 @@ class Interface:
     mtu: int = 1500
     mac: str = "00:00:00:00:00:00"
     addresses: tuple[str, ...] = ()  # "10.0.0.1/24"
+    ra: Ra | None = None
+    leak: Leak | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class StaticHop:
     interface: str | None = None
     weight: int = 1
     discard: bool = False
+    bfd: Bfd | None = None
 
 
 @dataclass(frozen=True)
@@ -76,3 +87,10 @@ class RouterConfig:
     static: tuple[StaticRoute, ...] = ()
     rules: tuple[Rule, ...] = field(default=())
     relay_uid: int = 0  # who may open sockets for remote apps; 0: nobody
+    policy: Policy = Policy()  # noqa: RUF009 - frozen; shared and own
+    bfd: BfdSessions | None = None
+    router_id: str | None = None
+    bgp: Bgp | None = None
+    ospf: Ospf | None = None
+    rip: Rip | None = None
+    ripng: Ripng | None = None

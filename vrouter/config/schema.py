@@ -11,11 +11,11 @@ case, ranges as (first, last).  Names of users and groups stay names.
 # ruff: noqa: RUF009 - option() makes a field, not a default
 from __future__ import annotations
 
-import dataclasses
-import enum
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
+from vrouter.config.bfd import BfdSessions, MaybeBfd
+from vrouter.config.bgp import Bgp
 from vrouter.config.constraints import (
     MAX_HOPS,
     MAX_NAME_SERVERS,
@@ -33,38 +33,27 @@ from vrouter.config.constraints import (
     InterfaceAddress,
     IpAddress,
     IpPrefix,
+    Ipv4Address,
+    LocalEndpoint,
     Mac,
     MaxLength,
     Name,
     Namespace,
     OneOrMany,
     OrAll,
+    OrBoolean,
     Patch,
     Span,
     TcpEndpoint,
 )
+from vrouter.config.leak import Leak
+from vrouter.config.option import Impact, option
+from vrouter.config.ospf import Ospf
+from vrouter.config.policy import Policy
+from vrouter.config.ra import Ra
+from vrouter.config.rip import Rip, Ripng
 
 Operation = Literal["connect", "listen", "udp", "raw", "multicast"]
-
-
-class Impact(enum.StrEnum):
-    """What a change of a value disturbs, from nothing to all; each includes those before it."""
-
-    NONE = "none"  # nothing at run time
-    LIVE = "live"  # takes effect in place
-    SOFT = "soft"  # routes are asked for or announced again
-    SESSION = "session"  # a protocol session is reset
-    LINK = "link"  # the interface goes down and comes back
-    VR_RESTART = "vr-restart"
-    BOX = "box"  # all routers
-
-
-def option(help_text: str, impact: Impact, default: Any = dataclasses.MISSING, example: str = "") -> Any:
-    """Declare a field with its help, its impact and an example; without default it is required."""
-    metadata = {"help": help_text, "impact": impact, "example": example}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=dict, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +100,10 @@ class Interface:
         None,
         "blue/to-red",
     )
+    ra: Annotated[Ra, OrBoolean()] | None = option("Router advertisements, for IPv6 hosts.", Impact.LIVE, None)
+    leak: Annotated[Leak, OrBoolean()] | None = option(
+        "Exchange routes with the router at the other end of the patch link, if it says so too.", Impact.LIVE, None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +116,9 @@ class Hop:
     )
     weight: Annotated[int, Integer(1, 65535)] = option("Share of the flows among several hops.", Impact.LIVE, 1)
     discard: Annotated[bool, Boolean()] = option("Drop the packets in silence.", Impact.LIVE, default=False)
+    bfd: MaybeBfd = option(
+        "Watch the next router by BFD, and leave it out while it is down; needs `via`.", Impact.LIVE, None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +215,19 @@ class Router:
     )
     dns: Dns = option("Names for the apps of the socket layer.", Impact.LIVE, Dns())
     rsock: Rsock = option("The socket layer.", Impact.LIVE, Rsock())
+    policy: Policy = option("Route policies of its own; they come before the shared ones.", Impact.SOFT, Policy())
+    bfd: BfdSessions | None = option("BFD sessions beside those that protocols ask for.", Impact.LIVE, None)
+    router_id: Annotated[str, Ipv4Address()] | None = option(
+        "Number of the router in its protocols, in dotted form; by default its highest loopback address, else its"
+        " highest address of IPv4.",
+        Impact.SESSION,
+        None,
+        "10.255.0.1",
+    )
+    bgp: Bgp | None = option("BGP.", Impact.LIVE, None)
+    ospf: Ospf | None = option("OSPF version 2.", Impact.LIVE, None)
+    rip: Rip | None = option("RIPv2.", Impact.LIVE, None)
+    ripng: Ripng | None = option("RIPng.", Impact.LIVE, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +238,9 @@ class Defaults:
         "MTU of interfaces with a device or a patch that say none.", Impact.LINK, None, "1500"
     )
     rsock: SharedRsock = option("The socket layer of all routers.", Impact.LIVE, SharedRsock())
+    bfd: MaybeBfd = option(
+        "How neighbors are watched by BFD, as far as their own `bfd` does not say it.", Impact.LIVE, None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +255,15 @@ class Relaying:
     )
     lease: Annotated[int, Integer(1, 3600)] = option(
         "Seconds after which an app that is not heard of loses its sockets.", Impact.LIVE, 10
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Api:
+    """Metrics and health over HTTP: on `api.sock` in the run dir, and on an address."""
+
+    listen: Annotated[str, LocalEndpoint()] | None = option(
+        "Where it listens beside its socket; this machine alone can be given.", Impact.LIVE, None, "127.0.0.1:9101"
     )
 
 
@@ -262,4 +283,6 @@ class Config:
     )
     defaults: Defaults = option("Values for all routers.", Impact.LIVE, Defaults())
     rsock: Relaying = option("The socket layer for other hosts.", Impact.LIVE, Relaying())
+    api: Api | None = option("Metrics and health over HTTP; without it there is no such process.", Impact.LIVE, None)
+    policy: Policy = option("Route policies of all routers.", Impact.SOFT, Policy())
     routers: dict[Annotated[str, Name("router name")], Router] = option("Virtual routers by name.", Impact.LIVE, {})

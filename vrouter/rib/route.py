@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from vrouter.net.address import Address, Prefix
 
@@ -34,10 +34,20 @@ class Protocol(enum.IntEnum):
     OSPF = 5
     RIP = 6
     ISIS = 7
+    LEAK = 8
 
 
 # Smaller wins.
-PREFERENCE: Final = {Protocol.LOCAL: 0, Protocol.CONNECTED: 0, Protocol.STATIC: 1}
+PREFERENCE: Final = {
+    Protocol.LOCAL: 0,
+    Protocol.CONNECTED: 0,
+    Protocol.STATIC: 1,
+    Protocol.BGP: 20,  # of another AS; IBGP_PREFERENCE within one
+    Protocol.OSPF: 110,
+    Protocol.RIP: 120,
+    Protocol.LEAK: 150,
+}
+IBGP_PREFERENCE: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,8 @@ class Route:
     preference: int = 0
     metric: int = 0
     source: str = ""
+    tag: int = 0
+    origin: Any = None  # what the protocol keeps of where it comes from: told by `explain`, seen by policies
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +83,4 @@ class FibChange:
 
     prefix: Prefix
     route: Route | None  # every hop resolved to an interface that is up
+    bulk: bool = False  # BGP's own table has written a route of its own to it: there is nothing to remove

@@ -1,8 +1,8 @@
-"""One VR's control: configuration and links in, tables out.
+"""One VR's control: an engine, and what it works on.
 
-    CONFIGURE --> addresses, derived routes --+
-                  static routes --------------+--> RIB --> FibSync --> tables segment
-    LINK -------> ports that are down --------+
+    manager: CONFIGURE, LINK, SHOW, CLEAR --+            +--> FibSync --> tables segment
+    transport: sockets' events -------------+--> engine -+--> transport --> the VR's socket layer
+    BFD in the forwarder, the clock --------+            +--> BFD, log
 
 A request is answered once the tables say what it asked for.  After a restart nothing is touched until
 the first CONFIGURE; it is then applied over what the predecessor left.
@@ -11,75 +11,108 @@ the first CONFIGURE; it is then applied over what the predecessor left.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Any, Final
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
 
 from vrouter.config.codec import from_plain
-from vrouter.config.router import Interface, RouterConfig
-from vrouter.net.address import Prefix
-from vrouter.proto.base import Output, RouteAdd, RouteDel
-from vrouter.proto.static import Static
+from vrouter.config.router import RouterConfig
+from vrouter.engine import inputs, outputs
+from vrouter.engine.engine import Engine
+from vrouter.engine.recording import Header
+from vrouter.proto.base import BfdClose, BfdOpen
 from vrouter.rib import connected
-from vrouter.rib.connected import InterfaceAddress
 from vrouter.rib.rib import Rib
-from vrouter.rib.route import Protocol, Route
-from vrouter.runtime.fib_sync import FibSync, Root
+from vrouter.runtime.engines import make_engine
+from vrouter.runtime.fib_sync import FibSync
 from vrouter.runtime.manager_link import RequestError
-from vrouter.sockets.rules import RuleEntry, entries
+from vrouter.runtime.recorder import Recorder
 
 log = logging.getLogger(__name__)
 _TIDY_AFTER: Final = 0.5  # readers have gone on by then
-_RouteKey = tuple[Prefix, Protocol, str]
+_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class Sockets(Protocol):
+    """What opens the instances' sockets; its events come back by Control.feed()."""
+
+    def ask(self, instance: str, request: outputs.SocketRequest) -> None:
+        """Carry out a request, soon; what becomes of it is told by an event, never at once."""
+
+    def drop_all(self) -> None:
+        """Close all sockets at once, and tell nobody."""
+
+
+class Watcher(Protocol):
+    """What runs BFD; its events come back by Control.feed()."""
+
+    def ask(self, request: BfdOpen | BfdClose) -> None:
+        """Open, change or close a session."""
+
+
+class Timer(Protocol):
+    """A call that is due."""
+
+    def cancel(self) -> None:
+        """Forget it."""
 
 
 class Control:
     """The state of a VR's control."""
 
-    def __init__(self, name: str, fib: FibSync, call_later: Callable[[float, Callable[[], None]], object],
-                 published: Callable[[], None] = lambda: None) -> None:  # fmt: skip
-        """Work on `fib`; `call_later(seconds, callback)` is the loop's, `published` is called after each change."""
+    def __init__(self, name: str, fib: FibSync, call_later: Callable[[float, Callable[[], None]], Timer | None],
+                 published: Callable[[], None] = lambda: None, *, make: Callable[[Header], Engine] = make_engine,
+                 clock: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
+        """Work on `fib`; `call_later(seconds, callback)` is the loop's, `published` is called after each change.
+
+        `make` makes an engine from what a recording says of it.
+        """
         self._call_later = call_later
         self._published = published
+        self._clock = clock
         self._tidying = False
-        self._name = name
         self._fib = fib
-        self._rib = Rib()
-        self._static = Static()
+        self._name = name
+        self._make = make
+        self._engine = make(self._header(restarted=fib.restarted))
+        self._recorder: Recorder | None = None
         self._config: RouterConfig | None = None
-        self._derived: dict[_RouteKey, Route] = {}
-        self._addresses: tuple[InterfaceAddress, ...] = ()
-        self._rules: tuple[RuleEntry, ...] = ()
-        self._links: dict[int, tuple[bool, int]] = {}  # port -> up, MTU
+        self._waiting: deque[inputs.Input] = deque()
+        self._busy = False
+        self._timer: Timer | None = None
+        self._due: float | None = None
+        self._links: dict[int, inputs.Link] = {}
+        self.sockets: Sockets | None = None
+        self.watcher: Watcher | None = None
 
     @property
     def rib(self) -> Rib:
         """The routing table, to look at."""
-        return self._rib
+        return self._engine.rib
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, to look at."""
+        return self._engine
+
+    # --- what the manager asks for ---
 
     def configure(self, message: dict[str, Any], now: float) -> dict[str, Any]:
         """Take a whole configuration; what equals the present one is not touched."""
         try:
             config = from_plain(message["router"])
-            config = replace(config, interfaces=connected.with_loopback(config.interfaces))
-            addresses = (
-                *(entry for interface in config.interfaces for entry in connected.addresses(interface)),
-                *connected.own_addresses(config.interfaces),
-            )
-            derived = {_key(route): route for entry in addresses for route in connected.routes(entry)}
-            rules = entries(config.rules, config.relay_uid)
-            if config.name != self._name:
-                raise ValueError(f"this is the configuration of '{config.name}'")
             if config == self._config and self._fib.synchronous:
                 return {"changed": False}
-            outputs = self._static.configure(config.static, now).outputs
+            self._fib.assign(connected.with_loopback(config.interfaces))
+            self._turn(inputs.Configure(config, dict(self._fib.indices)), now)
         except (KeyError, ValueError, AttributeError) as error:
             raise RequestError("bad-config", str(error)) from error
-        self._update_derived(derived)
-        self._take(outputs)
-        self._config, self._addresses, self._rules = config, addresses, rules
-        self._update_links()
-        self._flush()
+        except OSError:
+            self._config = config  # it counts; the tables follow
+            raise
+        self._config = config
         return {"changed": True}
 
     def link(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -87,45 +120,141 @@ class Control:
         port, up, mtu = message.get("port"), message.get("up"), message.get("mtu")
         if not isinstance(port, int) or not isinstance(mtu, int | None):
             raise RequestError("bad-request", "a link needs port, up and mtu")
-        state = (bool(up), mtu or 0)
-        if self._links.get(port) == state:
-            return {}
-        self._links[port] = state
-        if self._config is not None:
-            self._update_links()
-            self._flush()
+        self._links[port] = inputs.Link(port, bool(up), mtu or 0)
+        self._turn(self._links[port], self._clock())
         return {}
 
-    def _update_derived(self, derived: dict[_RouteKey, Route]) -> None:
-        gone = [route for key, route in self._derived.items() if key not in derived]
-        changed = [route for key, route in derived.items() if self._derived.get(key) != route]
-        self._rib.update(changed, gone)
-        self._derived = derived
+    def show(self, message: dict[str, Any]) -> Any:
+        """Answer a question about a protocol: {instance, query, arguments}."""
+        instance, query, arguments = _question(message)
+        try:
+            return self._engine.show(instance, query, arguments, self._clock())
+        except KeyError as error:
+            raise _unknown(instance, query, error) from error
+        except ValueError as error:
+            raise RequestError("bad-request", str(error)) from error
 
-    def _take(self, outputs: Iterable[Output]) -> None:
-        """Carry out what a protocol asks for."""
-        for output in outputs:
-            if isinstance(output, RouteAdd):
-                self._rib.update(output.routes)
-            elif isinstance(output, RouteDel):
-                self._rib.update((), output.routes)
+    def clear(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Have a protocol do something: {instance, query, arguments}."""
+        instance, query, arguments = _question(message)
+        try:
+            self._turn(inputs.Clear(instance, query, dict(arguments)), self._clock())
+        except KeyError as error:
+            raise _unknown(instance, query, error) from error
+        except ValueError as error:
+            raise RequestError("bad-request", str(error)) from error
+        return {}
 
-    def _update_links(self) -> None:
-        assert self._config is not None
-        for interface in self._config.interfaces:
-            up, _ = self._links.get(interface.port, (True, 0)) if interface.port else (True, 0)
-            self._rib.link(interface.name, up=up)
+    def stop(self) -> None:
+        """Have the protocols say goodbye to their neighbors."""
+        self.feed(inputs.Stop())
 
-    def _flush(self) -> None:
+    def record(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Record all inputs: {action: start | fetch | stop}.
+
+        A recording begins with a new engine, as if control had died: neighbors that know graceful restart keep all
+        routes, others see a lost session.
+        """
+        match message.get("action"):
+            case "start":
+                self._begin_anew()
+                return {}
+            case "fetch" | "stop" as action if self._recorder is not None:
+                piece = self._recorder.fetch()
+                if action == "stop":
+                    self._recorder = None
+                return piece
+            case action:
+                raise RequestError("bad-request", f"recording: {action!r} cannot be done now")
+
+    def _begin_anew(self) -> None:
+        now, header = self._clock(), self._header(restarted=self._config is not None)
+        if self.sockets is not None:
+            self.sockets.drop_all()
+        self._waiting.clear()
+        self._engine.routes.detach()
+        self._engine = self._make(header)
+        self._recorder = Recorder(header)
+        for link in self._links.values():
+            self._turn(link, now)
+        if self._config is not None:
+            self._turn(inputs.Configure(self._config, dict(self._fib.indices)), now)
+
+    def _header(self, *, restarted: bool) -> Header:
+        return Header(self._name, int.from_bytes(os.urandom(7)), restarted, int(time.time()))
+
+    # --- the engine's world ---
+
+    def feed(self, event: inputs.Input) -> None:
+        """Give the engine what has happened; once what it is busy with is done."""
+        self._waiting.append(event)
+        if not self._busy:
+            self._drain()
+
+    def _drain(self) -> None:
+        while self._waiting:
+            try:
+                self._step(self._waiting.popleft(), self._clock())
+            except OSError as error:
+                log.warning("the tables are not up to date: %s", error)
+
+    def _turn(self, event: inputs.Input, now: float) -> None:
+        """Carry out what the engine makes of an input, and of what came of it.
+
+        Raises OSError where the tables have no room, and what the engine raises.
+        """
+        try:
+            self._step(event, now)
+        finally:
+            self._drain()
+
+    def _step(self, event: inputs.Input, now: float) -> None:
+        self._busy = True
+        try:
+            wanted: list[outputs.Output] = []
+            try:
+                wanted = self._engine.handle(event, now)
+            finally:
+                if self._recorder is not None:
+                    self._recorder.note(now, event, wanted)
+            self._carry_out(wanted)
+        finally:
+            self._busy = False
+            self._arm(now)
+
+    def _carry_out(self, wanted: list[outputs.Output]) -> None:
+        failure = None
+        for output in wanted:
+            match output:
+                case outputs.Tables():
+                    try:
+                        self._write(output)
+                    except OSError as error:
+                        failure = error
+                case outputs.Socket(instance, request):
+                    if self.sockets is not None:
+                        self.sockets.ask(instance, request)
+                case outputs.Watch(request):
+                    if self.watcher is not None:
+                        self.watcher.ask(request)
+                case outputs.Event(instance, event, details):
+                    log.info("event=%s protocol=%s %s", event, instance, " ".join(f"{key}={it}" for key, it in details))
+                case outputs.Line(instance, level, message):
+                    log.log(_LEVELS.get(level, logging.INFO), "%s: %s", instance, message)
+        if failure is not None:
+            raise failure
+
+    def _write(self, tables: outputs.Tables) -> None:
         """Bring the tables in line, and look after them once more a little later."""
-        assert self._config is not None
+        self.tidy_soon()
+        self._fib.apply(tables, self._engine.rib.installed)
+        self._published()
+
+    def tidy_soon(self) -> None:
+        """Look after the tables a little later."""
         if not self._tidying:
             self._tidying = True
             self._call_later(_TIDY_AFTER, self._tidy)
-        interfaces = tuple(self._with_link_mtu(interface) for interface in self._config.interfaces)
-        changes = self._rib.flush()
-        self._fib.apply(Root(interfaces, self._addresses, self._rules), changes, self._rib.installed)
-        self._published()
 
     def _tidy(self) -> None:
         """Give memory back; where the tables had no room for everything, try again."""
@@ -133,15 +262,40 @@ class Control:
         try:
             self._fib.reclaim()
             if not self._fib.synchronous:
-                self._flush()
+                self._write(outputs.Tables(self._engine.root, (), self._engine.unsettled))
         except OSError as error:
             log.warning("the tables are not up to date: %s", error)
 
-    def _with_link_mtu(self, interface: Interface) -> Interface:
-        """Keep packets within what the device can carry now."""
-        _, mtu = self._links.get(interface.port, (True, 0)) if interface.port else (True, 0)
-        return replace(interface, mtu=mtu) if 0 < mtu < interface.mtu else interface
+    def _arm(self, now: float) -> None:
+        """Have the engine's deadline kept; a timer that comes too early only looks again."""
+        deadline = self._engine.deadline
+        if deadline is None or (self._due is not None and self._due <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = deadline
+        self._timer = self._call_later(max(0.0, deadline - now), self._wake)
+
+    def _wake(self) -> None:
+        self._timer = self._due = None
+        now, deadline = self._clock(), self._engine.deadline
+        if deadline is not None and deadline <= now:
+            self.feed(inputs.Timeout())
+        else:
+            self._arm(now)
 
 
-def _key(route: Route) -> _RouteKey:
-    return route.prefix, route.protocol, route.source
+def _question(message: dict[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
+    instance, query, arguments = message.get("instance"), message.get("query"), message.get("arguments") or {}
+    if not isinstance(instance, str) or not isinstance(query, str) or not isinstance(arguments, dict):
+        raise RequestError("bad-request", "a question needs instance, query and arguments")
+    return instance, query, arguments
+
+
+def _unknown(instance: str, query: str, error: KeyError) -> RequestError:
+    key = error.args[0] if error.args else ""
+    if key == instance:
+        return RequestError("not-running", f"{instance} is not configured on this router")
+    if key == query:
+        return RequestError("unknown-query", f"{instance} knows no {query!r}")
+    return RequestError("not-found", f"{instance} knows no {key!r}")

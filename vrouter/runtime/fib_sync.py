@@ -1,11 +1,15 @@
 """Brings the tables segment in line with what the control has worked out.
 
-    Root (interfaces, addresses, rules) --> publish
-    FibChange (prefix, resolved hops) ----> group, apply
+    Tables: Root (interfaces, addresses, rules) --> publish
+            FibChange (prefix, resolved hops) ----> group, apply
+            unsettled --------------------------->  what a predecessor left of these protocols stays
 
 Order: an interface is published before a route leads to it, and withdrawn after the last one.  The
 first time, and after a failure, it marks and sweeps: everything wanted is applied over what stands
 there, and only then what is not wanted is removed; so a control that comes back disturbs nothing.
+
+What BGP's own table writes into the segment is not this module's: BGP's entries are left alone while there is one,
+and that table sweeps for itself.
 
 An interface keeps its index as long as it has its name, also across a restart: neighbors and counters
 belong to the index.
@@ -13,8 +17,7 @@ belong to the index.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from fastpath import interfaces as published
@@ -22,9 +25,10 @@ from fastpath import tables
 from fastpath.segment import KIND_TABLES, Segment
 from fastpath.tables import TableWriter
 from vrouter.config.router import Interface
+from vrouter.engine.outputs import Root, Tables
 from vrouter.net.address import Prefix, parse_mac
 from vrouter.rib.connected import InterfaceAddress
-from vrouter.rib.route import FibChange, Hop, Route
+from vrouter.rib.route import FibChange, Hop, Protocol, Route
 from vrouter.sockets.rules import RuleEntry
 
 # Constants of include/abi/tables.h; a unit test compares.
@@ -33,15 +37,6 @@ ADMIN_UP: Final = 1
 LINK_LOCAL: Final = 1
 NO_DAD: Final = 2
 MAX_INDEX: Final = 255
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """What is published at once."""
-
-    interfaces: tuple[Interface, ...] = ()
-    addresses: tuple[InterfaceAddress, ...] = ()
-    rules: tuple[RuleEntry, ...] = ()
 
 
 class FibSync:
@@ -54,21 +49,24 @@ class FibSync:
             self._indices = {name: index for index, name in published.names(segment).items()}
         self._root: Root | None = None
         self._last_index = max(self._indices.values(), default=0)
+        self._unsettled: tuple[Protocol, ...] = ()
         self.synchronous = False  # the tables hold what was applied last
+        self.restarted = bool(self._indices)  # what a predecessor has published stands there
+        self.sweep_bulk: Callable[[], None] | None = None  # of BGP's own table
 
     @property
     def indices(self) -> Mapping[str, int]:
         """Give the indices of the interfaces by name."""
         return self._indices
 
-    def apply(self, root: Root, changes: Iterable[FibChange], wanted: Mapping[Prefix, Route]) -> None:
-        """Publish `root` and carry out `changes`; `wanted` is all that the FIB holds afterwards.
+    def apply(self, tables: Tables, wanted: Mapping[Prefix, Route]) -> None:
+        """Carry out a change; `wanted` is all that the FIB holds afterwards.
 
         Raises OSError when the segment has no room; the next call then writes everything.
         """
         whole, self.synchronous = not self.synchronous, False
-        old = self._root or Root()
-        self._assign(root.interfaces)
+        root, old = tables.root, self._root or Root()
+        self.assign(root.interfaces)
         names = {interface.name for interface in root.interfaces}
         leaving = tuple(interface for interface in old.interfaces if interface.name not in names)
         if leaving and len(names) + len(leaving) <= MAX_INDEX:
@@ -78,20 +76,28 @@ class FibSync:
             self._publish(root)
         if whole:
             self._install(wanted.values())
-            self._sweep(wanted)
+            self._sweep(wanted, tables.unsettled)
         else:
-            self._change(changes)
+            self._change(tables.changes)
+            if tables.sweep or tables.unsettled != self._unsettled:
+                self._sweep(wanted, tables.unsettled)
+        due = whole or tables.sweep or Protocol.BGP in self._unsettled
+        if due and self.sweep_bulk is not None and Protocol.BGP not in tables.unsettled:
+            self.sweep_bulk()
         if leaving:
             self._publish(root)
         self._indices = {name: index for name, index in self._indices.items() if name in names}
-        self._root, self.synchronous = root, True
+        self._root, self._unsettled, self.synchronous = root, tables.unsettled, True
 
     def reclaim(self) -> None:
         """Give back the memory that no reader can see any more."""
         self._writer.reclaim()
 
-    def _assign(self, interfaces: Iterable[Interface]) -> None:
-        """Give an index to each interface that has none; one just set free is the last to be used again."""
+    def assign(self, interfaces: Iterable[Interface]) -> None:
+        """Give an index to each interface that has none; one just set free is the last to be used again.
+
+        Raises OSError when there are too many.
+        """
         taken = set(self._indices.values())
         for interface in interfaces:
             if interface.name in self._indices:
@@ -134,16 +140,17 @@ class FibSync:
         gone: list[Prefix] = []
         routes: list[Route] = []
         for change in changes:
-            if change.route is None:
-                gone.append(change.prefix)
-            else:
+            if change.route is not None:
                 routes.append(change.route)
+            elif not change.bulk:  # else BGP's table has written its own route over ours
+                gone.append(change.prefix)
         self._install(routes)
         self._remove(gone)
 
-    def _sweep(self, wanted: Mapping[Prefix, Route]) -> None:
-        """Remove what stands in the table and is not wanted."""
-        installed = [Prefix(entry.family, entry.value, entry.length) for entry in self._writer.routes()]
+    def _sweep(self, wanted: Mapping[Prefix, Route], unsettled: tuple[Protocol, ...]) -> None:
+        """Remove what stands in the table and is neither wanted nor somebody's who may still ask for it."""
+        kept = {*map(int, unsettled), *((int(Protocol.BGP),) if self.sweep_bulk is not None else ())}
+        installed = [Prefix(entry.family, entry.value, entry.length) for entry in self._writer.routes(kept)]
         self._remove(prefix for prefix in installed if prefix not in wanted)
 
     def _install(self, routes: Iterable[Route]) -> None:

@@ -5,6 +5,8 @@
     (a new)   <--HOLD {slot, cookie} + fd-- here         after a forwarder's death: all of them,
     forwarder <--HOLD {0xffffffff}--------- here         then this; then as above
     forwarder --DENIED {who, what}--------> here         at most once a second of each identity
+    forwarder --BFD {changes}-------------> here         a session has changed; to a new control, or from a new
+                                                         forwarder, that it may have
 
 vr/NAME.sock outlives the forwarder too: a connection made while none runs waits for the next one.
 Messages: rsock/wire.py.
@@ -19,6 +21,7 @@ import logging
 import os
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from fastpath import accounts
@@ -28,6 +31,7 @@ from vrouter.runtime.loop import READ, WRITE, Loop
 ALL: Final = 0xFFFFFFFF
 MAX_HELD: Final = 4096  # MAX_SOCKETS
 _HOLD: Final = layout("rsock_hold")
+_BFD: Final = layout("rsock_bfd")
 _DENIED: Final = layout("rsock_denied")
 _FIRST_RETRY: Final = 0.002
 _LAST_RETRY: Final = 0.1
@@ -47,6 +51,8 @@ class ForwarderLink:
         self._held: dict[int, tuple[int, int]] = {}  # slot -> cookie, fd
         self._unsent: deque[int] = deque()
         self._retry = _FIRST_RETRY
+        self.bfd_changed: Callable[[], None] = lambda: None  # look at the state segment
+        self._bfd_news = False
 
     @property
     def held(self) -> dict[int, int]:
@@ -97,11 +103,17 @@ class ForwarderLink:
             if events & READ:
                 self._receive()
         except BlockingIOError:
-            return
+            self._tell_bfd()
         except OSError as error:
             log.info("the forwarder went away: %s", error)
             self._disconnect()
             self._again()
+
+    def _tell_bfd(self) -> None:
+        """Many sessions may have changed at once, and one look is enough."""
+        if self._bfd_news:
+            self._bfd_news = False
+            self.bfd_changed()
 
     def _send(self) -> None:
         """Give back as many fds as the forwarder takes now."""
@@ -130,12 +142,15 @@ class ForwarderLink:
     def _take(self, data: bytes, fds: list[int]) -> None:
         """Keep or let go of one fd; whatever else came is closed."""
         try:
-            if len(data) < HEADER.size + _HOLD.size:
+            if len(data) < HEADER.size + min(_HOLD.size, _BFD.size):
                 return
             magic, op, flags, *_rest = HEADER.unpack_from(data)
+            if magic == MAGIC and op == Op.BFD:
+                self._bfd_news = True
+                return
             if magic == MAGIC and op == Op.DENIED and len(data) >= HEADER.size + _DENIED.size:
                 _tell(*_DENIED.unpack_from(data, HEADER.size))
-            if magic != MAGIC or op != Op.HOLD or flags & Flag.ERROR:
+            if magic != MAGIC or op != Op.HOLD or flags & Flag.ERROR or len(data) < HEADER.size + _HOLD.size:
                 return
             self._retry = _FIRST_RETRY
             slot, gone, cookie = _HOLD.unpack_from(data, HEADER.size)

@@ -84,11 +84,13 @@ class Loop:
             current = self._selector.get_map().get(key.fd)
             if current is not None and current.data is key.data:
                 key.data(events)
-        now = self.now()
+        # What these calls make due at once waits for the next turn, so that fds have theirs.
+        now, due = self.now(), []
         while self._timers and self._timers[0][0] <= now:
-            callback = heapq.heappop(self._timers)[2].callback
-            if callback is not None:
-                callback()
+            due.append(heapq.heappop(self._timers)[2])
+        for timer in due:
+            if timer.callback is not None:
+                timer.callback()
 
     def close(self) -> None:
         """Give the selector back."""

@@ -5,13 +5,41 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from fastpath.spf import Accelerators
 from fastpath.tables import TableWriter
 from vrouter.api.messages import ControlOp
+from vrouter.engine.engine import Engine
+from vrouter.engine.recording import Header
+from vrouter.rib.bgp_table import BgpTable
+from vrouter.runtime.bfd_link import BfdLink
+from vrouter.runtime.bgp_bulk import BulkTable
 from vrouter.runtime.control import Control
+from vrouter.runtime.engines import make_engine
 from vrouter.runtime.fib_sync import FibSync
 from vrouter.runtime.forwarder_link import ForwarderLink
 from vrouter.runtime.loop import Loop
 from vrouter.runtime.manager_link import Handler, ManagerLink
+from vrouter.runtime.transport import Transport
+
+
+class _AttachedTable(BulkTable):
+    """BGP's table, which writes the tables segment itself."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        super().__init__(wiring.writer, wiring.index, wiring.name)
+        self._wiring = wiring
+        wiring.fib.sweep_bulk = self.sweep
+
+    def process(self, limit: int) -> bool:
+        """Choose best paths, and see to it that what they free is given back."""
+        self._wiring.control.tidy_soon()
+        return super().process(limit)
+
+    def close(self) -> None:
+        """Free it; what it wrote is swept as that of anybody."""
+        if self._wiring.fib.sweep_bulk == self.sweep:
+            self._wiring.fib.sweep_bulk = None
+        super().close()
 
 
 class Wiring:
@@ -20,16 +48,45 @@ class Wiring:
     def __init__(self, name: str, tables: int, state_ro: int, listener: socket.socket, forwarder: str | bytes) -> None:
         """Serve `listener`; `forwarder` is the address of the VR's forwarder."""
         self.loop = Loop()
-        self.fib = FibSync(TableWriter(tables, state_ro), tables)
+        self.writer = writer = TableWriter(tables, state_ro)
+        self.fib = FibSync(writer, tables)
         self.forwarder = ForwarderLink(self.loop, forwarder)
-        self.control = Control(name, self.fib, self.loop.call_later, self.forwarder.nudge)
+        self.control = Control(
+            name, self.fib, self.loop.call_later, self._published, make=self._engine, clock=self.loop.now
+        )
+        self.transport = Transport(self.loop, forwarder, self.index, self.name, self.control.feed)
+        self.control.sockets = self.transport
+        self.bfd = BfdLink(writer, tables, state_ro, self.control.feed, self.loop.call_later, self.forwarder.nudge)
+        self.control.watcher = self.bfd
+        self.forwarder.bfd_changed = self.bfd.look
         handlers: dict[str, Handler] = {
             ControlOp.CONFIGURE: lambda message: self.control.configure(message, self.loop.now()),
             ControlOp.LINK: self.control.link,
+            ControlOp.SHOW: self.control.show,
+            ControlOp.CLEAR: self.control.clear,
+            ControlOp.RECORD: self.control.record,
             ControlOp.PING: lambda _message: {},
             ControlOp.SHUTDOWN: self._shutdown,
         }
         self._manager = ManagerLink(self.loop, listener, handlers)
+
+    def _published(self) -> None:
+        self.forwarder.nudge()
+        self.bfd.changed()
+
+    def _engine(self, header: Header) -> Engine:
+        return make_engine(header, self._bgp_table, Accelerators())
+
+    def _bgp_table(self) -> BgpTable:
+        return _AttachedTable(self)
+
+    def index(self, interface: str) -> int:
+        """Give the number of an interface; 0: there is none."""
+        return self.fib.indices.get(interface, 0)
+
+    def name(self, index: int) -> str:
+        """Give the name of an interface; empty: there is none."""
+        return next((name for name, number in self.fib.indices.items() if number == index), "")
 
     def run(self) -> None:
         """Serve until the manager says SHUTDOWN."""
@@ -39,8 +96,11 @@ class Wiring:
     def close(self) -> None:
         """Close all connections."""
         self._manager.close()
+        self.transport.close()
         self.forwarder.close()
+        self.bfd.close()
 
     def _shutdown(self, _message: dict[str, Any]) -> dict[str, Any]:
-        self.loop.call_later(0, self.loop.stop)  # after the answer has left
+        self.control.stop()
+        self.transport.drain(self.loop.stop)  # after the answer has left
         return {}

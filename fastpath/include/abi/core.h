@@ -115,6 +115,7 @@ struct table_writer;
 struct interface_entry;
 struct address_entry;
 struct rule_entry;
+struct bfd_entry;
 struct nexthop;
 struct route_change {
 	uint8_t address[16];
@@ -132,8 +133,12 @@ int table_writer_publish(struct table_writer *writer,
 	const struct interface_entry *interfaces, uint32_t interface_count,
 	const struct address_entry *addresses, uint32_t address_count,
 	const struct rule_entry *rules, uint32_t rule_count);
+// Replace the BFD sessions; does nothing if they are the published ones.
+int table_writer_bfd(struct table_writer *writer, const struct bfd_entry *entries, uint32_t count);
 // Find or make the group with exactly these hops; returns its index (counted reference) or -errno.
 int table_writer_group(struct table_writer *writer, const struct nexthop *hops, uint32_t count);
+// Make a group of its own, which nobody else is given for the same hops; else like table_writer_group.
+int table_writer_group_new(struct table_writer *writer, const struct nexthop *hops, uint32_t count);
 // Give back a reference of table_writer_group.  Routes hold references of their own; a group
 // without either is removed.
 int table_writer_group_release(struct table_writer *writer, uint16_t group);

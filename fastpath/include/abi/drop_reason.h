@@ -95,6 +95,10 @@ enum drop_reason {
 	DROP_TCP_LISTEN_FULL,      // half-open or accept queue
 	DROP_TCP_NO_MEMORY,
 	DROP_TCP_CLOSED,           // data for a connection whose app takes no more
+	DROP_BFD_MALFORMED,
+	DROP_BFD_TTL,              // RFC 5881 section 5: it crossed a router
+	DROP_BFD_NO_SESSION,
+	DROP_BFD_AUTHENTICATION,   // RFC 5880 section 6.7
 	DROP_NO_SOURCE_ADDRESS,
 	DROP_DUPLICATE_ADDRESS,    // the address failed duplicate address detection
 	// Accounting

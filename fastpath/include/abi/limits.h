@@ -21,6 +21,7 @@ enum limits {
 	MAX_TCP_SOCKETS = 131072, // TCP connections and listeners of one VR; their slots begin at MAX_SOCKETS
 	MAX_TCP_REQUESTS = 16384, // half-open connections of one VR
 	MAX_TCP_TIMEWAITS = 65534, // connections of one VR in TIME-WAIT: their links have 16 bits
+	MAX_BFD_SESSIONS = 1024,  // of one VR, a power of two
 	BATCH_SIZE = 64,          // packets taken from a port before their fate is recorded
 	PACKET_HEADROOM = 128,    // bytes free before a received frame
 	PACKET_ROOM = 2048,       // bytes of an ordinary packet buffer after the headroom

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include "abi/account.h"
 #include "abi/address.h"
+#include "abi/bfd.h"
 #include "abi/drop_reason.h"
 #include "abi/limits.h"
 #include "abi/segment.h"
@@ -214,6 +215,9 @@ struct state_segment {
 	struct answered_request answered[MAX_ANSWERED];
 	uint64_t tcp_keys_used;   // places of `tcp_keys` below this were in use once
 	struct tcp_key tcp_keys[TCP_MAX_KEYS];
+	uint64_t bfd_used;        // places of `bfd` below this were in use once
+	uint64_t bfd_events;      // changes of state of all sessions
+	struct bfd_session bfd[MAX_BFD_SESSIONS];
 };
 
 #endif

@@ -7,6 +7,7 @@
 //     fib_root[f] -----> struct fib_root: direct table, nodes, leaves (see below)
 //     prefix_root -----> struct prefix_table: what the FIB was built from, for show
 //                        and for a control that comes back
+//     bfd_root --------> struct bfd_table (bfd.h): immutable
 //   arena ... size: blocks, addressed by byte offset from the start of the segment
 //
 // Every word that readers follow is one aligned 64-bit or 32-bit store.  A block is
@@ -18,6 +19,7 @@
 
 #include <stdint.h>
 #include "abi/address.h"
+#include "abi/bfd.h"
 #include "abi/limits.h"
 #include "abi/segment.h"
 
@@ -169,7 +171,7 @@ struct prefix_entry {
 
 enum route_protocol {
 	ROUTE_LOCAL = 1, ROUTE_CONNECTED = 2, ROUTE_STATIC = 3, ROUTE_BGP = 4,
-	ROUTE_OSPF = 5, ROUTE_RIP = 6, ROUTE_ISIS = 7
+	ROUTE_OSPF = 5, ROUTE_RIP = 6, ROUTE_ISIS = 7, ROUTE_LEAK = 8
 };
 
 // Open addressing, linear probing: a prefix stands in the first slot of its probe sequence that
@@ -191,7 +193,8 @@ struct tables_segment {
 	uint64_t prefix_root;  // byte offset of struct prefix_table; 0: empty
 	uint64_t arena_end;    // first byte that was never allocated
 	uint64_t generation;   // odd while control rewrites prefixes, for consistent show
-	uint8_t reserved[72];
+	uint64_t bfd_root;     // byte offset of struct bfd_table; 0: no sessions
+	uint8_t reserved[64];
 	uint64_t groups[MAX_GROUPS]; // byte offsets of struct nexthop_group; 0: none
 };
 

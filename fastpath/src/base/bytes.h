@@ -33,4 +33,13 @@ static inline void store32(void *at, uint32_t value)
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "network order is the other one");
 
+// Set bits.  Without the instruction for it, which not every processor of the architecture has, gcc calls a function.
+static inline uint32_t count_ones(uint64_t word)
+{
+	word -= word >> 1 & 0x5555555555555555;
+	word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
+	word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f;
+	return (uint32_t)(word * 0x0101010101010101 >> 56);
+}
+
 #endif

@@ -47,6 +47,7 @@ struct packet {
 	uint16_t vlan_tci;  // tag that the driver took off the frame
 	bool vlan_present;
 	bool link_broadcast; // came in a link-layer broadcast or multicast frame
+	bool urgent;        // of network control: the last places of a full link are for such packets
 	uint8_t account;    // enum packet_account
 	uint8_t family;     // of the IP header, once known
 	uint16_t l3;        // offset of the IP header from data, once known

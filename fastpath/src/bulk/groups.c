@@ -86,6 +86,8 @@ static void bucket_add(struct table_writer *w, uint16_t group, uint32_t hash)
 
 static void bucket_remove(struct table_writer *w, uint16_t group)
 {
+	if (w->groups[group].own)
+		return;
 	uint16_t *link = &w->buckets[w->groups[group].hash % GROUP_BUCKETS];
 	while (*link != group)
 		link = &w->groups[*link].next;
@@ -129,7 +131,7 @@ static int group_back(struct table_writer *w, uint32_t group)
 	return error;
 }
 
-static int group_make(struct table_writer *w, const union group_draft *draft)
+static int group_make(struct table_writer *w, const union group_draft *draft, bool own)
 {
 	uint32_t group = w->group_low;
 	while (group < MAX_GROUPS && w->groups[group].live)
@@ -144,7 +146,9 @@ static int group_make(struct table_writer *w, const union group_draft *draft)
 	if (error < 0)
 		return error;
 	w->groups[group].live = 1;
-	bucket_add(w, (uint16_t)group, draft->group.checksum);
+	w->groups[group].own = own;
+	if (!own)
+		bucket_add(w, (uint16_t)group, draft->group.checksum);
 	PUBLISH(&w->tables->groups[group], where, "group");
 	return (int)group;
 }
@@ -157,11 +161,22 @@ int table_writer_group(struct table_writer *w, const struct nexthop *hops, uint3
 		return result;
 	result = group_find(w, &draft);
 	if (result == 0)
-		result = group_make(w, &draft);
+		result = group_make(w, &draft, false);
 	if (result < 0)
 		return result;
 	w->groups[result].held++;
 	w->groups[result].dying = 0;
+	return result;
+}
+
+int table_writer_group_new(struct table_writer *w, const struct nexthop *hops, uint32_t count)
+{
+	union group_draft draft;
+	int result = group_compose(&draft, hops, count);
+	if (result == 0)
+		result = group_make(w, &draft, true);
+	if (result > 0)
+		w->groups[result].held = 1;
 	return result;
 }
 
@@ -182,7 +197,8 @@ int table_writer_group_set(struct table_writer *w, uint16_t group, const struct 
 	if (error < 0)
 		return error;
 	bucket_remove(w, group);
-	bucket_add(w, group, draft.group.checksum);
+	if (!w->groups[group].own)
+		bucket_add(w, group, draft.group.checksum);
 	PUBLISH(&w->tables->groups[group], where, "group flip");
 	writer_retire(w, old, old_bytes);
 	return 0;

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
+
 static uint64_t bit(uint32_t index)
 {
 	return UINT64_C(1) << index;
@@ -12,12 +14,12 @@ static uint64_t bit(uint32_t index)
 // Set bits of `mask` below `index`.
 static uint32_t rank(uint64_t mask, uint32_t index)
 {
-	return (uint32_t)__builtin_popcountll(mask & (bit(index) - 1));
+	return count_ones(mask & (bit(index) - 1));
 }
 
 static uint32_t total(uint64_t mask)
 {
-	return (uint32_t)__builtin_popcountll(mask);
+	return count_ones(mask);
 }
 
 // The slots under a prefix of `bits` bits with that value.
@@ -191,6 +193,18 @@ uint16_t lpm_get(const struct lpm *lpm, struct key key, uint32_t length)
 	}
 	uint32_t value = key_head(key, length);
 	return group_present(node, length, value) ? node->groups[group_place(node, length, value)] : 0;
+}
+
+void lpm_prefetch(const struct lpm *lpm, struct key key, uint32_t length)
+{
+	const struct lpm_node *node = &lpm->root;
+	for (uint32_t level = 0; level < 2 && length > KEY_STRIDE; level++, length -= KEY_STRIDE) {
+		node = lpm_child(node, key_head(key, KEY_STRIDE));
+		if (node == NULL)
+			return;
+		key = key_tail(key, KEY_STRIDE);
+	}
+	__builtin_prefetch(lpm_child(node, key_head(key, KEY_STRIDE)));
 }
 
 void lpm_clear(struct lpm *lpm, struct key key, uint32_t length)

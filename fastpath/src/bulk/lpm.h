@@ -31,6 +31,8 @@ int lpm_set(struct lpm *lpm, struct key key, uint32_t length, uint16_t group);
 // 0 for what is not there.
 uint16_t lpm_get(const struct lpm *lpm, struct key key, uint32_t length);
 void lpm_clear(struct lpm *lpm, struct key key, uint32_t length);
+// The prefix is asked for soon.
+void lpm_prefetch(const struct lpm *lpm, struct key key, uint32_t length);
 
 const struct lpm_node *lpm_child(const struct lpm_node *node, uint32_t slot);
 // The best group for each slot, where the path above the node yields `inherited`.

@@ -63,6 +63,13 @@ struct prefix_entry *prefixes_find(const struct table_writer *w, const struct pr
 	return entry == NULL || entry->family == FAMILY_NONE ? NULL : entry;
 }
 
+void prefixes_prefetch(const struct table_writer *w, const struct prefix_entry *wanted)
+{
+	const struct prefix_table *table = prefixes_table(w);
+	if (table != NULL)
+		__builtin_prefetch(&table->entries[home_of(table->capacity, wanted)]);
+}
+
 static bool entry_valid(const struct table_writer *w, const struct prefix_entry *entry)
 {
 	if ((entry->family != FAMILY_IPV4 && entry->family != FAMILY_IPV6) || entry->length > key_width(entry->family))

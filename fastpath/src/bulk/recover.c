@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bulk/bfd.h"
 #include "bulk/publish.h"
 #include "bulk/recover.h"
 #include "table/view.h"
@@ -41,6 +42,7 @@ int writer_recover(struct table_writer *w)
 {
 	struct tables_segment *tables = w->tables;
 	root_recover(w);
+	bfd_recover(w);
 	int error = groups_recover(w);
 	if (error < 0)
 		return error;

@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "bulk/publish.h"
 #include "bulk/writer.h"
 
@@ -36,7 +37,7 @@ typedef bool (*visit_block)(struct table_writer *w, uint64_t offset, uint64_t by
 
 static uint32_t total(uint64_t mask)
 {
-	return (uint32_t)__builtin_popcountll(mask);
+	return count_ones(mask);
 }
 
 static uint64_t bit(uint32_t slot)
@@ -159,6 +160,15 @@ static void picture_leaves(struct picture *picture, uint64_t children, const uin
 	picture->leaf_count = 0;
 	picture->node.children = children;
 	picture->node.leaf_starts = 0;
+	if (children == 0) { // most nodes
+		uint64_t starts = 1;
+		for (uint32_t slot = 1; slot < KEY_SLOTS; slot++)
+			starts |= (uint64_t)(values[slot] != values[slot - 1]) << slot;
+		picture->node.leaf_starts = starts;
+		for (uint64_t left = starts; left != 0; left &= left - 1)
+			picture->leaves[picture->leaf_count++] = values[__builtin_ctzll(left)];
+		return;
+	}
 	for (uint64_t left = ~children; left != 0; left &= left - 1) {
 		uint32_t slot = (uint32_t)__builtin_ctzll(left);
 		if (picture->leaf_count != 0 && picture->leaves[picture->leaf_count - 1] == values[slot])
@@ -224,7 +234,7 @@ static int children_write(struct table_writer *w, const struct lpm_node *lpm, co
 static int node_build(struct table_writer *w, const struct lpm_node *lpm, uint16_t inherited, struct fib_node *out)
 {
 	uint16_t values[KEY_SLOTS];
-	struct picture picture = {0};
+	struct picture picture;
 	lpm_expand(lpm, inherited, values);
 	picture_leaves(&picture, lpm->children, values);
 	int error = leaves_write(w, &picture);
@@ -426,7 +436,7 @@ static void node_sync(struct sync *sync, const struct place *place, const struct
 {
 	struct table_writer *w = sync->w;
 	uint16_t values[KEY_SLOTS];
-	struct picture picture = {0};
+	struct picture picture;
 	lpm_expand(lpm, inherited, values);
 	picture_leaves(&picture, lpm->children, values);
 	const struct fib_node *node = place_node(w, place);
@@ -517,6 +527,17 @@ int trie_repair(struct table_writer *w, uint32_t f)
 	// No room for two: what is published is brought in line in place.
 	struct sync sync = {.w = w, .f = f, .all = true};
 	return root_sync(&sync, root);
+}
+
+void trie_prefetch(const struct table_writer *w, uint32_t f, struct key key)
+{
+	const struct fib_root *root = root_of(w, f);
+	if (root == NULL)
+		return;
+	const uint32_t *direct = arena_at(&w->arena, root->direct);
+	uint32_t entry = direct[key_head(key, root->direct_bits)];
+	if (!(entry & FIB_LEAF))
+		__builtin_prefetch(arena_at(&w->arena, (uint64_t)entry * 8));
 }
 
 int trie_sync(struct table_writer *w, uint32_t f, struct key key, uint32_t length)

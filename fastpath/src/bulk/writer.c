@@ -17,7 +17,8 @@
 enum {
 	BULK_LEAST = 1024,  // so many changes, and a quarter of what is installed: build anew
 	BULK_PART = 4,
-	RECLAIM_EVERY = 1024
+	RECLAIM_EVERY = 1024,
+	AHEAD = 6
 };
 
 int writer_take(struct table_writer *w, uint64_t bytes, uint64_t *offset)
@@ -295,6 +296,16 @@ static int apply_one(struct table_writer *w, const struct route_change *change)
 	return result;
 }
 
+// What a change will look at is fetched while earlier ones are carried out.
+static void change_prefetch(const struct table_writer *w, const struct route_change *change)
+{
+	struct prefix_entry entry = change_entry(change);
+	struct key key = key_of(change->family, change->address);
+	prefixes_prefetch(w, &entry);
+	lpm_prefetch(&w->lpm[family_index(change->family)], key, change->length);
+	trie_prefetch(w, family_index(change->family), key);
+}
+
 static int owed_build(struct table_writer *w)
 {
 	int result = 0;
@@ -355,8 +366,11 @@ int table_writer_apply(struct table_writer *w, const struct route_change *change
 	if (large || w->owed[0] || w->owed[1])
 		error = apply_many(w, changes, count);
 	else
-		for (uint32_t i = 0; i < count && error == 0; i++)
+		for (uint32_t i = 0; i < count && error == 0; i++) {
+			if (i + AHEAD < count)
+				change_prefetch(w, &changes[i + AHEAD]);
 			error = apply_one(w, &changes[i]);
+		}
 	prefixes_shrink(w);
 	PUBLISH(&w->tables->generation, w->tables->generation + 1, "generation");
 	writer_reclaim(w);

@@ -28,6 +28,7 @@ struct group_info {
 	uint32_t hash;
 	uint16_t next;     // in its bucket
 	uint8_t live;      // has a block
+	uint8_t own;       // of table_writer_group_new: not found by content
 	uint8_t dying;     // without a reference: noted in `dying` or in limbo
 };
 
@@ -79,6 +80,7 @@ int groups_recover(struct table_writer *w);
 void groups_sweep(struct table_writer *w);
 
 // prefixes.c
+void prefixes_prefetch(const struct table_writer *w, const struct prefix_entry *wanted);
 struct prefix_entry *prefixes_find(const struct table_writer *w, const struct prefix_entry *wanted);
 // Make room for one more route.  -ENOSPC.
 int prefixes_reserve(struct table_writer *w, uint64_t more);
@@ -98,6 +100,8 @@ struct prefix_table *prefixes_table(const struct table_writer *w);
 int trie_build(struct table_writer *w, uint32_t f);
 // Bring the published trie in line after one prefix of lpm was set or cleared.  -ENOSPC.
 int trie_sync(struct table_writer *w, uint32_t f, struct key key, uint32_t length);
+// A prefix with this key is changed soon.
+void trie_prefetch(const struct table_writer *w, uint32_t f, struct key key);
 // The same when it is not known what the published trie lacks; in place, if there is no room
 // for two.  -ENOSPC.
 int trie_repair(struct table_writer *w, uint32_t f);

@@ -30,9 +30,10 @@ struct forward_ops {
 	// DROP_NONE; forwarding counts the punt then, so `ingress` stays what it is.
 	// Fragments come as they are; vnet is as received (a partial checksum is good).
 	enum drop_reason (*deliver)(void *user, struct packet *packet, uint64_t now);
-	// An echo request that forwarding is about to answer; raw sockets get a copy, as in Linux.
-	// Does not take the packet.  May be NULL, as the next one.
-	void (*overheard)(void *user, struct packet *packet, uint64_t now);
+	// An echo request that forwarding is about to answer, or a router solicitation or
+	// advertisement; raw sockets get a copy, as in Linux.  Does not take the packet; tells whether
+	// there was one.  May be NULL, as the next one.
+	bool (*overheard)(void *user, struct packet *packet, uint64_t now);
 	// What is known of the path beyond the first link: at most `mtu`.
 	uint32_t (*path_mtu)(void *user, uint8_t family, const uint8_t *destination, uint32_t mtu);
 	// Is anybody in this VR interested in this multicast group on this interface?
@@ -60,6 +61,7 @@ struct forward {
 	struct neighbor_table *neighbors; // private to forward/neighbor.c
 	uint64_t egress_pending[MAX_PORTS / 64]; // ports whose queue is not empty
 	uint16_t ip4_id;
+	bool own_echoes;              // BFD echo packets from us to us come back from our neighbors
 	uint8_t local_depth;          // nesting of our own packets that come back to us
 };
 

@@ -9,9 +9,12 @@
 #include "wire/ethernet.h"
 #include "wire/icmp.h"
 #include "wire/ip4.h"
+#include "wire/udp.h"
 
 #include <netinet/in.h>
 #include <string.h>
+
+enum { BFD_ECHO = 3785 }; // UDP port
 
 // RFC 1812 section 5.2.2, steps 1 to 5; the header length (4) has to be known before the
 // checksum (2) can be.  Cuts off what the link padded.
@@ -60,6 +63,17 @@ static bool source_is_ours(const struct forward *f, const uint8_t *source)
 	const struct nexthop *hop = nexthop_select(&f->tables, group, 0);
 
 	return hop != NULL && hop->kind == NEXTHOP_LOCAL;
+}
+
+// A BFD echo packet (RFC 5881 section 4), which a neighbor has sent back to us.
+static bool is_own_echo(const struct forward *f, const struct packet *packet, const struct ip4_header *ip)
+{
+	const struct udp_header *udp = (const void *)((const uint8_t *)ip + IP4_HEADER);
+
+	return f->own_echoes && ip->protocol == IPPROTO_UDP && !ip4_is_fragment(ip) && ip4_header_length(ip) == IP4_HEADER
+		&& packet->length >= packet->l3 + (uint32_t)IP4_HEADER + UDP_HEADER
+		&& memcmp(ip->source, ip->destination, 4) == 0
+		&& udp->destination == htons(BFD_ECHO);
 }
 
 // Obey the options of a packet for `local`, or for somebody else where that is NULL.
@@ -187,7 +201,7 @@ enum drop_reason ip4_input(struct forward *f, const struct interface_entry *in, 
 	if (reason != DROP_NONE)
 		return reason;
 	header_trace(f, packet, FAMILY_IPV4, ip->source, ip->destination, ip->ttl, ip->protocol);
-	if (source_is_ours(f, ip->source))
+	if (source_is_ours(f, ip->source) && !is_own_echo(f, packet, ip))
 		return DROP_IP4_SOURCE;
 	if (ip4_is_multicast(ip->destination) || ip4_is_limited_broadcast(ip->destination))
 		return input_group(f, in, packet, ip);

@@ -1,8 +1,9 @@
 // Neighbor discovery for IPv6: solicitations and advertisements (RFC 4861 section 7).
 //
-// We are a router: router solicitations, router advertisements and redirects that come in
-// are counted and ignored.  Messages that were fragmented are refused (RFC 6980).
-// Not supported: sending router advertisements, proxies, anycast delays, SEND (RFC 3971).
+// Router solicitations and advertisements go to raw sockets: control advertises by one.  Those that
+// nobody wants, and redirects, are counted and ignored.  Messages that were fragmented are refused
+// (RFC 6980).
+// Not supported: proxies, anycast delays, SEND (RFC 3971).
 #include <string.h>
 #include "base/cksum.h"
 #include "forward/neighbor.h"
@@ -230,6 +231,16 @@ static enum drop_reason advertisement_input(struct forward *f, const struct nd_r
 	return DROP_NONE;
 }
 
+// For whoever advertises (control, by a raw socket), if anybody does.
+static enum drop_reason router_discovery(struct forward *f, struct packet *packet)
+{
+	if (f->ops.overheard == NULL || !f->ops.overheard(f->ops.user, packet, f->now))
+		return DROP_ICMP_IGNORED;
+	packet_punt(f, packet);
+	packet_put(f->pool, packet);
+	return DROP_NONE;
+}
+
 enum drop_reason nd_input(struct forward *f, const struct interface_entry *in, struct packet *packet,
 	uint32_t icmp_offset)
 {
@@ -242,6 +253,8 @@ enum drop_reason nd_input(struct forward *f, const struct interface_entry *in, s
 		return DROP_ND_HOP_LIMIT;
 	if (end > packet->length || end < icmp_offset + ICMP_HEADER || body[1] != 0)
 		return DROP_ND_MALFORMED;
+	if (body[0] == ICMP6_ROUTER_SOLICITATION || body[0] == ICMP6_ROUTER_ADVERTISEMENT)
+		return router_discovery(f, packet);
 	if (body[0] != ICMP6_NEIGHBOR_SOLICITATION && body[0] != ICMP6_NEIGHBOR_ADVERTISEMENT)
 		return DROP_ICMP_IGNORED;
 	if (end < icmp_offset + ND_MESSAGE || ip6_is_multicast(body + ICMP_HEADER))

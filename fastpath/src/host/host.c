@@ -130,19 +130,19 @@ static enum drop_reason input_fragment(struct host *host, const struct inbound *
 	return DROP_NONE;
 }
 
-void host_overhear(struct host *host, struct packet *packet, uint64_t now)
+bool host_overhear(struct host *host, struct packet *packet, uint64_t now)
 {
 	bool four = packet->family == FAMILY_IPV4;
 	struct inbound in;
 
 	host->now = now;
 	if (demux_first(host, four ? DEMUX_RAW4 : DEMUX_RAW6, four ? IPPROTO_ICMP : IPPROTO_ICMPV6) == 0)
-		return;
+		return false;
 	if (inbound_parse(host, packet, &in) != DROP_NONE || in.fragment)
-		return;
+		return false;
 	if (in.flow.interface == 0)
 		in.flow.interface = host->reassembled_on;
-	raw_input(host, &in);
+	return raw_input(host, &in) > 0;
 }
 
 // What TCP sends to this VR itself, and errors about it, come back while it is being sent, in the middle of whatever

@@ -125,8 +125,8 @@ struct host *host_new(struct state_segment *state, const struct tables_view *tab
 void host_free(struct host *host);
 // See struct forward_ops.deliver; takes the packet on DROP_NONE.
 enum drop_reason host_input(struct host *host, struct packet *packet, uint64_t now);
-// Give raw sockets a copy of a packet that forwarding answers itself; does not take it.
-void host_overhear(struct host *host, struct packet *packet, uint64_t now);
+// Give raw sockets a copy of a packet that is forwarding's; does not take it, and tells whether there was one.
+bool host_overhear(struct host *host, struct packet *packet, uint64_t now);
 // The largest packet that a path is known to take, where that is less than `mtu`.
 uint32_t host_known_mtu(struct host *host, uint8_t family, const uint8_t *destination, uint32_t mtu, uint64_t now);
 // Interfaces, links or usable addresses may be other ones: groups are reported anew where needed.

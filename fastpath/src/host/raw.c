@@ -1,8 +1,9 @@
 // Raw sockets (raw(7), RFC 3542): copies of whole packets in, packets of any protocol out.
 //
 // IPv4 sockets see the IP header, IPv6 sockets what follows the extension headers; both may
-// write it (IP_HDRINCL, IPV6_HDRINCL).  Echo requests, which forwarding answers, come as copies
-// (host_overhear); neighbor discovery does not come by here.
+// write it (IP_HDRINCL, IPV6_HDRINCL).  Echo requests, which forwarding answers, and router
+// solicitations and advertisements come as copies (host_overhear); the rest of neighbor discovery
+// does not come by here.
 #include "host/internal.h"
 
 #include <errno.h>

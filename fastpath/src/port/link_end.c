@@ -76,15 +76,20 @@ static void take_bytes(struct source *from, uint8_t *to, size_t length)
 	}
 }
 
+uint64_t link_end_room(const struct link_end *end)
+{
+	uint64_t used = end->producer - __atomic_load_n(&end->peer->consumer, __ATOMIC_ACQUIRE);
+	// A consumer that is ahead of us gives a huge number: no room for a peer that lies.
+	return used > LINK_SLOTS ? 0 : LINK_SLOTS - used;
+}
+
 bool link_end_fill(struct link_end *end, const struct iovec *parts, uint32_t length, const void *vnet)
 {
 	struct source source = { .parts = parts };
 	if (length == 0 || length > SUPER_ROOM)
 		return false;
 	uint32_t slots = (length + LINK_SLOT_ROOM - 1) / LINK_SLOT_ROOM;
-	uint64_t used = end->producer - __atomic_load_n(&end->peer->consumer, __ATOMIC_ACQUIRE);
-	// A consumer that is ahead of us gives a huge number: no room for a peer that lies.
-	if (used > LINK_SLOTS || LINK_SLOTS - used < slots)
+	if (link_end_room(end) < slots)
 		return false;
 
 	for (uint32_t done = 0; done < length;) {

@@ -30,6 +30,8 @@ struct link_frame {
 
 int link_end_map(struct link_end *end, int own_fd, int peer_fd);
 void link_end_unmap(struct link_end *end);
+// Slots that are free to be filled.
+uint64_t link_end_room(const struct link_end *end);
 // Fill slots without publishing them; false without room or for an impossible length.  The parts have `length` bytes.
 bool link_end_fill(struct link_end *end, const struct iovec *parts, uint32_t length, const void *vnet);
 // Let the peer see what was filled, and wake it if it sleeps.

@@ -44,12 +44,31 @@ static bool hold_slot(struct server *server, uint32_t slot)
 	return true;
 }
 
+// What has changed stands in the state segment; this says only that somebody should look.
+static bool tell_bfd(const struct server *server, uint32_t slot, uint32_t state)
+{
+	struct rsock_header header = {.magic = RSOCK_MAGIC, .op = RSOCK_OP_BFD, .flags = RSOCK_FLAG_DATA};
+	struct rsock_bfd body = {.events = server->state->bfd_events, .slot = slot, .state = state};
+	return connection_send(server->holder, &header, sizeof(header), &body, sizeof(body), NULL, 0);
+}
+
+void server_bfd_changed(struct server *server, uint32_t slot, uint32_t state)
+{
+	if (server->holder != NULL && tell_bfd(server, slot, state))
+		return;
+	server->bfd_untold = true;
+	if (server->holder != NULL && server->hold_at == 0)
+		server->hold_at = server->now + RETRY_NS;
+}
+
 void hold_flush(struct server *server)
 {
 	server->hold_at = 0;
 	if (server->holder == NULL)
 		return;
-	bool all = true;
+	if (server->bfd_untold)
+		server->bfd_untold = !tell_bfd(server, UINT32_MAX, 0);
+	bool all = !server->bfd_untold;
 	for (uint32_t slot = 0; slot < host_slots(server->state) && all; slot++)
 		all = hold_slot(server, slot);
 	struct connection *holder = server->holder;
@@ -183,6 +202,7 @@ void hold_request(struct server *server, struct connection *connection, struct r
 		server->apps[slot].hold_gone = false;
 		server->apps[slot].hold_add = server->apps[slot].fd >= 0;
 	}
+	server->bfd_untold = server->state->bfd_used != 0; // what happened while nobody listened
 	connection_reply(connection, request, 0, &body, sizeof(body));
 	hold_flush(server);
 }

@@ -198,6 +198,7 @@ struct server {
 	uint64_t rules_root, rules_epoch; // the publication that they stood in
 	uint32_t review_next;        // next slot to judge anew; REVIEW_OVER: none
 	struct connection *holder;   // the control that keeps our fds
+	bool bfd_untold;             // it has not heard of the last change of a BFD session
 	uint32_t tracers;
 	uint32_t capturers;
 	struct app apps[MAX_SOCKETS];

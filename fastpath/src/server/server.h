@@ -44,6 +44,8 @@ void server_stream(struct server *server, uint32_t slot, uint32_t events);
 bool server_wants_trace(const struct server *server, uint16_t interface);
 void server_trace(struct server *server, const struct packet *packet, const char *stage, const char *detail, uint64_t now);
 void server_capture(struct server *server, uint16_t interface, bool outgoing, const struct packet *packet, uint64_t now);
+// A BFD session has another state; control hears of it, and if it does not listen now, then later.
+void server_bfd_changed(struct server *server, uint32_t slot, uint32_t state);
 void server_tick(struct server *server, uint64_t now);
 uint64_t server_deadline(const struct server *server);
 

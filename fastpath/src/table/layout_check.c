@@ -89,6 +89,7 @@ AT(tables_segment, fib_root, 144);
 WORD(tables_segment, prefix_root);
 WORD(tables_segment, arena_end);
 WORD(tables_segment, generation);
+WORD(tables_segment, bfd_root);
 AT(tables_segment, groups, 256);
 FULL(tables_segment, groups);
 
@@ -135,6 +136,14 @@ static_assert(offsetof(struct state_segment, counters) % 8 == 0 && offsetof(stru
               offsetof(struct state_segment, sockets) % 8 == 0 && offsetof(struct state_segment, pending) % 8 == 0 &&
               offsetof(struct state_segment, tcp) % 8 == 0 && offsetof(struct state_segment, tcp_requests) % 8 == 0,
               "64-bit words must be aligned");
+
+SIZE(bfd_entry, 80);
+FULL(bfd_entry, reserved2);
+SIZE(bfd_table, 16);
+FULL(bfd_session, longest_gap_ns);
+WORD(bfd_session, transmit_ns);
+WORD(state_segment, bfd_used);
+static_assert((MAX_BFD_SESSIONS & (MAX_BFD_SESSIONS - 1)) == 0, "a discriminator tells its slot by a mask");
 
 SIZE(link_slot, 2048);
 FULL(link_slot, data);

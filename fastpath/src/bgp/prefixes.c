@@ -1,0 +1,333 @@
+// Prefixes of a family: open addressing over numbers, and what a prefix holds of its paths.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bgp/internal.h"
+
+enum { LEAST_INDEX = 1024 };
+
+void routes_open(struct routes *routes, uint32_t f)
+{
+	routes->width = f == 0 ? 4 : 16;
+	routes->stride = (uint32_t)((sizeof(struct route) + routes->width + 7) / 8 * 8);
+}
+
+void routes_close(struct bgp_table *t, struct routes *routes)
+{
+	for (uint32_t i = 0; i < routes->end; i++)
+		if (route_at(routes, i)->count > 2)
+			memory_give(t, route_at(routes, i)->paths);
+	for (uint32_t i = 0; i * ROUTE_CHUNK < routes->end; i++)
+		memory_give(t, routes->chunks[i]);
+	memory_give(t, routes->chunks);
+	memory_give(t, routes->index);
+	list_free(t, &routes->dirty);
+	list_free(t, &routes->held);
+	list_free(t, &routes->watched);
+	list_free(t, &routes->fib);
+}
+
+uint32_t routes_hash(const struct bgp_table *t, uint32_t f, const uint8_t *address, uint32_t length)
+{
+	uint64_t hi = 0, lo = length;
+	memcpy(&hi, address, f == 0 ? 4 : 8);
+	if (f != 0) {
+		memcpy(&lo, address + 8, 8);
+		lo ^= (uint64_t)length << 56 | length;
+	}
+	unsigned __int128 wide = (unsigned __int128)(hi ^ t->seed) * (0xe7037ed1a0b428dbull ^ lo * 0x8ebc6af09c88c6e3ull);
+	uint64_t mixed = ((uint64_t)wide ^ (uint64_t)(wide >> 64)) * 0x9e3779b97f4a7c15ull;
+	return (uint32_t)(mixed >> 32);
+}
+
+void routes_prefetch(const struct routes *routes, uint32_t hash)
+{
+	if (routes->capacity != 0)
+		__builtin_prefetch(&routes->index[hash & (routes->capacity - 1)]);
+}
+
+uint32_t routes_find(const struct bgp_table *t, uint32_t f, const uint8_t *address, uint32_t length, uint32_t hash)
+{
+	const struct routes *routes = &t->routes[f];
+	if (routes->capacity == 0)
+		return 0;
+	for (uint32_t slot = hash & (routes->capacity - 1);; slot = (slot + 1) & (routes->capacity - 1)) {
+		uint32_t found = routes->index[slot];
+		if (found == 0)
+			return 0;
+		const struct route *route = route_at(routes, found - 1);
+		if (route->length == length && memcmp(route->address, address, routes->width) == 0)
+			return found;
+	}
+}
+
+static int index_grow(struct bgp_table *t, uint32_t f)
+{
+	struct routes *routes = &t->routes[f];
+	uint32_t capacity = routes->capacity == 0 ? LEAST_INDEX : 2 * routes->capacity;
+	uint32_t *index = capacity == 0 ? NULL : memory_take(t, capacity * sizeof(*index));
+	if (index == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < routes->end; i++) {
+		const struct route *route = route_at(routes, i);
+		if (!(route->flags & ROUTE_LIVE))
+			continue;
+		uint32_t slot = routes_hash(t, f, route->address, route->length) & (capacity - 1);
+		while (index[slot] != 0)
+			slot = (slot + 1) & (capacity - 1);
+		index[slot] = i + 1;
+	}
+	memory_give(t, routes->index);
+	routes->index = index;
+	routes->capacity = capacity;
+	return 0;
+}
+
+// A number that is free; 0 without memory, else 1 + number.
+static uint32_t route_slot(struct bgp_table *t, struct routes *routes)
+{
+	if (routes->free != 0) {
+		uint32_t found = routes->free;
+		routes->free = route_at(routes, found - 1)->path[0];
+		return found;
+	}
+	if (routes->end % ROUTE_CHUNK == 0) {
+		uint32_t chunk = routes->end / ROUTE_CHUNK;
+		if (chunk == routes->chunk_room) {
+			uint32_t room = chunk == 0 ? 16 : 2 * chunk;
+			uint8_t **chunks = memory_resize(t, routes->chunks, room * sizeof(*chunks));
+			if (chunks == NULL)
+				return 0;
+			routes->chunks = chunks;
+			routes->chunk_room = room;
+		}
+		routes->chunks[chunk] = memory_take(t, (size_t)ROUTE_CHUNK * routes->stride);
+		if (routes->chunks[chunk] == NULL)
+			return 0;
+	}
+	return ++routes->end;
+}
+
+uint32_t routes_make(struct bgp_table *t, uint32_t f, const uint8_t *address, uint32_t length, uint32_t hash)
+{
+	struct routes *routes = &t->routes[f];
+	uint32_t found = routes_find(t, f, address, length, hash);
+	if (found != 0)
+		return found;
+	if ((uint64_t)(routes->count + 1) * 4 > (uint64_t)routes->capacity * 3 && index_grow(t, f) < 0)
+		return 0;
+	bool scanned = routes->scan == routes->end;
+	found = route_slot(t, routes);
+	if (found == 0)
+		return 0;
+	if (scanned)
+		routes->scan = routes->end;
+	struct route *route = route_at(routes, found - 1);
+	memset(route, 0, routes->stride);
+	route->length = (uint8_t)length;
+	route->flags = ROUTE_LIVE;
+	route->best = BEST_NONE;
+	memcpy(route->address, address, routes->width);
+	uint32_t slot = hash & (routes->capacity - 1);
+	while (routes->index[slot] != 0)
+		slot = (slot + 1) & (routes->capacity - 1);
+	routes->index[slot] = found;
+	routes->count++;
+	return found;
+}
+
+static void index_remove(struct bgp_table *t, uint32_t f, uint32_t number)
+{
+	struct routes *routes = &t->routes[f];
+	const struct route *route = route_at(routes, number);
+	uint32_t mask = routes->capacity - 1;
+	uint32_t hole = routes_hash(t, f, route->address, route->length) & mask;
+	while (routes->index[hole] != number + 1)
+		hole = (hole + 1) & mask;
+	for (uint32_t slot = hole;;) {
+		slot = (slot + 1) & mask;
+		uint32_t found = routes->index[slot];
+		if (found == 0)
+			break;
+		const struct route *next = route_at(routes, found - 1);
+		uint32_t home = routes_hash(t, f, next->address, next->length) & mask;
+		if (((slot - home) & mask) < ((slot - hole) & mask))
+			continue;
+		routes->index[hole] = found;
+		hole = slot;
+	}
+	routes->index[hole] = 0;
+}
+
+void routes_release(struct bgp_table *t, uint32_t f, uint32_t number)
+{
+	struct routes *routes = &t->routes[f];
+	struct route *route = route_at(routes, number);
+	if (route->count != 0 || route->group != 0 || route->flags != ROUTE_LIVE || groups_refer(t, f, number))
+		return;
+	index_remove(t, f, number);
+	route->flags = 0;
+	route->path[0] = routes->free;
+	routes->free = number + 1;
+	routes->count--;
+}
+
+int route_dirty(struct bgp_table *t, uint32_t f, uint32_t number)
+{
+	struct route *route = route_at(&t->routes[f], number);
+	if (route->flags & ROUTE_DIRTY)
+		return 0;
+	if (list_push(t, &t->routes[f].dirty, number) < 0) {
+		// The scan finds it when there is memory again.
+		t->scan_all = true;
+		t->routes[f].scan = 0;
+		return -ENOMEM;
+	}
+	route->flags |= ROUTE_DIRTY;
+	return 0;
+}
+
+static void peer_count(struct bgp_table *t, uint32_t f, uint32_t bundle, int change)
+{
+	const struct bundle *b = bundle_at(t, bundle);
+	struct peer *peer = peer_find(t, b->peer);
+	t->routes[f].paths += (uint64_t)(int64_t)change;
+	if (peer == NULL)
+		return;
+	peer->received[f] += (uint64_t)(int64_t)change;
+	if (b->verdict == BGP_ACCEPTED)
+		peer->accepted[f] += (uint64_t)(int64_t)change;
+	if (b->epoch != peer->epoch[f])
+		peer->stale[f] += (uint64_t)(int64_t)change;
+}
+
+// Count the prefixes of which a neighbor has told any path.
+static void peer_count_prefix(struct bgp_table *t, uint32_t f, const struct route *route, uint32_t number, int change)
+{
+	struct peer *peer = peer_find(t, number);
+	if (peer == NULL)
+		return;
+	const uint32_t *paths = route_paths(route);
+	for (uint32_t i = 0; i < route->count; i++)
+		if (bundle_at(t, paths[i])->peer == number)
+			return;
+	peer->prefixes[f] += (uint64_t)(int64_t)change;
+}
+
+static uint32_t path_room(uint32_t count)
+{
+	uint32_t room = 4;
+	while (room < count)
+		room *= 2;
+	return room;
+}
+
+static int path_add(struct bgp_table *t, struct route *route, uint32_t bundle)
+{
+	if (route->count == BEST_NONE)
+		return -ENOSPC;
+	if (route->count < 2) {
+		route->path[route->count++] = bundle;
+		return 0;
+	}
+	if (route->count == 2) {
+		uint32_t *paths = memory_take(t, 4 * sizeof(*paths));
+		if (paths == NULL)
+			return -ENOMEM;
+		memcpy(paths, route->path, sizeof(route->path));
+		route->paths = paths;
+	} else if (path_room(route->count) == route->count) {
+		uint32_t *paths = memory_resize(t, route->paths, 2 * (size_t)route->count * sizeof(*paths));
+		if (paths == NULL)
+			return -ENOMEM;
+		route->paths = paths;
+	}
+	route->paths[route->count++] = bundle;
+	return 0;
+}
+
+static uint32_t path_find(const struct bgp_table *t, const struct route *route, uint32_t peer, uint32_t path_id)
+{
+	const uint32_t *paths = route_paths(route);
+	for (uint32_t i = 0; i < route->count; i++) {
+		const struct bundle *b = bundle_at(t, paths[i]);
+		if (b->peer == peer && b->path_id == path_id)
+			return i;
+	}
+	return UINT32_MAX;
+}
+
+int route_path_set(struct bgp_table *t, uint32_t f, uint32_t number, uint32_t bundle)
+{
+	struct route *route = route_at(&t->routes[f], number);
+	const struct bundle *b = bundle_at(t, bundle);
+	uint32_t place = path_find(t, route, b->peer, b->path_id);
+	if (place == UINT32_MAX) {
+		peer_count_prefix(t, f, route, b->peer, 1);
+		int error = path_add(t, route, bundle);
+		if (error < 0) {
+			peer_count_prefix(t, f, route, b->peer, -1);
+			bundle_drop(t, bundle);
+			routes_release(t, f, number);
+			return error;
+		}
+		peer_count(t, f, bundle, 1);
+		return route_dirty(t, f, number);
+	}
+	uint32_t *paths = route_paths_mut(route);
+	uint32_t old = paths[place];
+	if (old == bundle) {
+		bundle_drop(t, bundle);
+		return 0;
+	}
+	peer_count(t, f, old, -1);
+	peer_count(t, f, bundle, 1);
+	paths[place] = bundle;
+	if (place == route->best)
+		route->flags |= ROUTE_TOUCHED;
+	bundle_drop(t, old);
+	return route_dirty(t, f, number);
+}
+
+void route_path_remove(struct bgp_table *t, uint32_t f, uint32_t number, uint32_t place)
+{
+	struct route *route = route_at(&t->routes[f], number);
+	uint32_t *paths = route_paths_mut(route);
+	uint32_t old = paths[place];
+	uint32_t peer = bundle_at(t, old)->peer;
+	peer_count(t, f, old, -1);
+	if (place == route->best) {
+		route->flags |= ROUTE_TOUCHED;
+		route->best = BEST_NONE;
+	} else if (route->best != BEST_NONE && place < route->best) {
+		route->best--;
+	}
+	for (uint32_t i = place; i + 1 < route->count; i++)
+		paths[i] = paths[i + 1];
+	route->count--;
+	if (route->count == 2) {
+		uint32_t first = paths[0], second = paths[1];
+		memory_give(t, paths);
+		route->path[0] = first;
+		route->path[1] = second;
+	}
+	peer_count_prefix(t, f, route, peer, -1);
+	bundle_drop(t, old);
+	(void)route_dirty(t, f, number);
+}
+
+bool route_path_clear(struct bgp_table *t, uint32_t f, uint32_t number, uint32_t peer, uint32_t path_id)
+{
+	uint32_t place = path_find(t, route_at(&t->routes[f], number), peer, path_id);
+	if (place == UINT32_MAX)
+		return false;
+	route_path_remove(t, f, number, place);
+	return true;
+}
+
+void route_prefix(const struct routes *routes, const struct route *route, struct prefix *out)
+{
+	*out = (struct prefix){.family = routes->width == 4 ? FAMILY_IPV4 : FAMILY_IPV6, .length = route->length};
+	memcpy(out->address, route->address, routes->width);
+}

@@ -1,0 +1,1 @@
+"""The api process: metrics and health over HTTP, without any privilege."""

@@ -1,0 +1,198 @@
+"""The BGP table in C on a tables segment: flips of next-hop groups, held prefixes, what a predecessor left."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fastpath import routes
+from fastpath.segment import KIND_TABLES, Segment, create
+from fastpath.tables import Hop as TableHop
+from fastpath.tables import TableWriter
+from vrouter.net.address import parse_address, parse_prefix
+from vrouter.rib.bgp_table import Afi, EventKind, FamilySettings, Identity, PeerKind, PeerSettings
+from vrouter.rib.route import Hop, HopKind
+from vrouter.runtime import bgp_bulk
+from vrouter.runtime.bgp_bulk import BulkTable
+from vrouter.wire.bgp.attributes import Attributes, SegmentKind, encode
+from vrouter.wire.bgp.attributes import Segment as PathSegment
+from vrouter.wire.bgp.message import KEEPALIVE, frame
+from vrouter.wire.bgp.update import Nlri, write_nlri
+
+ROOM = 65535
+
+
+def update(asn: int, prefixes: list[str], next_hop: str) -> bytes:
+    """Make an UPDATE."""
+    attributes = encode(
+        Attributes(as_path=(PathSegment(SegmentKind.SEQUENCE, (asn,)),), next_hop=parse_address(next_hop))
+    )
+    nlri = b"".join(write_nlri(Nlri(parse_prefix(prefix)), add_path=False) for prefix in prefixes)
+    return frame(2, struct.pack("!HH", 0, len(attributes)) + attributes + nlri)
+
+
+class World:
+    """A segment, its writer, and a table with two neighbors."""
+
+    def __init__(self) -> None:
+        self.fd = create(KIND_TABLES, 1 << 24, 1, "test")
+        self.writer = TableWriter(self.fd)
+        self.segment = Segment(self.fd, KIND_TABLES)
+        self.table = self.new_table()
+
+    def new_table(self) -> BulkTable:
+        """Make a table as a control that begins has one."""
+        table = BulkTable(self.writer, lambda name: int(name[1:]), lambda index: f"e{index}")
+        table.configure(Identity(65000, 1))
+        for number in (1, 2):
+            table.peer_add(number)
+            table.peer_up(
+                number,
+                PeerSettings(
+                    PeerKind.EXTERNAL, parse_address(f"192.0.2.{number}"), 65000, 65000 + number, number,
+                    {Afi.IPV4: FamilySettings(next_hop=parse_address("192.0.2.254"))},
+                ),
+            )  # fmt: skip
+        return table
+
+    def settle(self, ways: dict[str, str]) -> None:
+        """Do all that waits; `ways` has the interface of each next hop, empty for none."""
+        for _ in range(2):
+            while self.table.process(100):
+                pass
+            for hop in self.table.new_next_hops():
+                self.way(hop.id, str(hop.address), ways.get(str(hop.address), ""))
+
+    def way(self, number: int, address: str, interface: str) -> None:
+        """Resolve a next hop."""
+        hops = (Hop(HopKind.FORWARD, interface, parse_address(address)),) if interface else ()
+        self.table.next_hop_set(number, 0, hops)
+
+    def fib(self) -> dict[str, Any]:
+        """Give what stands in the segment."""
+        return {
+            route["prefix"]: [hop["interface"] for hop in route["nexthops"]] for route in routes.routes(self.segment)
+        }
+
+    def close(self) -> None:
+        """Free all."""
+        self.table.close()
+        self.segment.close()
+        self.writer.close()
+        os.close(self.fd)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.close()
+
+
+def test_names_follow_the_core() -> None:
+    """Verdicts and reasons stand in the order of the header."""
+    from fastpath._layout import CONSTANTS
+
+    for prefix, names in (("BGP_REFUSED_", bgp_bulk.VERDICTS[1:]), ("BGP_REASON_", bgp_bulk.REASONS)):
+        values = {name: value for name, value in CONSTANTS.items() if name.startswith(prefix)}
+        ordered = sorted(values, key=lambda name: values[name])
+        assert [name.removeprefix(prefix).lower().replace("_", "-") for name in ordered] == list(names)
+
+
+def test_a_next_hop_that_moves_flips_its_group(world: World) -> None:
+    """Routes follow without process(): one store moves all of them."""
+    world.table.feed(1, update(65001, ["10.0.0.0/24", "10.0.1.0/24"], "192.0.2.1"))
+    world.settle({"192.0.2.1": "e1"})
+    assert world.fib() == {"10.0.0.0/24": ["1"], "10.0.1.0/24": ["1"]}
+    world.way(1, "192.0.2.1", "e7")
+    assert world.fib() == {"10.0.0.0/24": ["7"], "10.0.1.0/24": ["7"]}
+
+
+def test_nobody_takes_what_waits_for_the_segment(world: World) -> None:
+    """fib() is for tables without one."""
+    world.table.feed(1, update(65001, ["10.0.0.0/24"], "192.0.2.1"))
+    world.table.process(1)
+    for hop in world.table.new_next_hops():
+        world.way(hop.id, str(hop.address), "e1")
+    more = True
+    while more:
+        more = world.table.process(1)
+        assert world.table.fib(1000) == []
+    assert world.fib() == {"10.0.0.0/24": ["1"]}
+
+
+def test_a_group_is_the_tables_own(world: World) -> None:
+    """Equal hops of other routes do not move with BGP's."""
+    shared = world.writer.group((TableHop(1, 1, (4, 0xC0000201)),))
+    world.table.feed(1, update(65001, ["10.0.0.0/24"], "192.0.2.1"))
+    world.settle({"192.0.2.1": "e1"})
+    assert world.writer.group((TableHop(1, 1, (4, 0xC0000201)),)) == shared
+    assert all(route.group != shared for route in world.writer.routes())
+
+
+def test_a_next_hop_that_dies_leaves_its_routes_to_others(world: World) -> None:
+    """At once they lead nowhere, after process() to the other neighbor."""
+    world.table.feed(1, update(65001, ["10.0.0.0/24"], "192.0.2.1"))
+    world.table.feed(2, update(65002, ["10.0.0.0/24"], "192.0.2.2"))
+    world.settle({"192.0.2.1": "e1", "192.0.2.2": "e2"})
+    assert world.fib() == {"10.0.0.0/24": ["1"]}
+    world.way(1, "192.0.2.1", "")
+    assert world.fib() == {"10.0.0.0/24": [None]}
+    world.settle({})
+    assert world.fib() == {"10.0.0.0/24": ["2"]}
+
+
+def test_a_successor_disturbs_nothing_and_sweeps_what_was_not_told_again(world: World) -> None:
+    """RFC 4724: routes of the predecessor stay until the sweep, but for those of no protocol of ours."""
+    world.table.feed(1, update(65001, [f"10.{number}.0.0/16" for number in range(200)], "192.0.2.1"))
+    world.settle({"192.0.2.1": "e1"})
+    world.table.close()
+    world.table = world.new_table()
+    assert len(world.fib()) == 200
+    world.table.feed(1, update(65001, [f"10.{number}.0.0/16" for number in range(50)], "192.0.2.1"))
+    world.settle({"192.0.2.1": "e1"})
+    assert len(world.fib()) == 200
+    world.table.sweep()
+    assert sorted(world.fib()) == sorted(f"10.{number}.0.0/16" for number in range(50))
+
+
+def test_a_held_prefix_is_left_alone(world: World) -> None:
+    """What BGP has for it goes to the RIB; taken back, BGP writes it again."""
+    prefix = parse_prefix("10.0.0.0/24")
+    world.table.hold(prefix)
+    world.table.feed(1, update(65001, ["10.0.0.0/24"], "192.0.2.1"))
+    world.settle({"192.0.2.1": "e1"})
+    assert world.fib() == {}
+    assert [route.prefix for route in world.table.held() if route.hops] == [prefix]
+    world.table.unhold(prefix)
+    assert world.fib() == {"10.0.0.0/24": ["1"]}
+
+
+def test_before_peer_up_reading_stops_behind_each_message(world: World) -> None:
+    """So that a session can begin between the last KEEPALIVE and the first UPDATE of one segment."""
+    world.table.peer_down(1)
+    data = KEEPALIVE + update(65001, ["10.0.0.0/24"], "192.0.2.1")
+    fed = world.table.feed(1, data)
+    assert fed.consumed == len(KEEPALIVE)
+    early = world.table.feed(1, data[fed.consumed :])
+    assert (early.consumed, [event.kind for event in early.events]) == (0, [EventKind.UPDATE_EARLY])
+
+
+def test_a_full_table_is_packed_and_leaves_in_a_few_messages(world: World) -> None:
+    """All prefixes of one attribute set go out together, as many to a message as fit, whatever the room."""
+    names = [f"10.{high}.{low}.0/24" for high in range(10) for low in range(256)]
+    for start in range(0, len(names), 100):
+        world.table.feed(1, update(65001, names[start : start + 100], "192.0.2.1"))
+    world.settle({"192.0.2.1": "e1"})
+    data = b""
+    while part := world.table.export(2, ROOM):
+        data += part
+    assert data.count(b"\xff" * 16) == 1 + -(-len(names) * 4 // (4096 - 23 - 28))
+    world.table.peer_down(1)
+    world.settle({})
+    assert world.fib() == {}
+    assert world.table.export(2, ROOM).count(b"\xff" * 16) == 3

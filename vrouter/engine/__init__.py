@@ -1,0 +1,1 @@
+"""The engine: all of a VR's control but its I/O."""

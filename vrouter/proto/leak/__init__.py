@@ -1,0 +1,1 @@
+"""Routes leak between the routers of a patch link, where both ends are configured so."""

@@ -1,0 +1,1 @@
+"""OSPF version 2: the protocol, without sockets or clock."""

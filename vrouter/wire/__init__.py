@@ -1,0 +1,1 @@
+"""Codecs of protocols: bytes to frozen values and back, without I/O."""

@@ -1,0 +1,1 @@
+"""OSPF version 2 on the wire."""
