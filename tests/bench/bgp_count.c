@@ -131,6 +131,8 @@ static void note(struct count *c, uint64_t prefixes_before)
 		c->withdraw_ns = now;
 }
 
+void count_run(struct count *c, int fd);
+
 void count_run(struct count *c, int fd)
 {
 	uint8_t *buffer = malloc(BUFFER);
