@@ -55,6 +55,7 @@ struct core {
 	struct core_mark marks[MAX_PORTS];
 	uint64_t mark_ns;              // when the marks were set; 0: they are not
 	uint64_t heard_ns;             // all frames that came before have been seen
+	uint64_t lenient_until_ns;     // we came late ourselves: nobody else is blamed until then
 	bool bfd_sending;              // a packet of BFD is on its way out
 	bool running;                  // in core_run: the clock goes on during an iteration
 	bool coarse;                   // this kernel sleeps by the millisecond

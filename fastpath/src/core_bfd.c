@@ -8,6 +8,12 @@
 
 #include "base/siphash.h"
 
+enum {
+	LATE_NS = 5000000,           // behind a deadline
+	LENIENT_NS = 50000000,       // at most
+	LENIENT_AGAIN_NS = 200000000 // after the last time
+};
+
 uint64_t core_now(const struct core *core)
 {
 	return core->running ? core_clock() : core->forward.now;
@@ -53,12 +59,23 @@ static bool wire_source(void *user, uint8_t family, const uint8_t *destination, 
 	return ip_source(&core->forward, family, destination, interface, source, &egress);
 }
 
+// By as much as we are late, the neighbor may be too: it may share our processors, and its packets those of the
+// kernel.  But only once, or who is always late would never notice a failure.
+static void note_lateness(struct core *core, uint64_t now, uint64_t due)
+{
+	uint64_t late = now - due;
+	if (late >= LATE_NS && now >= core->lenient_until_ns + LENIENT_AGAIN_NS)
+		core->lenient_until_ns = now + (late < LENIENT_NS ? late : (uint64_t)LENIENT_NS);
+}
+
 // A mark is set on each ring that holds frames; once the ring is empty, or as many frames as it has room for were
 // taken, all that lay in it then has been seen.
 static uint64_t wire_heard_until(void *user, uint64_t now)
 {
 	struct core *core = user;
 	bool pending = false, passed = true;
+	if (now < core->lenient_until_ns)
+		return core->heard_ns;
 	for (int i = 0; i < core->port_count; i++) {
 		const struct port *port = core->ports[core->port_ids[i]];
 		struct core_mark *mark = &core->marks[port->spec.port];
@@ -143,9 +160,10 @@ void core_bfd_serve(struct core *core)
 {
 	if (!bfd_active(core->bfd))
 		return;
-	uint64_t now = core_now(core);
-	if (now < bfd_deadline(core->bfd))
+	uint64_t now = core_now(core), due = bfd_deadline(core->bfd);
+	if (now < due)
 		return;
+	note_lateness(core, now, due);
 	bfd_tick(core->bfd, now);
 	forward_flush(&core->forward);
 }

@@ -102,9 +102,9 @@ def clear(request: Request) -> dict[str, Any]:
 def render_summary(data: dict[str, Any]) -> str:
     """Render `show bgp summary`."""
     totals = data["table"]
-    counts = totals["prefixes"]
     head = (
-        f"router id {data['router_id']}, AS {data['asn']}; {counts['ipv4']} prefixes of IPv4, {counts['ipv6']} of IPv6"
+        f"router id {data['router_id']}, AS {data['asn']}; "
+        f"{totals['paths']} paths, {totals['attributes']} sets of attributes, {totals['next_hops']} next hops"
     )
     if data["restarting"]:
         head += "; restarting: no routes are chosen yet"

@@ -105,11 +105,8 @@ class Server:
         except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the client's own fault, or it has gone
         finally:
+            await _hang_up(writer)
             self._open -= 1
-            writer.close()
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(PATIENCE):
-                    await writer.wait_closed()
 
     async def _answer(self, method: str, path: str, accept: str) -> Answer:
         if method not in {"GET", "HEAD"}:
@@ -145,6 +142,17 @@ class Server:
         # One that is "down" was stopped by an operator.
         waiting = [f"{each['name']} is {each['state']}" for each in routers if each["state"] not in {"up", "down"}]
         return _plain(503, "\n".join(waiting) + "\n") if waiting else _plain(200, "ok\n")
+
+
+async def _hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close a connection; what a client does not take in time is thrown away."""
+    writer.close()
+    try:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await writer.wait_closed()
+    finally:
+        writer.transport.abort()
 
 
 async def _request(reader: asyncio.StreamReader) -> tuple[str, str, str]:

@@ -135,10 +135,15 @@ def attributes(rng: Random, peer: PeerSettings, next_hop: Address | None) -> lis
         (0.1, lambda: encode_one(0xC0, 99, rng.randbytes(rng.choice((0, 3, 300))))),
         (0.1, lambda: encode_one(0x80, 98, b"xyz")),
     ]
-    parts += [make() for chance, make in optional if rng.random() < chance]
+    parts += [_partial(rng, make()) for chance, make in optional if rng.random() < chance]
     if rng.random() < 0.2:
         rng.shuffle(parts)
     return parts
+
+
+def _partial(rng: Random, part: bytes) -> bytes:
+    """Have some routers before us passed an optional transitive attribute on without knowing it."""
+    return bytes([part[0] | 0x20]) + part[1:] if part[0] & 0xC0 == 0xC0 and rng.random() < 0.2 else part
 
 
 def _spoil(rng: Random, parts: list[bytes]) -> list[bytes]:

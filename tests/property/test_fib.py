@@ -175,6 +175,14 @@ SCENARIOS: dict[str, tuple[list[tuple[Prefix, int]], list[tuple[Prefix, int]]]] 
     "many at once": (
         [(where, 1) for where in dense(30)], [(where, 2 + index % 4) for index, where in enumerate(dense(1100))],
     ),
+    "most of one family go, and some of the other": (
+        [(where, 1 + index % 3) for index, where in enumerate(dense(1300) + dense(40, 6))],
+        [(where, 0) for where in [*dense(1280)[5:], *dense(1285), *dense(45, 6)[30:], prefix("192.0.2.0/24")]],
+    ),
+    "all go at once": (
+        [(where, 1 + index % 3) for index, where in enumerate(dense(1100) + dense(1100, 6))],
+        [(where, 0) for where in dense(1100) + dense(1100, 6)],
+    ),
     "more bits ahead": (
         [(where, 1 + index % 3) for index, where in enumerate(dense(600))],
         [(prefix("0.0.0.0/0"), 9), (prefix("10.0.0.0/14"), 8), (prefix("10.0.0.0/14"), 0), (prefix("10.0.3.7/32"), 7)],

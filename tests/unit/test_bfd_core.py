@@ -165,6 +165,60 @@ def test_a_successor_keeps_the_session(router: Router) -> None:
     assert bfd.shown(router.state, {}, router.now)[0]["state"] == "up"
 
 
+def bring_up(router: Router) -> bytes:
+    """Let a session come up whose detection time is 150 ms, and give what its neighbor then sends."""
+    publish(router, entry("10.0.0.2", "10.0.0.1", transmit=50_000, receive=50_000))
+    router.advance(0.1)
+    discriminator = sent(router)[0][4].my_discriminator
+    for state in (State.DOWN, State.INIT, State.UP):
+        packet = Control(state, PEER, discriminator, desired=50_000, required=50_000, multiplier=3)
+        data = frame("10.0.0.2", "10.0.0.1", packet.encode())
+        router.send(1, data)
+    assert state_of(router) == "up"
+    return data
+
+
+def state_of(router: Router) -> str:
+    return str(bfd.shown(router.state, {}, router.now)[0]["state"])
+
+
+def late(router: Router, milliseconds: int, *frames: bytes) -> None:
+    """Let the core be away for some time in which frames arrive, and come back for one iteration."""
+    for data in frames:
+        router.ports[1].send(data)
+    router.now += milliseconds * 1_000_000
+    lib.core_poll(router.core, router.now)
+
+
+def test_a_frame_that_waited_while_we_were_late_counts(router: Router) -> None:
+    data = bring_up(router)
+    late(router, 700, data)
+    assert state_of(router) == "up"
+    router.advance(0.14)
+    assert state_of(router) == "up"
+    router.advance(0.02)
+    assert state_of(router) == "down"
+
+
+def test_who_was_late_waits_as_much_longer_for_the_neighbor(router: Router) -> None:
+    data = bring_up(router)
+    late(router, 190)  # 40 ms behind the end of the detection time
+    assert state_of(router) == "up"
+    router.advance(0.03)
+    assert state_of(router) == "up"
+    router.send(1, data)
+    router.advance(0.14)
+    assert state_of(router) == "up"
+
+
+def test_lateness_does_not_hide_a_failure(router: Router) -> None:
+    bring_up(router)
+    late(router, 190)
+    for _ in range(10):
+        late(router, 10)
+    assert state_of(router) == "down"
+
+
 def test_a_writer_that_comes_back_keeps_the_sessions(router: Router) -> None:
     publish(router, entry("10.0.0.2", "10.0.0.1"), entry("10.0.0.9", "10.0.0.1"))
     with TableWriter(router.tables_fd, router.state_fd) as writer, Segment(router.tables_fd, KIND_TABLES) as tables:

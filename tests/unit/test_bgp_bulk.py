@@ -24,6 +24,7 @@ from vrouter.wire.bgp.message import KEEPALIVE, frame
 from vrouter.wire.bgp.update import Nlri, write_nlri
 
 ROOM = 65535
+VIA = "192.0.2.77"
 
 
 def update(asn: int, prefixes: list[str], next_hop: str) -> bytes:
@@ -38,8 +39,8 @@ def update(asn: int, prefixes: list[str], next_hop: str) -> bytes:
 class World:
     """A segment, its writer, and a table with two neighbors."""
 
-    def __init__(self) -> None:
-        self.fd = create(KIND_TABLES, 1 << 24, 1, "test")
+    def __init__(self, size: int = 1 << 24) -> None:
+        self.fd = create(KIND_TABLES, size, 1, "test")
         self.writer = TableWriter(self.fd)
         self.segment = Segment(self.fd, KIND_TABLES)
         self.table = self.new_table()
@@ -78,6 +79,10 @@ class World:
             route["prefix"]: [hop["interface"] for hop in route["nexthops"]] for route in routes.routes(self.segment)
         }
 
+    def installed(self) -> int:
+        """Count what stands in the segment."""
+        return self.segment.at("prefix_table", self.segment.integer("prefix_root")).integer("count")
+
     def close(self) -> None:
         """Free all."""
         self.table.close()
@@ -89,6 +94,13 @@ class World:
 @pytest.fixture
 def world() -> Iterator[World]:
     made = World()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def large_world() -> Iterator[World]:
+    made = World(1 << 27)
     yield made
     made.close()
 
@@ -196,3 +208,26 @@ def test_a_full_table_is_packed_and_leaves_in_a_few_messages(world: World) -> No
     world.settle({})
     assert world.fib() == {}
     assert world.table.export(2, ROOM).count(b"\xff" * 16) == 3
+
+
+def test_others_are_told_of_a_failed_neighbor_before_the_fib_follows(large_world: World) -> None:
+    """What most of the FIB came from is gone: withdrawals leave first, then the FIB is clean in one go."""
+    world = large_world
+    attributes = encode(Attributes(as_path=(PathSegment(SegmentKind.SEQUENCE, (65001,)),), next_hop=parse_address(VIA)))
+    head = struct.pack("!HH", 0, len(attributes)) + attributes
+    for high in range(140_000 // 700):
+        nlri = b"".join(bytes([32, 10, high]) + struct.pack("!H", low) for low in range(700))
+        world.table.feed(1, frame(2, head + nlri))
+    world.settle({VIA: "e1"})
+    while world.table.export(2, ROOM):
+        pass
+    assert world.installed() == 140_000
+    world.table.peer_down(1)
+    withdrawn, more = 0, True
+    while more:
+        more = world.table.process(2048)
+        told = world.table.export(2, ROOM)
+        withdrawn += sum(int.from_bytes(part[3:5], "big") // 5 for part in told.split(b"\xff" * 16) if part)
+        assert withdrawn == 140_000 or world.installed() == 140_000
+    assert withdrawn == 140_000
+    assert world.installed() == 0

@@ -216,3 +216,19 @@ def test_an_mrt_dump_reads_as_rfc_6396_says() -> None:
     record = mrt.rib_record(100, 3, parse_prefix("2001:db8::/32"), [entry])
     assert struct.unpack_from("!IHHI", record) == (100, 13, 4, len(record) - 12)
     assert record[12:22] == bytes.fromhex("00000003 20 20010db8 00")
+
+
+def test_the_partial_bit_stays() -> None:
+    """RFC 4271 section 5: of a known optional transitive attribute, too; not of what the bit has no meaning for."""
+    marked = bytes.fromhex("60010100 600200 a00404 00000005 e008 04 00010001 e020 0c 000000010000000200000003")
+    plain = bytes.fromhex("40010100 400200 800404 00000005 e008 04 00010001 e020 0c 000000010000000200000003")
+    assert encode(decode(marked, as4=True, external=True).attributes) == plain
+
+
+@pytest.mark.parametrize("flags", [("e0", "c0"), ("c0", "e0")])
+def test_a_partial_aggregator_of_old_speakers_stays_partial(flags: tuple[str, str]) -> None:
+    """RFC 6793 section 4.2: AGGREGATOR and AS4_AGGREGATOR are one."""
+    data = bytes.fromhex(f"40010100 400200 {flags[0]}0706 5ba0 01020304 {flags[1]}1208 0001117001020304")
+    found = decode(data, as4=False, external=True).attributes
+    assert encode(found)[-11:] == bytes.fromhex("e00708 0001117001020304")
+    assert encode(found, as4=False)[-20:] == bytes.fromhex("e00706 5ba0 01020304 e01208 0001117001020304")

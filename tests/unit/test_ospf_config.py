@@ -63,6 +63,7 @@ INTERFACE: dict[str, Any] = {
 WHOLE: dict[str, Any] = {
     "redistribute": (config.Redistribution(protocol="static", metric=99),),
     "default_information": config.DefaultInformation(),
+    "max_lsas": 1000,
     "maximum_paths": 1,
     "preference": 42,
     "rfc1583_compatibility": True,

@@ -267,6 +267,11 @@ class Ospf:
     default_information: Annotated[DefaultInformation, OrBoolean()] | None = option(
         "Announce a default route.", Impact.LIVE, None, "{always: true}"
     )
+    max_lsas: Annotated[int, Integer(1, 100000000)] = option(
+        "LSAs that are held of each area, of the whole system and of each link; others are refused beyond them.",
+        Impact.LIVE,
+        1000000,
+    )
     maximum_paths: Annotated[int, Integer(1, 64)] = option(
         "Next hops of equal cost that share the flows.", Impact.LIVE, 16
     )

@@ -56,7 +56,9 @@ uint32_t attributes_edit(const uint8_t *wire, uint32_t size, const struct edit *
 		if (edited && !edits[i].remove) {
 			if (edits[i].size > ATTRIBUTES_ROOM || written + 4 + edits[i].size > room)
 				return 0;
-			written += attribute_put(out + written, edits[i].flags, edits[i].type, edits[i].value, edits[i].size);
+			// RFC 4271 section 5: nobody takes the Partial bit away from what he passes on.
+			uint8_t partial = more && edits[i].type == a.type ? a.flags & FLAG_PARTIAL : 0;
+			written += attribute_put(out + written, edits[i].flags | partial, edits[i].type, edits[i].value, edits[i].size);
 		} else if (!edited) {
 			if (written + (uint32_t)(next - at) > room)
 				return 0;

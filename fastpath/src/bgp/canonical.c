@@ -47,6 +47,7 @@ static void widen(struct update *u, struct raw *as_path, uint8_t aggregator[8], 
 		ignored = aggregator4->whole != NULL && load16(aggregated->value) != AS_TRANS;
 		if (aggregator4->whole != NULL && !ignored) {
 			memcpy(aggregator, aggregator4->value, 8);
+			aggregated->flags |= aggregator4->flags & FLAG_PARTIAL;
 		} else {
 			store32(aggregator, load16(aggregated->value));
 			memcpy(aggregator + 4, aggregated->value + 2, 4);
@@ -88,6 +89,8 @@ uint32_t update_compose(struct update *u, uint8_t *out)
 		uint8_t flags = attribute_flags_of((uint8_t)type);
 		if (flags == 0)
 			flags = FLAG_OPTIONAL | FLAG_TRANSITIVE | FLAG_PARTIAL;
+		else if (flags == (FLAG_OPTIONAL | FLAG_TRANSITIVE))
+			flags |= raw.flags & FLAG_PARTIAL;
 		size += attribute_put(out + size, flags, (uint8_t)type, raw.value, raw.size);
 	}
 	return size;

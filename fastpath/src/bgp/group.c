@@ -354,6 +354,14 @@ bool groups_waiting(const struct bgp_table *t)
 	return false;
 }
 
+bool groups_owe(const struct bgp_table *t)
+{
+	for (const struct update_group *g = t->update_groups; g != NULL; g = g->next)
+		if (pending_count(g) != 0 || !run_idle(g) || g->chunk_count != 0)
+			return true;
+	return false;
+}
+
 // The items of a run have left: nothing refers to their prefixes any more.
 static void run_end(struct bgp_table *t, struct update_group *g)
 {
@@ -478,5 +486,7 @@ int bgp_export(struct bgp_table *t, uint32_t number, uint8_t *buffer, uint32_t r
 		if (drained(peer->out[f].group))
 			merge(t, peer->out[f].group);
 	}
+	if (size != 0)
+		t->idle_calls = 0;
 	return (int)size;
 }

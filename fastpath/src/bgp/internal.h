@@ -60,7 +60,7 @@ enum attributes_has {
 };
 
 // A distinct set of path attributes: in wire form by ascending type with 4-byte AS numbers,
-// without next hop and NLRI.  Known attributes have their own flags, unknown ones those received.
+// without next hop and NLRI.  Known attributes have their own flags, and the Partial bit as received.
 struct attributes {
 	struct attributes *next;   // of the same bucket
 	uint32_t hash;
@@ -311,6 +311,8 @@ struct bgp_table {
 	uint32_t held_count;
 	bool scan_all;             // the scan judges each prefix anew
 	uint64_t installed;        // prefixes in the FIB
+	uint32_t burst;            // so many changes of the FIB wait for the rest of what a neighbor left
+	uint32_t idle_calls;       // of process(), since a neighbor read
 	struct candidate *candidates; // of one prefix
 	uint32_t candidate_room;
 	struct policy_room *policy_room;
@@ -333,6 +335,7 @@ static inline bool list_empty(const struct list *list)
 	return list->first == list->count;
 }
 uint32_t list_pop(struct bgp_table *t, struct list *list);
+void list_skip(struct bgp_table *t, struct list *list, uint32_t count);
 uint64_t hash_bytes(uint64_t seed, const void *data, size_t size);
 
 static inline uint32_t family_of(uint8_t family) // index; BGP_FAMILIES: none
@@ -406,6 +409,8 @@ uint32_t routes_find(const struct bgp_table *t, uint32_t f, const uint8_t *addre
 uint32_t routes_make(struct bgp_table *t, uint32_t f, const uint8_t *address, uint32_t length, uint32_t hash);
 // Let go of a prefix that nobody needs any more.
 void routes_release(struct bgp_table *t, uint32_t f, uint32_t number);
+// The same for many: where they are most of all, the index is made anew.
+void routes_release_list(struct bgp_table *t, uint32_t f, const uint32_t *numbers, uint32_t count);
 int route_dirty(struct bgp_table *t, uint32_t f, uint32_t number);
 // Put a path in the place of the neighbor's earlier one, or beside the others; takes the reference.
 int route_path_set(struct bgp_table *t, uint32_t f, uint32_t number, uint32_t bundle);
@@ -451,6 +456,8 @@ int route_hops(struct bgp_table *t, const struct route *route, struct nexthop ou
 
 // --- process.c ---
 int route_process(struct bgp_table *t, uint32_t f, uint32_t number);
+// Much was taken away at once: neighbors are told of all that before the FIB follows.
+void fib_burst(struct bgp_table *t);
 uint8_t bundle_preference(const struct bgp_table *t, const struct bundle *bundle);
 void bgp_route_fill(struct bgp_table *t, uint32_t f, const struct route *route, struct bgp_route *out);
 
@@ -476,6 +483,8 @@ bool groups_refer(const struct bgp_table *t, uint32_t f, uint32_t number);
 // Go on with walks over the whole table.  -ENOMEM.
 int groups_walk(struct bgp_table *t, uint32_t *budget);
 bool groups_waiting(const struct bgp_table *t);
+// Members are to be told of something, or have not read it.
+bool groups_owe(const struct bgp_table *t);
 void update_groups_close(struct bgp_table *t);
 static inline bool group_member(const struct update_group *group, const struct peer *peer)
 {

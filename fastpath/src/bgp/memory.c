@@ -55,14 +55,20 @@ void list_free(struct bgp_table *t, struct list *list)
 	*list = (struct list){0};
 }
 
-uint32_t list_pop(struct bgp_table *t, struct list *list)
+void list_skip(struct bgp_table *t, struct list *list, uint32_t count)
 {
-	uint32_t item = list->items[list->first++];
+	list->first += count;
 	if (!list_empty(list))
-		return item;
+		return;
 	list->first = list->count = 0;
 	if (list->room > 65536) // that of a full table is not kept
 		list_free(t, list);
+}
+
+uint32_t list_pop(struct bgp_table *t, struct list *list)
+{
+	uint32_t item = list->items[list->first];
+	list_skip(t, list, 1);
 	return item;
 }
 

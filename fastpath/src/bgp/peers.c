@@ -178,6 +178,7 @@ static void flush(struct bgp_table *t, const struct peer *peer, uint32_t f, bool
 				route_path_remove(t, f, i, place);
 		}
 	}
+	fib_burst(t);
 }
 
 static void mark_stale(struct peer *peer, uint32_t f)

@@ -62,13 +62,9 @@ uint32_t routes_find(const struct bgp_table *t, uint32_t f, const uint8_t *addre
 	}
 }
 
-static int index_grow(struct bgp_table *t, uint32_t f)
+static void index_fill(const struct bgp_table *t, uint32_t f, uint32_t *index, uint32_t capacity)
 {
-	struct routes *routes = &t->routes[f];
-	uint32_t capacity = routes->capacity == 0 ? LEAST_INDEX : 2 * routes->capacity;
-	uint32_t *index = capacity == 0 ? NULL : memory_take(t, capacity * sizeof(*index));
-	if (index == NULL)
-		return -ENOMEM;
+	const struct routes *routes = &t->routes[f];
 	for (uint32_t i = 0; i < routes->end; i++) {
 		const struct route *route = route_at(routes, i);
 		if (!(route->flags & ROUTE_LIVE))
@@ -78,6 +74,16 @@ static int index_grow(struct bgp_table *t, uint32_t f)
 			slot = (slot + 1) & (capacity - 1);
 		index[slot] = i + 1;
 	}
+}
+
+static int index_grow(struct bgp_table *t, uint32_t f)
+{
+	struct routes *routes = &t->routes[f];
+	uint32_t capacity = routes->capacity == 0 ? LEAST_INDEX : 2 * routes->capacity;
+	uint32_t *index = capacity == 0 ? NULL : memory_take(t, capacity * sizeof(*index));
+	if (index == NULL)
+		return -ENOMEM;
+	index_fill(t, f, index, capacity);
 	memory_give(t, routes->index);
 	routes->index = index;
 	routes->capacity = capacity;
@@ -160,17 +166,44 @@ static void index_remove(struct bgp_table *t, uint32_t f, uint32_t number)
 	routes->index[hole] = 0;
 }
 
-void routes_release(struct bgp_table *t, uint32_t f, uint32_t number)
+static bool releasable(const struct bgp_table *t, uint32_t f, uint32_t number)
 {
-	struct routes *routes = &t->routes[f];
+	const struct route *route = route_at(&t->routes[f], number);
+	return route->count == 0 && route->group == 0 && route->flags == ROUTE_LIVE && !groups_refer(t, f, number);
+}
+
+static void route_free(struct routes *routes, uint32_t number)
+{
 	struct route *route = route_at(routes, number);
-	if (route->count != 0 || route->group != 0 || route->flags != ROUTE_LIVE || groups_refer(t, f, number))
-		return;
-	index_remove(t, f, number);
 	route->flags = 0;
 	route->path[0] = routes->free;
 	routes->free = number + 1;
 	routes->count--;
+}
+
+void routes_release(struct bgp_table *t, uint32_t f, uint32_t number)
+{
+	if (!releasable(t, f, number))
+		return;
+	index_remove(t, f, number);
+	route_free(&t->routes[f], number);
+}
+
+void routes_release_list(struct bgp_table *t, uint32_t f, const uint32_t *numbers, uint32_t count)
+{
+	struct routes *routes = &t->routes[f];
+	bool most = count > routes->count / 2;
+	uint32_t before = routes->count;
+	for (uint32_t i = 0; i < count; i++) {
+		if (!most)
+			routes_release(t, f, numbers[i]);
+		else if (releasable(t, f, numbers[i]))
+			route_free(routes, numbers[i]);
+	}
+	if (!most || routes->count == before)
+		return;
+	memset(routes->index, 0, routes->capacity * sizeof(*routes->index));
+	index_fill(t, f, routes->index, routes->capacity);
 }
 
 int route_dirty(struct bgp_table *t, uint32_t f, uint32_t number)

@@ -9,7 +9,8 @@ enum {
 	LOOKS = 16,                // prefixes that a scan passes over cost a part of one that is judged
 	LARGE = 131072,            // so many changes of the FIB are carried out at once, if they are most of it
 	LARGE_BATCH = 262144,
-	SAMPLE = 64
+	SAMPLE = 64,
+	IDLE_CALLS = 32            // so often a neighbor may be found not to read, before the FIB comes first
 };
 
 uint8_t bundle_preference(const struct bgp_table *t, const struct bundle *bundle)
@@ -66,28 +67,57 @@ static uint32_t fib_waiting(const struct bgp_table *t)
 	return t->writer == NULL ? 0 : list_count(&t->routes[0].fib) + list_count(&t->routes[1].fib);
 }
 
-// When most of the FIB comes or goes, building its tries anew a few times is cheaper than to change
-// them prefix by prefix; not when prefixes only change their next hops.
-static bool fib_large(const struct bgp_table *t)
+void fib_burst(struct bgp_table *t)
 {
-	uint32_t waiting = fib_waiting(t), replaced = 0;
+	t->burst = fib_waiting(t) + list_count(&t->routes[0].dirty) + list_count(&t->routes[1].dirty);
+	t->idle_calls = 0;
+}
+
+// When most of the FIB comes or goes, building its tries anew a few times is cheaper than to change
+// them prefix by prefix; not when prefixes only change their next hops.  What mostly goes, goes at
+// once: only what remains is built.  Gives how many changes to carry out; 0: it is not so.
+static uint32_t fib_large(const struct bgp_table *t)
+{
+	uint32_t waiting = fib_waiting(t), replaced = 0, removed = 0;
 	if (waiting < LARGE || waiting < t->installed / 2)
-		return false;
+		return 0;
 	uint32_t f = list_count(&t->routes[0].fib) >= list_count(&t->routes[1].fib) ? 0 : 1;
 	const struct routes *routes = &t->routes[f];
 	for (uint32_t i = 0; i < SAMPLE; i++) {
 		uint32_t place = routes->fib.first + (uint32_t)((uint64_t)i * list_count(&routes->fib) / SAMPLE);
 		const struct route *route = route_at(routes, routes->fib.items[place]);
 		replaced += route->flags & ROUTE_INSTALLED && route->group != 0;
+		removed += route->group == 0;
 	}
-	return replaced < SAMPLE / 2;
+	if (replaced >= SAMPLE / 2)
+		return 0;
+	return removed > SAMPLE / 2 || waiting < LARGE_BATCH ? waiting : LARGE_BATCH;
 }
 
-static void fib_prefetch(const struct routes *routes)
+static void fib_prefetch(const struct routes *routes, uint32_t at)
 {
-	uint32_t at = routes->fib.first + AHEAD;
 	if (at < routes->fib.count)
 		__builtin_prefetch(route_at(routes, routes->fib.items[at]));
+}
+
+// Make the changes of the next `count` prefixes of a family that wait; their number.
+static uint32_t fib_collect(struct bgp_table *t, uint32_t f, uint32_t count, struct route_change *changes)
+{
+	struct routes *routes = &t->routes[f];
+	const uint32_t *numbers = routes->fib.items + routes->fib.first;
+	uint32_t made = 0;
+	for (uint32_t i = 0; i < count; i++) {
+		fib_prefetch(routes, routes->fib.first + i + AHEAD);
+		struct route *route = route_at(routes, numbers[i]);
+		route->flags &= (uint8_t)~ROUTE_FIB_WAITS;
+		if (!(route->flags & ROUTE_HELD) && (route->flags & ROUTE_INSTALLED || route->group != 0))
+			change_make(t, f, route, &changes[made++]);
+	}
+	routes_release_list(t, f, numbers, count);
+	list_skip(t, &routes->fib, count);
+	if (fib_waiting(t) == 0)
+		t->burst = 0;
+	return made;
 }
 
 // Write a batch of what waits.
@@ -97,17 +127,10 @@ static int fib_write(struct bgp_table *t, uint32_t room)
 	uint32_t count = 0;
 	if (changes == NULL)
 		return -ENOMEM;
-	for (uint32_t f = 0; f < BGP_FAMILIES; f++) {
-		struct routes *routes = &t->routes[f];
-		while (count < room && !list_empty(&routes->fib)) {
-			fib_prefetch(routes);
-			uint32_t number = list_pop(t, &routes->fib);
-			struct route *route = route_at(routes, number);
-			route->flags &= (uint8_t)~ROUTE_FIB_WAITS;
-			if (!(route->flags & ROUTE_HELD) && (route->flags & ROUTE_INSTALLED || route->group != 0))
-				change_make(t, f, route, &changes[count++]);
-			routes_release(t, f, number);
-		}
+	for (uint32_t f = 0; f < BGP_FAMILIES && room != 0; f++) {
+		uint32_t part = list_count(&t->routes[f].fib) < room ? list_count(&t->routes[f].fib) : room;
+		count += fib_collect(t, f, part, changes + count);
+		room -= part;
 	}
 	int error = count == 0 ? 0 : table_writer_apply(t->writer, changes, count);
 	memory_give(t, changes);
@@ -118,14 +141,21 @@ static int fib_write(struct bgp_table *t, uint32_t room)
 	return error;
 }
 
+// What a failed neighbor has left is told to the others first.
+static bool fib_leaves_room(struct bgp_table *t)
+{
+	return fib_waiting(t) <= t->burst && groups_owe(t) && t->idle_calls++ < IDLE_CALLS;
+}
+
 static int process_fib(struct bgp_table *t, uint32_t *budget)
 {
 	uint32_t waiting = fib_waiting(t);
 	if (waiting == 0 || *budget == 0)
 		return 0;
-	if (fib_large(t)) {
+	uint32_t large = fib_large(t);
+	if (large != 0) {
 		*budget = 0;
-		return fib_write(t, waiting < LARGE_BATCH ? waiting : LARGE_BATCH);
+		return fib_leaves_room(t) ? 0 : fib_write(t, large);
 	}
 	uint32_t room = *budget < FIB_BATCH ? *budget : FIB_BATCH;
 	room = room < waiting ? room : waiting;
@@ -266,7 +296,8 @@ static int process_scan(struct bgp_table *t, uint32_t *budget)
 int bgp_process(struct bgp_table *t, uint32_t limit)
 {
 	// Under a lasting load the FIB has its share, too.
-	uint32_t kept = fib_waiting(t) > LARGE_BATCH ? limit / 4 : 0, budget = limit - kept;
+	uint32_t most = t->burst > LARGE_BATCH ? t->burst : LARGE_BATCH;
+	uint32_t kept = fib_waiting(t) > most ? limit / 4 : 0, budget = limit - kept;
 	int error = process_dirty(t, &budget);
 	budget += kept;
 	if (error == 0)

@@ -365,7 +365,7 @@ static void edits_make(struct leaving *l)
 	if (long_path)
 		put(l, ATTRIBUTE_AS4_PATH, BOTH, path.value, path.size);
 	if (long_aggregator)
-		put(l, ATTRIBUTE_AS4_AGGREGATOR, BOTH, aggregator.value, 8);
+		put(l, ATTRIBUTE_AS4_AGGREGATOR, BOTH | (aggregator.flags & FLAG_PARTIAL), aggregator.value, 8);
 	if (!l->key->send_communities)
 		drop(l, ATTRIBUTE_LARGE);
 	put_otc(l, values + 24);

@@ -13,8 +13,8 @@ enum { LIMBO_ARENA = 0 };
 
 struct limbo_entry {
 	uint64_t epoch;
-	uint64_t what;      // offset of a block, or number of a group
-	uint64_t bytes;     // of the block; 0: it is a group or LIMBO_ARENA
+	uint64_t what;      // offset of a block or of a trie's root, or number of a group
+	uint64_t bytes;     // of the block; 0: it is a group, LIMBO_ARENA or, from MAX_GROUPS on, a whole trie
 };
 
 struct limbo {

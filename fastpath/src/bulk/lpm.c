@@ -30,12 +30,31 @@ static uint64_t cover(uint32_t bits, uint32_t value)
 	return slots << value * width;
 }
 
+static uint32_t group_count(const struct lpm_node *node)
+{
+	return total(node->shorts) + total(node->fulls);
+}
+
+static const uint16_t *groups_of(const struct lpm_node *node)
+{
+	return group_count(node) > LPM_FEW ? node->groups : node->few;
+}
+
+static uint16_t *groups_mut(struct lpm_node *node)
+{
+	return group_count(node) > LPM_FEW ? node->groups : node->few;
+}
+
 static void node_free(struct lpm_node *node)
 {
-	for (uint32_t i = 0; i < total(node->children); i++)
+	for (uint32_t i = 0, count = total(node->children); i < count; i++) {
+		if (i + 1 < count)
+			__builtin_prefetch(node->kids[i + 1].kids);
 		node_free(&node->kids[i]);
+	}
 	free(node->kids);
-	free(node->groups);
+	if (group_count(node) > LPM_FEW)
+		free(node->groups);
 }
 
 void lpm_free(struct lpm *lpm)
@@ -65,9 +84,18 @@ static void group_mark(struct lpm_node *node, uint32_t bits, uint32_t value)
 		node->fulls ^= bit(value);
 }
 
-static uint32_t group_count(const struct lpm_node *node)
+// Have room for one more than `count`; NULL without memory.
+static uint16_t *groups_grow(struct lpm_node *node, uint32_t count)
 {
-	return total(node->shorts) + total(node->fulls);
+	if (count < LPM_FEW)
+		return node->few;
+	uint16_t *groups = realloc(count == LPM_FEW ? NULL : node->groups, (count + 1) * sizeof(*groups));
+	if (groups == NULL)
+		return NULL;
+	if (count == LPM_FEW)
+		memcpy(groups, node->few, sizeof(node->few));
+	node->groups = groups;
+	return groups;
 }
 
 static int group_set(struct lpm_node *node, uint32_t bits, uint32_t value, uint16_t group)
@@ -75,14 +103,13 @@ static int group_set(struct lpm_node *node, uint32_t bits, uint32_t value, uint1
 	uint32_t place = group_place(node, bits, value);
 	if (!group_present(node, bits, value)) {
 		uint32_t count = group_count(node);
-		uint16_t *groups = realloc(node->groups, (count + 1) * sizeof(*groups));
+		uint16_t *groups = groups_grow(node, count);
 		if (groups == NULL)
 			return -ENOMEM;
 		memmove(&groups[place + 1], &groups[place], (count - place) * sizeof(*groups));
-		node->groups = groups;
 		group_mark(node, bits, value);
 	}
-	node->groups[place] = group;
+	groups_mut(node)[place] = group;
 	return 0;
 }
 
@@ -90,11 +117,12 @@ static void group_clear(struct lpm_node *node, uint32_t bits, uint32_t value)
 {
 	uint32_t place = group_place(node, bits, value);
 	uint32_t count = group_count(node);
-	memmove(&node->groups[place], &node->groups[place + 1], (count - place - 1) * sizeof(*node->groups));
+	uint16_t *groups = groups_mut(node);
+	memmove(&groups[place], &groups[place + 1], (count - place - 1) * sizeof(*groups));
 	group_mark(node, bits, value);
-	if (count == 1) {
-		free(node->groups);
-		node->groups = NULL;
+	if (count == LPM_FEW + 1) {
+		memcpy(node->few, groups, sizeof(node->few));
+		free(groups);
 	}
 }
 
@@ -192,7 +220,7 @@ uint16_t lpm_get(const struct lpm *lpm, struct key key, uint32_t length)
 			return 0;
 	}
 	uint32_t value = key_head(key, length);
-	return group_present(node, length, value) ? node->groups[group_place(node, length, value)] : 0;
+	return group_present(node, length, value) ? groups_of(node)[group_place(node, length, value)] : 0;
 }
 
 void lpm_prefetch(const struct lpm *lpm, struct key key, uint32_t length)
@@ -222,7 +250,7 @@ void lpm_expand(const struct lpm_node *node, uint16_t inherited, uint16_t values
 	for (uint32_t slot = 0; slot < KEY_SLOTS; slot++)
 		values[slot] = inherited;
 	// Ascending bits are ascending lengths: a longer prefix overwrites a shorter one.
-	const uint16_t *group = node->groups;
+	const uint16_t *group = groups_of(node);
 	for (uint64_t left = node->shorts; left != 0; left &= left - 1, group++) {
 		uint32_t index = (uint32_t)__builtin_ctzll(left);
 		uint32_t bits = 31 - (uint32_t)__builtin_clz(index);
@@ -239,7 +267,7 @@ uint16_t lpm_slot(const struct lpm_node *node, uint32_t slot, uint16_t inherited
 	for (uint32_t bits = KEY_STRIDE; bits > 0; bits--) {
 		uint32_t value = slot >> (KEY_STRIDE - bits);
 		if (group_present(node, bits, value))
-			return node->groups[group_place(node, bits, value)];
+			return groups_of(node)[group_place(node, bits, value)];
 	}
 	return inherited;
 }

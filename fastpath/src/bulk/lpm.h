@@ -11,11 +11,16 @@
 #include <stdint.h>
 #include "table/key.h"
 
+enum { LPM_FEW = 4 }; // groups that a node holds itself: as many as most have
+
 struct lpm_node {
 	uint64_t shorts;       // bit (1 << l | v): the prefix of l = 1..5 bits with value v
 	uint64_t fulls;        // bit v: the prefix of 6 bits with value v
 	uint64_t children;
-	uint16_t *groups;      // of the set bits of shorts, then of fulls
+	union {                // of the set bits of shorts, then of fulls
+		uint16_t few[LPM_FEW];
+		uint16_t *groups;  // of more than LPM_FEW
+	};
 	struct lpm_node *kids; // of the set bits of children
 };
 

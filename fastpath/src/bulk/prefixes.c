@@ -77,29 +77,43 @@ static bool entry_valid(const struct table_writer *w, const struct prefix_entry 
 	return key_ends_at(key_of(FAMILY_IPV6, entry->address), entry->length) && group_exists(w, entry->group);
 }
 
-// Copy what is valid into a table of another capacity, and flip to it.
-static int table_move(struct table_writer *w, uint64_t capacity)
+// Copy what is valid, but for some slots, into a table of another capacity.
+static int table_copy(struct table_writer *w, uint64_t capacity, const uint64_t *without, uint64_t *fresh)
 {
-	struct prefix_table *old = prefixes_table(w);
-	uint64_t old_where = w->tables->prefix_root, where;
-	int error = writer_take(w, table_bytes(capacity), &where);
+	const struct prefix_table *old = prefixes_table(w);
+	int error = writer_take(w, table_bytes(capacity), fresh);
 	if (error < 0)
 		return error;
-	struct prefix_table *new = arena_at(&w->arena, where);
+	struct prefix_table *new = arena_at(&w->arena, *fresh);
 	memset(new, 0, table_bytes(capacity));
 	new->capacity = capacity;
 	for (uint64_t i = 0; old != NULL && i < old->capacity; i++) {
 		const struct prefix_entry *entry = &old->entries[i];
-		if (!entry_valid(w, entry))
+		if ((without != NULL && without[i / 64] >> i % 64 & 1) || !entry_valid(w, entry))
 			continue;
 		struct prefix_entry *slot = table_probe(new, entry);
 		new->count += slot->family == FAMILY_NONE;
 		*slot = *entry;
 	}
-	PUBLISH(&w->tables->prefix_root, where, "prefix root");
+	return 0;
+}
+
+void prefixes_flip(struct table_writer *w, uint64_t fresh)
+{
+	const struct prefix_table *old = prefixes_table(w);
+	uint64_t old_where = w->tables->prefix_root;
+	PUBLISH(&w->tables->prefix_root, fresh, "prefix root");
 	if (old != NULL)
 		writer_retire(w, old_where, table_bytes(old->capacity));
-	return 0;
+}
+
+static int table_move(struct table_writer *w, uint64_t capacity)
+{
+	uint64_t fresh;
+	int error = table_copy(w, capacity, NULL, &fresh);
+	if (error == 0)
+		prefixes_flip(w, fresh);
+	return error;
 }
 
 // The capacity that fills whole pages and is three quarters full at most.
@@ -108,6 +122,12 @@ static uint64_t capacity_for(uint64_t count)
 	uint64_t bytes = table_bytes(count + count / 3 + 1);
 	bytes = (bytes + ARENA_PAGE - 1) / ARENA_PAGE * ARENA_PAGE;
 	return (bytes - sizeof(struct prefix_table)) / sizeof(struct prefix_entry);
+}
+
+int prefixes_without(struct table_writer *w, const uint64_t *slots, uint64_t count, uint64_t *fresh)
+{
+	uint64_t left = prefixes_table(w)->count - count;
+	return table_copy(w, capacity_for(left + left / 2), slots, fresh);
 }
 
 int prefixes_reserve(struct table_writer *w, uint64_t more)

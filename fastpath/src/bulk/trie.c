@@ -154,16 +154,34 @@ static void root_visit(struct table_writer *w, uint32_t f, uint64_t where, visit
 		entry_visit(w, f, direct[i], visit);
 }
 
+// The slots whose group is not that of the slot before; the first one is always among them.
+static uint64_t values_change(const uint16_t values[KEY_SLOTS])
+{
+	enum { AT_ONCE = sizeof(uint64_t) / sizeof(uint16_t) };
+	uint64_t starts = 1;
+	for (uint32_t slot = 1; slot < KEY_SLOTS; slot += AT_ONCE) {
+		uint32_t first = slot + AT_ONCE <= KEY_SLOTS ? slot : KEY_SLOTS - AT_ONCE;
+		uint64_t here, before;
+		memcpy(&here, &values[first], sizeof(here));
+		memcpy(&before, &values[first - 1], sizeof(before));
+		for (uint32_t i = first; here != before && i < first + AT_ONCE; i++)
+			starts |= (uint64_t)(values[i] != values[i - 1]) << i;
+	}
+	return starts;
+}
+
 // Runs of equal groups over the slots that are leaves; a slot with a child goes with its run.
 static void picture_leaves(struct picture *picture, uint64_t children, const uint16_t values[KEY_SLOTS])
 {
 	picture->leaf_count = 0;
 	picture->node.children = children;
 	picture->node.leaf_starts = 0;
-	if (children == 0) { // most nodes
-		uint64_t starts = 1;
-		for (uint32_t slot = 1; slot < KEY_SLOTS; slot++)
-			starts |= (uint64_t)(values[slot] != values[slot - 1]) << slot;
+	uint64_t starts = values_change(values);
+	if (starts == 1) // no prefix of its own, or one that covers it: nodes on the way to others
+		starts = ~children & (children + 1);
+	else if (children != 0)
+		starts = 0;
+	if (starts != 0 || children == UINT64_MAX) { // most nodes
 		picture->node.leaf_starts = starts;
 		for (uint64_t left = starts; left != 0; left &= left - 1)
 			picture->leaves[picture->leaf_count++] = values[__builtin_ctzll(left)];
@@ -348,9 +366,15 @@ int trie_build(struct table_writer *w, uint32_t f)
 {
 	uint64_t old = w->tables->fib_root[f];
 	int error = trie_replace(w, f);
-	if (error == 0)
-		root_visit(w, f, old, visit_retire);
+	if (error == 0 && old != 0) // as one: nothing of it changes any more
+		limbo_add(&w->limbo, w->tables->epoch, old, 0);
 	return error;
+}
+
+void trie_give(struct table_writer *w, uint64_t root)
+{
+	const struct fib_root *old = arena_at(&w->arena, root);
+	root_visit(w, family_index((uint8_t)old->family), root, visit_give);
 }
 
 void trie_recover(struct table_writer *w, uint32_t f)

@@ -15,8 +15,7 @@
 #include "table/view.h"
 
 enum {
-	BULK_LEAST = 1024,  // so many changes, and a quarter of what is installed: build anew
-	BULK_PART = 4,
+	BULK_PART = 4,      // BULK_LEAST changes, and a quarter of what is installed: build anew
 	RECLAIM_EVERY = 1024,
 	AHEAD = 6
 };
@@ -68,6 +67,8 @@ void writer_reclaim(struct table_writer *w)
 			arena_give(&w->arena, found.what, found.bytes);
 		else if (found.what == LIMBO_ARENA)
 			arena_release(&w->arena);
+		else if (found.what >= MAX_GROUPS)
+			trie_give(w, found.what);
 		else
 			group_reclaim(w, (uint16_t)found.what, found.epoch);
 	}
@@ -220,7 +221,7 @@ static int change_check(const struct table_writer *w, const struct route_change 
 	return change->group == 0 || group_exists(w, change->group) ? 0 : -ENOENT;
 }
 
-static struct prefix_entry change_entry(const struct route_change *change)
+struct prefix_entry change_entry(const struct route_change *change)
 {
 	struct prefix_entry entry = {
 		.family = change->family, .length = change->length, .group = change->group,
@@ -306,7 +307,7 @@ static void change_prefetch(const struct table_writer *w, const struct route_cha
 	trie_prefetch(w, family_index(change->family), key);
 }
 
-static int owed_build(struct table_writer *w)
+int owed_build(struct table_writer *w)
 {
 	int result = 0;
 	for (uint32_t f = 0; f < 2; f++) {
@@ -352,6 +353,16 @@ static int apply_many(struct table_writer *w, const struct route_change *changes
 	return error < 0 ? error : built;
 }
 
+static int apply_end(struct table_writer *w, int error)
+{
+	prefixes_shrink(w);
+	PUBLISH(&w->tables->generation, w->tables->generation + 1, "generation");
+	lpm_free(&w->spent[0]);
+	lpm_free(&w->spent[1]);
+	writer_reclaim(w);
+	return error;
+}
+
 int table_writer_apply(struct table_writer *w, const struct route_change *changes, uint32_t count)
 {
 	for (uint32_t i = 0; i < count; i++) {
@@ -362,6 +373,8 @@ int table_writer_apply(struct table_writer *w, const struct route_change *change
 	PUBLISH(&w->tables->generation, w->tables->generation + 1, "generation");
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	int error = 0;
+	if (mass_remove(w, changes, count, &error))
+		return apply_end(w, error);
 	bool large = count >= BULK_LEAST && count >= (w->lpm[0].count + w->lpm[1].count) / BULK_PART;
 	if (large || w->owed[0] || w->owed[1])
 		error = apply_many(w, changes, count);
@@ -371,10 +384,7 @@ int table_writer_apply(struct table_writer *w, const struct route_change *change
 				change_prefetch(w, &changes[i + AHEAD]);
 			error = apply_one(w, &changes[i]);
 		}
-	prefixes_shrink(w);
-	PUBLISH(&w->tables->generation, w->tables->generation + 1, "generation");
-	writer_reclaim(w);
-	return error;
+	return apply_end(w, error);
 }
 
 int table_writer_routes(struct table_writer *w, uint64_t *cursor, struct prefix_entry *entries, uint32_t room)

@@ -3,6 +3,7 @@
 //   writer.c    open, publish, apply       recover.c   what a dead writer left
 //   trie.c      published trie <- lpm.c    prefixes.c  installed routes, a hash in the segment
 //   groups.c    next-hop groups            limbo.c, arena.c   memory and its return
+//   mass.c      removal of most routes
 //
 // Order of stores: a group before what refers to it; an installed route before the trie leads
 // to its group, and removed after.  Only the writer's process stores into the segment, so what
@@ -19,7 +20,7 @@
 #include "bulk/limbo.h"
 #include "bulk/lpm.h"
 
-enum { GROUP_BUCKETS = 1024 };
+enum { GROUP_BUCKETS = 1024, BULK_LEAST = 1024 };
 
 struct group_info {
 	uint64_t retired;  // epoch in which it lost its last reference
@@ -41,6 +42,7 @@ struct table_writer {
 	struct limbo limbo;
 	struct limbo claimed;               // blocks of a dead writer's tries, until they are replaced
 	struct lpm lpm[2];                  // IPv4, IPv6
+	struct lpm spent[2];                // replaced ones, freed when readers have the new state
 	bool owed[2];                       // the trie lags behind lpm for want of memory
 	struct group_info *groups;          // MAX_GROUPS of them
 	uint16_t buckets[GROUP_BUCKETS];
@@ -62,6 +64,9 @@ void writer_give(struct table_writer *w, uint64_t offset, uint64_t bytes);
 // Give back a block to which no published word leads any more.
 void writer_retire(struct table_writer *w, uint64_t offset, uint64_t bytes);
 void writer_reclaim(struct table_writer *w);
+struct prefix_entry change_entry(const struct route_change *change);
+// Bring tries in line that lag behind.  -ENOSPC.
+int owed_build(struct table_writer *w);
 
 // groups.c
 int groups_open(struct table_writer *w);
@@ -95,9 +100,21 @@ void prefixes_recover(struct table_writer *w);
 int prefixes_repair(struct table_writer *w);
 struct prefix_table *prefixes_table(const struct table_writer *w);
 
+// Make a table without the entries of these slots, `count` of them; -ENOSPC.
+int prefixes_without(struct table_writer *w, const uint64_t *slots, uint64_t count, uint64_t *fresh);
+// Let it be the published one.
+void prefixes_flip(struct table_writer *w, uint64_t fresh);
+
+// mass.c
+// Carry changes out that remove most routes of a family; false: they are others, or memory is
+// short, and nothing has changed.
+bool mass_remove(struct table_writer *w, const struct route_change *changes, uint32_t count, int *error);
+
 // trie.c
 // Build the trie of a family anew beside the published one, and flip.  -ENOSPC.
 int trie_build(struct table_writer *w, uint32_t f);
+// Give back a trie that was replaced, and that no reader holds any more.
+void trie_give(struct table_writer *w, uint64_t root);
 // Bring the published trie in line after one prefix of lpm was set or cleared.  -ENOSPC.
 int trie_sync(struct table_writer *w, uint32_t f, struct key key, uint32_t length);
 // A prefix with this key is changed soon.

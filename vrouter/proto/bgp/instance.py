@@ -45,7 +45,6 @@ from vrouter.proto.base import (
     Silent,
 )
 from vrouter.proto.bgp import show
-from vrouter.proto.bgp.fsm import State
 from vrouter.proto.bgp.listeners import Listeners
 from vrouter.proto.bgp.neighbor import Neighbor
 from vrouter.proto.bgp.origin import Origination
@@ -58,6 +57,7 @@ from vrouter.wire.bgp.message import Cease, Code, Notification
 
 _ESTABLISH_WAIT: Final = 15.0  # after a restart: for neighbors that do not answer, or restart themselves
 _SETTLE_TIME: Final = 1.0
+_MAX_NEIGHBORS: Final = 65535  # as the table numbers them
 
 
 class Bgp(Silent):
@@ -125,6 +125,11 @@ class Bgp(Silent):
                 return name
         return ""
 
+    def owns(self, interface: str, address: Address) -> bool:
+        """Tell whether an interface has an address."""
+        state = self._interfaces.get(interface)
+        return state is not None and any(own.address == address for own in state.addresses)
+
     def on_link(self, interface: str, address: Address) -> bool:
         """Tell whether an address is on a connected prefix of an interface."""
         state = self._interfaces.get(interface)
@@ -134,8 +139,8 @@ class Bgp(Silent):
         )
 
     def heard(self, neighbor: Neighbor, now: float) -> None:
-        """Take note that a neighbor is up, down, or has sent all of its routes."""
-        if neighbor.dynamic and neighbor.session is None and not neighbor.stale and neighbor.state is State.IDLE:
+        """Take note that a neighbor is up, down, done with waiting, or has sent all of its routes."""
+        if neighbor.abandoned(now):
             self._gone.append(neighbor)
         if self.restarting() and not any(map(self._awaited, self.neighbors.values())):
             self._end_deferral("all neighbors have sent their routes")
@@ -295,6 +300,8 @@ class Bgp(Silent):
                 found = self._dynamic_settings(address)
                 if found is not None:
                     wanted[address] = found
+            elif neighbor.dynamic:
+                neighbor.named(now)
             if address not in wanted:
                 neighbor.remove(Notification(Code.CEASE, Cease.DECONFIGURED), now)
                 self._forget(neighbor)
@@ -307,7 +314,7 @@ class Bgp(Silent):
                 known.judge_anew(now)
 
     def _add(self, settings: Settings, now: float, *, dynamic: bool = False) -> Neighbor:
-        number = next(number for number in range(1, 65536) if number not in self._numbers)
+        number = next(number for number in range(1, _MAX_NEIGHBORS + 1) if number not in self._numbers)
         self._numbers.add(number)
         neighbor = Neighbor(self, number, settings, dynamic=dynamic)
         self.neighbors[settings.address] = neighbor
@@ -331,6 +338,8 @@ class Bgp(Silent):
     def _room_for(self, address: Address) -> bool:
         """Tell whether a prefix may have one neighbor more."""
         assert self._bgp is not None
+        if len(self._numbers) >= _MAX_NEIGHBORS:
+            return False
         for text, entry in self._bgp.listen.items():
             prefix = parse_prefix(text)
             if prefix.family != address.family or network(address, prefix.length) != prefix:
@@ -371,7 +380,9 @@ class Bgp(Silent):
     def accepted(self, listener: str, socket: str, local: Address, remote: Address, now: float) -> list[Output]:  # noqa: ARG002
         """Take a connection that has come in, or refuse it."""
         neighbor = self.neighbors.get(remote)
-        if neighbor is None and self._bgp is not None:
+        if not self.router_id:
+            neighbor = None  # nobody can be spoken to without
+        elif neighbor is None and self._bgp is not None:
             settings = self._dynamic_settings(remote)
             if settings is not None and self._room_for(remote):
                 neighbor = self._add(settings, now, dynamic=True)
@@ -502,7 +513,7 @@ class Bgp(Silent):
         """Give the outputs that have gathered."""
         self._now = now
         for neighbor in self._gone:
-            if self.neighbors.get(neighbor.settings.address) is neighbor:
+            if self.neighbors.get(neighbor.settings.address) is neighbor and neighbor.abandoned(now):
                 neighbor.remove(None, now)
                 self._forget(neighbor)
         self._gone.clear()

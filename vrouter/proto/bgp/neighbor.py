@@ -75,11 +75,14 @@ class Router(Protocol):
     def interface_of(self, local: Address) -> str:
         """Give the interface with an address."""
 
+    def owns(self, interface: str, address: Address) -> bool:
+        """Tell whether an interface has an address."""
+
     def on_link(self, interface: str, address: Address) -> bool:
         """Tell whether an address is on a connected prefix of an interface."""
 
     def heard(self, neighbor: Neighbor, now: float) -> None:
-        """Take note that a neighbor is up, down, or has sent all of its routes."""
+        """Take note that a neighbor is up, down, done with waiting, or has sent all of its routes."""
 
 
 class Neighbor:
@@ -110,6 +113,7 @@ class Neighbor:
         self.ended: set[int] = set()  # families whose End-of-RIB has come
         self.refreshing_in: dict[Afi, float] = {}  # between begin and end; until
         self.refreshing_out: set[Afi] = set()
+        self.refresh_asked: set[Afi] = set()  # once what is being sent has gone
         self.bfd = ""
         self.bfd_up = False
         self.warned: set[int] = set()
@@ -146,6 +150,21 @@ class Neighbor:
         self.start_at = self.stale_until = NEVER
         self.table.peer_delete(self.number)
 
+    def named(self, now: float) -> None:
+        """It came of itself, and is configured from now on."""
+        self.dynamic = False
+        if not self._connecting():
+            self.stop(None, "its configuration has changed", now)
+            self.start_at = now
+
+    def abandoned(self, now: float) -> bool:
+        """Tell whether it came of itself, and has left nothing that must be remembered."""
+        kept = self._connecting() or self.blocked or self.stale or now < self._refuse_until
+        return self.dynamic and not kept
+
+    def _connecting(self) -> bool:
+        return any(session.socket for session in self._sessions())
+
     def _sessions(self) -> list[Session]:
         return [self.primary] if self.secondary is None else [self.primary, self.secondary]
 
@@ -164,6 +183,8 @@ class Neighbor:
         """Do what is due."""
         if self.start_at <= now:
             self._begin(now)
+            if self.dynamic:
+                self.router.heard(self, now)
         for session in self._sessions():
             session.expire(now)
         if self.stale_until <= now:
@@ -225,6 +246,8 @@ class Neighbor:
             return None
         if self.settings.local_address not in {None, local}:
             return None
+        if not self._on_its_link(local):
+            return None
         if self.session is not None:
             if not self._comes_back():
                 return None
@@ -246,6 +269,16 @@ class Neighbor:
             self.emit(SetMinTtl(socket, self.settings.min_ttl, self.settings.ttl))
         session.connected(local, now)
         return session
+
+    def _on_its_link(self, local: Address) -> bool:
+        """Tell whether a connection to an own address comes by the neighbor's interface.
+
+        Who has a link-local address on another link is another.
+        """
+        settings = self.settings
+        if not settings.interface or not is_link_local(settings.address) or not local.value:
+            return True
+        return self.router.owns(settings.interface, local)
 
     def _comes_back(self) -> bool:
         """Tell whether a second connection may mean that the neighbor has restarted."""
@@ -321,7 +354,9 @@ class Neighbor:
             self.failures += self.secondary is None
             if state >= State.OPEN_SENT:
                 self.last_error = end.reason
-            if self.secondary is not None:
+            if session.state is State.CONNECT:
+                pass  # it tries again
+            elif self.secondary is not None:
                 self.primary, self.secondary = self.secondary, None
             elif session.state is State.IDLE:
                 self.start_at = now + self._idle_time()
@@ -338,11 +373,15 @@ class Neighbor:
             families = {afi for afi, _ in restart.families}
             keep = tuple(afi for afi in self._families if afi in families)
         self.session = None
+        if not end.ours:
+            for afi in sorted(self.stale):  # since the last restart already
+                self.table.peer_flush(self.number, afi, stale_only=True)
         self.stale = set(keep)
         self.stale_until = now + restart.time if restart is not None and keep else NEVER
         self.table.peer_down(self.number, keep)
         self.refreshing_in.clear()
         self.refreshing_out.clear()
+        self.refresh_asked.clear()
         self._ours = end.ours
         # Only who sends what is wrong is made to wait; RFC 4271 section 8.1.1, DampPeerOscillations.
         self.failures = self.failures + 1 if end.wrong and now - self.up_since < _STABLE else 0
@@ -409,16 +448,27 @@ class Neighbor:
             return
         afi = Afi(message.afi)
         if message.kind == RefreshKind.REQUEST:
-            if negotiated.enhanced_refresh:
-                begin = Refresh(afi, 1, RefreshKind.BEGIN)
-                session.write(MessageType.ROUTE_REFRESH, encode_refresh(begin), now)
-                self.refreshing_out.add(afi)
-            self.table.refresh(self.number, afi)
+            self.refresh_asked.add(afi)
+            self._begin_refresh(session, now)
         elif message.kind == RefreshKind.BEGIN:
             self.refreshing_in[afi] = now + self.settings.graceful_restart.stale_time
             self.table.peer_stale(self.number, afi)
-        elif message.kind == RefreshKind.END and self.refreshing_in.pop(afi, None) is not None:
-            self.table.peer_flush(self.number, afi, stale_only=True)
+        elif message.kind == RefreshKind.END and afi in self.refreshing_in:
+            self.refreshing_in[afi] = now  # soon, and once however many come: it may take a while
+
+    def _begin_refresh(self, session: Session, now: float) -> None:
+        """Begin what was asked for, one of a family at a time: a neighbor that reads no answers gets no more."""
+        for afi in sorted(self.refresh_asked - self.refreshing_out):
+            self._mark_refresh(session, afi, RefreshKind.BEGIN, now)
+            self.refreshing_out.add(afi)
+            self.refresh_asked.discard(afi)
+            self.table.refresh(self.number, afi)
+
+    @staticmethod
+    def _mark_refresh(session: Session, afi: Afi, kind: RefreshKind, now: float) -> None:
+        """Tell where a refresh begins or ends, if the neighbor knows what that means; RFC 7313."""
+        if session.negotiated is not None and session.negotiated.enhanced_refresh:
+            session.write(MessageType.ROUTE_REFRESH, encode_refresh(Refresh(afi, 1, kind)), now)
 
     def ask(self, now: float) -> bool:
         """Ask for all routes again; False: the neighbor does not know how."""
@@ -447,8 +497,9 @@ class Neighbor:
             session.write(MessageType.UPDATE, data, now)
         elif idle and self.refreshing_out:
             for afi in sorted(self.refreshing_out):
-                session.write(MessageType.ROUTE_REFRESH, encode_refresh(Refresh(afi, 1, RefreshKind.END)), now)
+                self._mark_refresh(session, afi, RefreshKind.END, now)
             self.refreshing_out.clear()
+            self._begin_refresh(session, now)
 
     # --- changes ---
 
@@ -460,6 +511,7 @@ class Neighbor:
         if needs_session(old, new):
             text = shutdown(new.shutdown_message) if new.shutdown else Notification(Code.CEASE, Cease.CHANGED)
             self.stop(text, "shut down" if new.shutdown else "its configuration has changed", now)
+            self._sweep(now)  # what waits for the neighbor as it was
             self.blocked = False
             self.failures = 0
             self.start_at = now

@@ -27,14 +27,18 @@ from vrouter.wire.bgp.message import (
     FsmError,
     Notification,
     Open,
+    Refresh,
     decode_notification,
     decode_open,
     decode_refresh,
     encode_notification,
+    encode_refresh,
 )
 
 NEVER: Final = math.inf
 OPEN_HOLD: Final = 240.0  # HoldTimer until an OPEN has come; RFC 4271 section 8.2.2
+_REFRESH_BODY: Final = 4
+_REFRESH: Final = encode_refresh(Refresh(1, 1))[:-_REFRESH_BODY]
 _FSM_SUBCODE: Final = {
     State.OPEN_SENT: FsmError.OPEN_SENT,
     State.OPEN_CONFIRM: FsmError.OPEN_CONFIRM,
@@ -169,9 +173,13 @@ class Session:
             self.event(Event.TCP_FAILS, now)
             return
         data = self._buffer + data if self._buffer else data
-        while self.socket and data:
-            fed = self.owner.table.feed(self.owner.number, data)
-            data = data[fed.consumed :]
+        view, at, look = memoryview(data), 0, 0
+        while self.socket and at < len(data):
+            # The table takes UPDATEs at once: none behind a refresh's begin may go before it.
+            found = data.find(_REFRESH, look)
+            end = found + len(_REFRESH) + _REFRESH_BODY if found >= 0 else len(data)
+            fed = self.owner.table.feed(self.owner.number, view[at:end])
+            at += fed.consumed
             if fed.updates:
                 self.received[MessageType.UPDATE] += fed.updates
                 self.event(Event.UPDATE, now)
@@ -179,8 +187,12 @@ class Session:
                 if self.socket:
                     self._take(event, now)
             if not fed.consumed:
-                break
-        self._buffer = data if self.socket else b""
+                if found < 0:
+                    break
+                look = end  # it was not all there, or something within another message
+            elif at >= end:
+                look = at
+        self._buffer = data[at:] if self.socket else b""
 
     def _take(self, event: bgp_table.Event, now: float) -> None:
         """Take one thing that the table found in the stream."""
@@ -233,6 +245,8 @@ class Session:
 
     def stop(self, notification: Notification | None, reason: str, now: float) -> None:
         """End it; without a notification in silence, so that the neighbor keeps routes (RFC 4724)."""
+        if self.state is State.IDLE:
+            return  # what is said here is not for the next one
         self._notification = notification
         self._silent = notification is None
         self._reason = reason

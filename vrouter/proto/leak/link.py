@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from vrouter.config.leak import Leak
@@ -204,7 +205,7 @@ class Link:
         if session is None or not session.connected or session.waiting:
             return
         records, gone = [], []
-        for prefix in list(self.dirty)[:_BATCH]:
+        for prefix in list(islice(self.dirty, _BATCH)):
             del self.dirty[prefix]
             route = used.get(prefix)
             record = self.export(route, router, policies) if route is not None else None

@@ -33,6 +33,8 @@ class Adjacencies:
             neighbor.clear_lists()
             for kind in ("retransmit", "describe"):
                 core.timers.cancel((kind, interface.name, *_name(interface, neighbor)))
+        if old >= NeighborState.EXCHANGE:
+            core.flooding.purge_later()  # LSAs of MaxAge may have waited for it
         if NeighborState.FULL in {old, state}:
             core.log(
                 "info", f"{interface.name}: {Address(4, neighbor.router)} {old.word} -> {state.word} {why}".rstrip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Final
 
 from vrouter.proto.ospf.adjacency import timer_name
@@ -137,8 +138,11 @@ class Exchange:
             if header.type not in KNOWN or not interface.area.takes(header.type):
                 core.adjacencies.restart(interface, neighbor, f"it describes an LSA of type {header.type}")
                 return
-            held = core.database(interface, header.type).get(header.key)
-            if held is None or newer(header, held.current_header(core.now)) > 0:
+            database = core.database(interface, header.type)
+            held = database.get(header.key)
+            if held is None and not core.flooding.has_room(database, len(neighbor.requests)):
+                interface.drop("lsa-limit")
+            elif held is None or newer(header, held.current_header(core.now)) > 0:
                 neighbor.requests[header.key] = header
         more = received.flags & DescriptionFlag.M
         if neighbor.master:
@@ -158,7 +162,8 @@ class Exchange:
 
     def _describe(self, interface: Interface, neighbor: Neighbor) -> None:
         count = (interface.room - _FIXED) // HEADER_SIZE
-        part, neighbor.summary = neighbor.summary[:count], neighbor.summary[count:]
+        part = neighbor.summary[:count]
+        del neighbor.summary[:count]
         flags = (DescriptionFlag.MS if neighbor.master else 0) | (DescriptionFlag.M if neighbor.summary else 0)
         self._send(interface, neighbor, Description(0, 0, flags, neighbor.sequence, tuple(part)))
 
@@ -182,7 +187,7 @@ class Exchange:
         if neighbor.asked and not again:
             return
         count = interface.room // _REQUEST_SIZE
-        neighbor.asked = tuple(neighbor.requests)[:count]
+        neighbor.asked = tuple(islice(neighbor.requests, count))
         core.send(interface, Request(neighbor.asked), [neighbor.address])
         core.flooding.start_timer(interface, neighbor)
 

@@ -73,9 +73,11 @@ class Externals:
         """Tell whether we are an AS boundary router for an area."""
         if area.config.type == "stub":
             return False
-        config = self._core.config
-        default = config.default_information
-        return bool(config.redistribute) or bool(default and default.enabled) or any(self._translating.values())
+        core = self._core
+        if core.border and any(each.nssa for each in core.areas.values()):
+            return True  # RFC 3101 appendix B: all border routers of an NSSA are, whether they translate or not
+        default = core.config.default_information
+        return bool(core.config.redistribute) or bool(default and default.enabled)
 
     def ask(self) -> list[Output]:
         """Ask for the routes that the configuration needs."""
@@ -116,6 +118,7 @@ class Externals:
         if not self._stale or self._core.restart.active:
             return
         self._stale = False
+        self._core.origination.all_changed()
         for prefix in {**self._known, **self._announced, DEFAULT: None}:
             self._announce(prefix)
         for prefix in {**self._announced, **self._translated}:
@@ -268,14 +271,11 @@ class Externals:
         core = self._core
         self._translate.clear()
         wanted: dict[Prefix, ExternalBody] = {}
-        was = any(self._translating.values())
         for area in core.areas.values():
             if area.nssa:
                 self._translating[area.id] = self._elected(area)
                 if self._translating[area.id]:
                     self._translations(area, wanted)
-        if was != any(self._translating.values()):
-            core.origination.all_changed()
         old, self._translated = self._translated, wanted
         for prefix in {**old, **wanted}:
             if old.get(prefix) != wanted.get(prefix):

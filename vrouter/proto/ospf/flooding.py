@@ -31,6 +31,7 @@ MIN_ARRIVAL: Final = 1.0
 ACK_DELAY: Final = 0.5
 _COUNT_SIZE: Final = 4
 _PACKETS_AGAIN: Final = 8  # of one retransmission
+_AT_EASE: Final = 0.9  # of the limit of a database: the next time that it is reached is logged anew
 
 
 class Flooding:
@@ -39,7 +40,9 @@ class Flooding:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._aged: dict[tuple[tuple[str, ...], LsaKey], None] = {}
-        self._purge = False
+        self._released: dict[tuple[tuple[str, ...], LsaKey], None] = {}  # of these, what may go
+        self._purge = False  # any of them may
+        self._overflowing: dict[tuple[str, ...], None] = {}
 
     # --- section 13: updates that come in ---
 
@@ -85,7 +88,13 @@ class Flooding:
             return None
         order = 1 if held is None else newer(header, held.current_header(core.now))
         if order > 0:
-            return self._take_newer(interface, neighbor, database, held, header, raw)
+            try:
+                return self._take_newer(interface, neighbor, database, held, header, raw)
+            except DecodeError as error:
+                # It would be no better the next time: it is not asked for, nor sent, again.
+                direct.append(header)
+                core.exchange.answered(neighbor, header)
+                return str(error)
         assert held is not None
         wanted = neighbor.requests.get(header.key)
         if wanted is not None and newer(header, wanted) < 0:
@@ -105,10 +114,9 @@ class Flooding:
         core = self._core
         if held is not None and held.flooded and core.now - held.installed < MIN_ARRIVAL:
             return "lsa-min-arrival"
-        try:
-            body = decode_body(header.type, raw)
-        except DecodeError as error:
-            return str(error)
+        if held is None and not self.has_room(database):
+            raise DecodeError("lsa-limit")
+        body = decode_body(header.type, raw)
         entry = Entry(header, raw, body, core.now, own=False, flooded=header.key not in neighbor.requests)
         core.restart.changed(database, held, entry)
         own = core.origination.is_own(header)
@@ -126,12 +134,28 @@ class Flooding:
     def _take_same(
         self, interface: Interface, neighbor: Neighbor, database: Database, header: LsaHeader, direct: list[LsaHeader]
     ) -> None:
-        if neighbor.retransmit.pop((database.scope, header.key), None) is None:
+        name = (database.scope, header.key)
+        if neighbor.retransmit.pop(name, None) is None:
             direct.append(header)
             return
-        self.purge_later()  # an implied acknowledgment
+        self._released[name] = None  # an implied acknowledgment
         if interface.fsm is InterfaceFsm.BACKUP and neighbor.address == interface.dr:
             self._ack_later(interface, header)
+
+    def has_room(self, database: Database, expected: int = 0) -> bool:
+        """Tell whether a database takes LSAs that it has not, beside those that are expected; log when it does not."""
+        core = self._core
+        limit = core.config.max_lsas
+        count = len(database) + expected
+        if count < limit:
+            if count < limit * _AT_EASE:
+                self._overflowing.pop(database.scope, None)
+            return True
+        if database.scope not in self._overflowing:
+            self._overflowing[database.scope] = None
+            core.log("warning", f"database {' '.join(database.scope)}: {limit} LSAs held, others are refused")
+            core.notify("ospf-lsa-limit", database=" ".join(database.scope), limit=str(limit))
+        return False
 
     # --- installing ---
 
@@ -146,17 +170,19 @@ class Flooding:
         age = entry.header.age
         if age >= MAX_AGE:
             core.timers.cancel(("age", *name))
-            self._aged[name] = None
-            self._purge = True
+            self._aged[name] = self._released[name] = None
         else:
             self._aged.pop(name, None)
             if not entry.own:
                 core.timers.set(("age", *name), entry.installed + MAX_AGE - age)
         changed = (
-            old is None
-            or old.header.options != entry.header.options
-            or (old.header.age >= MAX_AGE) != (age >= MAX_AGE)
-            or old.raw[HEADER_SIZE:] != entry.raw[HEADER_SIZE:]
+            age < MAX_AGE
+            if old is None
+            else (
+                old.header.options != entry.header.options
+                or (old.header.age >= MAX_AGE) != (age >= MAX_AGE)
+                or old.raw[HEADER_SIZE:] != entry.raw[HEADER_SIZE:]
+            )
         )
         if changed and key[0] not in OPAQUE:
             core.routes.lsa_changed(database, old, entry if age < MAX_AGE else None)
@@ -188,9 +214,11 @@ class Flooding:
         self._purge = True
 
     def _purge_aged(self) -> None:
-        self._purge = False
         core = self._core
-        for name in list(self._aged):
+        names = list(self._aged) if self._purge else [name for name in self._released if name in self._aged]
+        self._purge = False
+        self._released.clear()
+        for name in names:
             database = core.find_database(name[0])
             entry = database.get(name[1]) if database is not None else None
             if database is None or entry is None or entry.header.age < MAX_AGE:
@@ -299,7 +327,7 @@ class Flooding:
                 if interface.speaks:
                     group = interface.flooding_address()
                     self.send_updates(interface, entries, core.to_neighbors(interface, group))
-        if self._purge:
+        if self._purge or self._released:
             self._purge_aged()
 
     # --- section 13.5 and 13.7 ---
@@ -337,8 +365,7 @@ class Flooding:
             entry = neighbor.retransmit.get(name)
             if entry is not None and newer(header, entry.current_header(core.now)) == 0:
                 del neighbor.retransmit[name]
-                if entry.header.age >= MAX_AGE:
-                    self._purge = True
+                self._released[name] = None
         if not neighbor.retransmit and not neighbor.requests:
             core.timers.cancel(("retransmit", interface.name, *timer_name(interface, neighbor)))
         return None

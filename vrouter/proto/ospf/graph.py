@@ -16,6 +16,7 @@ NETWORK: Final = 1 << 32  # in the key of a vertex
 _HOST: Final = 0xFFFFFFFF
 _MAX_LABELS: Final = 4096
 _SLACK: Final = 1024  # edges that need not be compacted
+_SPARE_VERTICES: Final = 4096
 
 Stub = tuple[Prefix, int]
 # A link of the root, to the hop that it is: through a neighbor, or into a connected network.  Of links that are
@@ -47,6 +48,12 @@ class Graph:
         self.table: list[Hop] = []  # what the bits of masks mean
         self._sets: dict[int, tuple[Hop, ...]] = {}
         self.runs = 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether most vertices are neither of an LSA nor the end of an edge: a graph made anew is smaller."""
+        spare = len(self.keys) - _SPARE_VERTICES
+        return spare > 0 and spare > 2 * (self._live + sum(flag >= 0 for flag in self.flags))
 
     def vertex(self, key: int) -> int:
         """Give the number of a vertex; it needs no LSA yet."""

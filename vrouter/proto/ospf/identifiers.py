@@ -16,10 +16,11 @@ class Identifiers:
         """Give the id of a prefix that has one."""
         return self._ids.get(prefix)
 
-    def take(self, prefix: Prefix) -> tuple[int, Prefix | None]:
+    def take(self, prefix: Prefix) -> tuple[int | None, Prefix | None]:
         """Give a prefix its id; and the prefix, if there is one, that had it and has another one now.
 
-        The most specific prefix has the address of the network, shorter ones that with all host bits set.
+        The most specific prefix has the address of the network, shorter ones that with all host bits set, or, where
+        a host has that one, the last before it that is free.  Where all are taken a prefix has none.
         """
         held = self._ids.get(prefix)
         if held is not None:
@@ -29,10 +30,10 @@ class Identifiers:
             self._set(prefix, prefix.value)
             return prefix.value, None
         if other.length > prefix.length:
-            self._set(prefix, _last(prefix))
-            return self._ids[prefix], None
+            self._set(prefix, self._spare(prefix))
+            return self._ids.get(prefix), None
         self._set(prefix, prefix.value)
-        self._set(other, _last(other))
+        self._set(other, self._spare(other))
         return prefix.value, other
 
     def release(self, prefix: Prefix) -> int | None:
@@ -42,7 +43,16 @@ class Identifiers:
             del self._taken[held]
         return held
 
-    def _set(self, prefix: Prefix, identifier: int) -> None:
+    def _spare(self, prefix: Prefix) -> int | None:
+        identifier = _last(prefix)
+        while identifier in self._taken and identifier > prefix.value:
+            identifier -= 1
+        return identifier if identifier not in self._taken else None
+
+    def _set(self, prefix: Prefix, identifier: int | None) -> None:
+        if identifier is None:
+            self._ids.pop(prefix, None)
+            return
         self._ids[prefix] = identifier
         self._taken[identifier] = prefix
 

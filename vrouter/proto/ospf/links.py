@@ -15,6 +15,9 @@ from vrouter.wire.ospf.packet import Hello
 
 OSPF_PROTOCOL: Final = 89
 CONTROL_TOS: Final = 0xC0
+# Of one link: what a hello and a network LSA name has to fit into 64 KiB.
+_MAX_NEIGHBORS: Final = 1024
+_MAX_NEIGHBORS_POINT_TO_POINT: Final = 8  # one, and those that it was before
 Candidate = tuple[int, int, int, int, int]  # priority, router id, address, its DR, its BDR
 
 
@@ -219,6 +222,9 @@ class Links:
             core.adjacencies.kill(interface, neighbor, "its router id changed")
             neighbor = None
         if neighbor is None:
+            limit = _MAX_NEIGHBORS_POINT_TO_POINT if interface.point_to_point else _MAX_NEIGHBORS
+            if len(interface.neighbors) >= limit:
+                return "neighbor-limit"
             neighbor = interface.neighbors[key] = Neighbor(router, source)
             neighbor.since = core.now
         before = (neighbor.priority, neighbor.dr, neighbor.bdr)

@@ -39,6 +39,7 @@ from vrouter.wire.ospf.lsa import (
 
 UNKNOWN_REASON: Final = 0  # of an outage that was not planned
 _REPEATS: Final = 3
+_LONGEST: Final = 1800  # RFC 3623 appendix B: no grace period is longer than LSRefreshTime
 
 
 class Restart:
@@ -202,7 +203,7 @@ class Restart:
         except DecodeError as error:
             interface.drop(str(error))
             return
-        left = grace.period - entry.header.age
+        left = min(grace.period, _LONGEST) - entry.header.age
         wish = core.config.graceful_restart
         unacknowledged = any(key[0] not in OPAQUE for _, key in neighbor.retransmit)
         if not neighbor.full or left <= 0 or not wish.helper or self.active or (wish.strict and unacknowledged):

@@ -23,6 +23,7 @@ from vrouter.proto.ospf.area import Area
 from vrouter.proto.ospf.core import BACKBONE, Core
 from vrouter.proto.ospf.database import Database, Entry
 from vrouter.proto.ospf.dijkstra import UNREACHABLE
+from vrouter.proto.ospf.graph import Graph
 from vrouter.proto.ospf.throttle import Throttle
 from vrouter.rib.route import Hop, HopKind, Protocol, Route
 from vrouter.wire.ospf.lsa import (
@@ -88,6 +89,7 @@ class Routes:
         self._dirty_asbrs: dict[int, None] = {}
         self._intra: dict[Prefix, dict[tuple[int, int], int]] = {}
         self._summaries: dict[Prefix, dict[tuple[int, int], int]] = {}  # (area, border router) -> metric
+        self._summary_ids: dict[tuple[Prefix, _Border], dict[int, int]] = {}  # link state id -> metric
         self._of_border: dict[tuple[int, int], dict[Prefix, None]] = {}
         self._asbr_summaries: dict[int, dict[tuple[int, int], int]] = {}
         self._asbrs_of_border: dict[tuple[int, int], dict[int, None]] = {}
@@ -133,6 +135,7 @@ class Routes:
             assert body is None or isinstance(body, RouterBody)
             vertex, before = area.graph.set_router(header.router, body)
             self._dirty_asbrs[header.router] = None  # it may say so from now on, or no longer
+            self._way_inside_changed(area, header.router)
         else:
             assert body is None or isinstance(body, NetworkBody)
             vertex, before = area.graph.set_network(header.id, header.router, body)
@@ -156,7 +159,15 @@ class Routes:
             return
         prefix = network(Address(4, header.id), body.mask.bit_count())
         self._dirty[prefix] = None
-        _index(self._summaries, self._of_border, prefix, border, body.metric, gone=gone)
+        # While an id passes from one prefix to another (appendix E), one of them may be there under two ids.
+        ids = self._summary_ids.setdefault((prefix, border), {})
+        if gone:
+            ids.pop(header.id, None)
+        else:
+            ids[header.id] = body.metric
+        if not ids:
+            del self._summary_ids[prefix, border]
+        _index(self._summaries, self._of_border, prefix, border, min(ids.values(), default=0), gone=not ids)
 
     def _external(self, area: int, entry: Entry, *, gone: bool) -> None:
         body, header = entry.body, entry.header
@@ -199,6 +210,7 @@ class Routes:
             for prefix in self._of_border.pop(border):
                 self._dirty[prefix] = None
                 _drop(self._summaries, prefix, border)
+                self._summary_ids.pop((prefix, border), None)
             self._usable_borders.pop(border, None)
         for border in [border for border in self._asbrs_of_border if border[0] == area.id]:
             for asbr in self._asbrs_of_border.pop(border):
@@ -231,10 +243,11 @@ class Routes:
             return
         self.computations += 1
         core.timers.cancel(("spf",))
-        areas, self._areas = self._areas, {}
-        for area in areas.values():
+        ran = bool(self._areas)
+        for area in list(self._areas.values()):
             if area.id in core.areas:
                 self._run(area)
+        self._areas.clear()
         dirty, self._dirty = self._dirty, {}
         changed: dict[Prefix, tuple[Path | None, Path | None]] = {}
         later: list[Prefix] = []
@@ -259,12 +272,30 @@ class Routes:
                 self._note(prefix, self._external_path(prefix), changed)
         core.summaries.paths_changed({p: new for p, (old, new) in changed.items() if old != new}, moved)
         self._offer(p for p, (old, new) in changed.items() if old != new)
-        core.externals.paths_changed(changed)
+        core.externals.paths_changed(changed or ran)
         if self.settle:
             self.settle = False
             core.emit(Settled(Protocol.OSPF))
 
+    def _rebuild(self, area: Area) -> None:
+        """Make the graph of an area anew, without the vertices of routers and networks that are gone."""
+        area.graph = Graph()
+        for prefix, vertices in list(self._intra.items()):
+            for vertex in [vertex for vertex in vertices if vertex[0] == area.id]:
+                self._dirty[prefix] = None
+                _drop(self._intra, prefix, vertex)
+        for kind in (LsaType.ROUTER, LsaType.NETWORK):
+            for entry in area.database.of_type(kind):
+                if entry.header.age < MAX_AGE:
+                    self._graph_changed(area, entry, entry)
+        for border, prefixes in self._of_border.items():
+            if border[0] == area.id:
+                self._dirty.update(dict.fromkeys(prefixes))
+        self._dirty_asbrs.update(dict.fromkeys([*self._asbr_summaries, *self._of_asbr, *self.asbrs]))
+
     def _run(self, area: Area) -> None:
+        if area.graph.crowded:
+            self._rebuild(area)
         graph = area.graph
         for vertex in graph.run(
             self._core.router_id, lambda link, number: self._first_hop(area, link, number), self._core.spf
@@ -275,6 +306,7 @@ class Routes:
             self._dirty.update(dict.fromkeys(self._of_border.get(border, ())))
             for asbr in self._asbrs_of_border.get(border, ()):
                 self._dirty_asbrs[asbr] = None
+            self._way_inside_changed(area, graph.keys[vertex])
             if graph.flags[vertex] >= 0 and (graph.flags[vertex] & RouterFlag.E or graph.keys[vertex] in self.asbrs):
                 self._dirty_asbrs[graph.keys[vertex]] = None
         # A border router whose flag has come or gone has the same distance as before.
@@ -286,6 +318,11 @@ class Routes:
                     self._usable_borders[border] = usable
                     self._dirty.update(dict.fromkeys(prefixes))
                     self._dirty_asbrs.update(dict.fromkeys(self._asbrs_of_border.get(border, ())))
+
+    def _way_inside_changed(self, area: Area, router: int) -> None:
+        """Look again at what a router announces in an NSSA: the best of all ways to it may be the same as before."""
+        if area.nssa:
+            self._dirty.update(dict.fromkeys(self._of_asbr.get(router, ())))
 
     @staticmethod
     def _first_hop(area: Area, link: RouterLink, number: int) -> Hop | None:
@@ -417,6 +454,9 @@ class Routes:
             path = self.table.get(Prefix(4, address & mask(4, length), length))
             if path is None or path.kind > INTER:
                 continue
+            attached = not path.hops or any(hop.kind is HopKind.CONNECTED for hop in path.hops)
+            if attached and any(i.own_by_address(address) for i in self._core.interfaces.values()):
+                return None  # it leads to ourselves: what we do with such packets is not OSPF's business
             if area != _AS and (path.kind != INTRA or path.area != area):
                 return None
             hops = tuple(

@@ -64,6 +64,9 @@ _RETRY: Final = 10.0  # seconds between attempts to open the socket
 _JITTER: Final = 1 / 6  # of the update interval: 5 s of 30
 _HOLD: Final = (1.0, 5.0)  # between triggered updates
 _INITIAL: Final = (0.5, 1.5)  # from up to the first update
+# A large table is told on demand only so often that other work goes on.
+_SMALL: Final = 1000  # rows
+_PACE: Final = 1e-4  # seconds between two answers, for each row beyond
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +397,10 @@ class Rip(Silent):
             port.counters["bad-source"] += 1
             return []
         if request.whole:
+            if now < port.answer_at:
+                port.counters["requests-too-fast"] += 1  # the next regular update holds it all
+                return []
+            port.answer_at = now + max(0, len(self.table.rows) - _SMALL) * _PACE
             entries = self._entries(port, None, remember=False)
         else:
             entries = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Port:
         self.state = InterfaceState(name, up=False)
         self.joined = False
         self.initial_at: float | None = None  # when the first update is due
+        self.answer_at = -math.inf  # when the whole table may be asked for again
         self.peers: dict[Address, Peer] = {}
         self.sent: dict[Prefix, Announced] = {}
         self.counters: Counter[str] = Counter()

@@ -21,6 +21,7 @@ from vrouter.net.address import Address, Prefix
 from vrouter.wire.rip.packet import INFINITY
 
 MAX_ROWS: Final = 100_000
+_SCAN: Final = 1e-5  # seconds between two looks for what has expired, for each row
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,8 @@ class Table:
                 self.changed.discard(row.prefix)
                 continue
             self._due = min(self._due, row.garbage_at or math.inf, *(one.expires for one in row.paths))
+        # Rows that end one shortly after the other end together: each look costs time for all rows.
+        self._due = max(self._due, now + len(self.rows) * _SCAN)
 
     def reconsider(self, row: Row, now: float) -> None:
         """Put a row in order whose paths' metrics were changed from outside."""

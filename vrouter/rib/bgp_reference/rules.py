@@ -8,7 +8,7 @@ from typing import Any
 from vrouter.net.address import Address, Prefix
 from vrouter.rib.route import Protocol
 from vrouter.rib.route_view import Changes, RouteView
-from vrouter.wire.bgp.attributes import Attributes, Segment, SegmentKind
+from vrouter.wire.bgp.attributes import Attributes, Segment, SegmentKind, Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,11 @@ def run_policy(
 
 def _attributes(before: Attributes, view: RouteView) -> Attributes:
     """Put what a policy has made of a path back into its attributes."""
+    lists = (
+        (Type.COMMUNITIES, view.communities),
+        (Type.EXTENDED_COMMUNITIES, view.extended),
+        (Type.LARGE_COMMUNITIES, view.large),
+    )
     return replace(
         before,
         origin=before.origin if view.origin is None else view.origin,
@@ -81,4 +86,5 @@ def _attributes(before: Attributes, view: RouteView) -> Attributes:
         communities=view.communities,
         large=view.large,
         extended=tuple(value.to_bytes(8, "big") for value in view.extended),
+        partial=before.partial - {kind for kind, values in lists if not values},
     )

@@ -7,7 +7,8 @@ RFC 7606's decision (section 7), and RFC 7607's about AS 0:
     WITHDRAW   the routes of the UPDATE count as withdrawn
     MalformedError  the session is reset (an exception: nothing behind it can be trusted)
 
-Attributes that are not known and transitive are kept bit-exact, with the Partial bit set.
+Attributes that are not known and transitive are kept bit-exact, with the Partial bit set; known ones that have it
+keep it (RFC 4271 section 5).
 MP_REACH_NLRI and MP_UNREACH_NLRI are `update.py`'s.  Confederations (RFC 5065) are not supported: their segments
 are malformed here.
 """
@@ -52,6 +53,7 @@ class Type(enum.IntEnum):
 
 _WELL_KNOWN: Final = frozenset({1, 2, 3, 5, 6})
 _NON_TRANSITIVE: Final = frozenset({4, 9, 10, 14, 15})
+_BOTH: Final = OPTIONAL | TRANSITIVE
 
 
 class Origin(enum.IntEnum):
@@ -112,6 +114,7 @@ class Attributes:
     large: tuple[tuple[int, int, int], ...] = ()
     otc: int | None = None
     unknown: tuple[tuple[int, int, bytes], ...] = ()  # (flags, type, value), ascending by type
+    partial: frozenset[int] = frozenset()  # known types that came with the Partial bit
 
     def path_length(self) -> int:
         """Count ASes as RFC 4271 section 9.1.2.2 (a) does: a set is one."""
@@ -202,6 +205,7 @@ class _Builder:
         self.values: dict[str, object] = {}
         self.unknown: list[tuple[int, int, bytes]] = []
         self.present: set[int] = set()
+        self.partial: set[int] = set()
         self.reach: bytes | None = None
         self.unreach: bytes | None = None
         self.as4_path: tuple[Segment, ...] | None = None
@@ -223,6 +227,8 @@ class _Builder:
             self.outcome = max(self.outcome, found)
             if found is Outcome.NONE:
                 self.present.add(raw.type)
+                if raw.flags & (_BOTH | PARTIAL) == _BOTH | PARTIAL:
+                    self.partial.add(raw.type)
             elif found is Outcome.DISCARD:
                 self.discarded += 1
 
@@ -237,7 +243,7 @@ class _Builder:
         if not raw.flags & OPTIONAL:
             raise MalformedError(3, 2, raw.whole)
         if raw.flags & TRANSITIVE:
-            self.unknown.append((OPTIONAL | TRANSITIVE | PARTIAL, raw.type, raw.value))
+            self.unknown.append((_BOTH | PARTIAL, raw.type, raw.value))
 
     def _store(self, raw: _Raw) -> Outcome:
         """Read a known attribute."""
@@ -292,7 +298,9 @@ class _Builder:
         """Give what was gathered."""
         if not self.as4:
             self._merge()
-        attributes = Attributes(**self.values, unknown=tuple(sorted(self.unknown, key=lambda entry: entry[1])))  # type: ignore[arg-type]
+        unknown = tuple(sorted(self.unknown, key=lambda entry: entry[1]))
+        partial = frozenset(self.partial - {Type.AS4_PATH, Type.AS4_AGGREGATOR})
+        attributes = Attributes(**self.values, unknown=unknown, partial=partial)  # type: ignore[arg-type]
         return Decoded(attributes, frozenset(self.present), self.outcome, self.discarded, self.reach, self.unreach)
 
     def _merge(self) -> None:
@@ -302,6 +310,8 @@ class _Builder:
             if aggregator[0] != AS_TRANS:
                 return
             self.values["aggregator"] = self.as4_aggregator
+            if Type.AS4_AGGREGATOR in self.partial:
+                self.partial.add(Type.AGGREGATOR)
         path = self.values.get("as_path")
         if isinstance(path, tuple) and self.as4_path is not None:
             self.values["as_path"] = _merge_paths(path, self.as4_path)
@@ -314,8 +324,8 @@ def _flags_right(raw: _Raw) -> bool:
     elif raw.type in _NON_TRANSITIVE:
         wanted = OPTIONAL
     else:
-        wanted = OPTIONAL | TRANSITIVE
-    return raw.flags & (OPTIONAL | TRANSITIVE) == wanted
+        wanted = _BOTH
+    return raw.flags & _BOTH == wanted
 
 
 def _number(value: bytes) -> int:
@@ -395,6 +405,10 @@ def encode_one(flags: int, kind: int, value: bytes) -> bytes:
 
 def encode(attributes: Attributes, *, as4: bool = True) -> bytes:
     """Give the attributes in the order of their types; 2-byte speakers get AS4_PATH and AS4_AGGREGATOR beside."""
+
+    def both(kind: Type) -> int:
+        return _BOTH | (PARTIAL if kind in attributes.partial else 0)
+
     parts: list[tuple[int, int, bytes]] = [
         (TRANSITIVE, Type.ORIGIN, bytes([attributes.origin])),
         (TRANSITIVE, Type.AS_PATH, _path_bytes(attributes.as_path, as4=as4)),
@@ -408,22 +422,22 @@ def encode(attributes: Attributes, *, as4: bool = True) -> bytes:
     if attributes.atomic_aggregate:
         parts.append((TRANSITIVE, Type.ATOMIC_AGGREGATE, b""))
     if attributes.aggregator is not None:
-        parts.append((OPTIONAL | TRANSITIVE, Type.AGGREGATOR, _aggregator_bytes(attributes.aggregator, as4=as4)))
+        parts.append((both(Type.AGGREGATOR), Type.AGGREGATOR, _aggregator_bytes(attributes.aggregator, as4=as4)))
     if attributes.communities:
-        parts.append((OPTIONAL | TRANSITIVE, Type.COMMUNITIES, _pack(attributes.communities)))
+        parts.append((both(Type.COMMUNITIES), Type.COMMUNITIES, _pack(attributes.communities)))
     if attributes.originator_id is not None:
         parts.append((OPTIONAL, Type.ORIGINATOR_ID, attributes.originator_id.to_bytes(4, "big")))
     if attributes.cluster_list:
         parts.append((OPTIONAL, Type.CLUSTER_LIST, _pack(attributes.cluster_list)))
     if attributes.extended:
-        parts.append((OPTIONAL | TRANSITIVE, Type.EXTENDED_COMMUNITIES, b"".join(attributes.extended)))
+        parts.append((both(Type.EXTENDED_COMMUNITIES), Type.EXTENDED_COMMUNITIES, b"".join(attributes.extended)))
     if not as4:
         parts += _as4_parts(attributes)
     if attributes.large:
         numbers = tuple(number for triple in attributes.large for number in triple)
-        parts.append((OPTIONAL | TRANSITIVE, Type.LARGE_COMMUNITIES, _pack(numbers)))
+        parts.append((both(Type.LARGE_COMMUNITIES), Type.LARGE_COMMUNITIES, _pack(numbers)))
     if attributes.otc is not None:
-        parts.append((OPTIONAL | TRANSITIVE, Type.ONLY_TO_CUSTOMER, attributes.otc.to_bytes(4, "big")))
+        parts.append((both(Type.ONLY_TO_CUSTOMER), Type.ONLY_TO_CUSTOMER, attributes.otc.to_bytes(4, "big")))
     parts += attributes.unknown
     return b"".join(encode_one(*part) for part in sorted(parts, key=lambda part: part[1]))
 
@@ -433,10 +447,11 @@ def _as4_parts(attributes: Attributes) -> list[tuple[int, int, bytes]]:
     parts: list[tuple[int, int, bytes]] = []
     if any(asn > 0xFFFF for asn in attributes.asns()):
         path = _path_bytes(attributes.as_path, as4=True)
-        parts.append((OPTIONAL | TRANSITIVE, Type.AS4_PATH, path))
+        parts.append((_BOTH, Type.AS4_PATH, path))
     if attributes.aggregator is not None and attributes.aggregator[0] > 0xFFFF:
         value = _aggregator_bytes(attributes.aggregator, as4=True)
-        parts.append((OPTIONAL | TRANSITIVE, Type.AS4_AGGREGATOR, value))
+        partial = PARTIAL if Type.AGGREGATOR in attributes.partial else 0
+        parts.append((_BOTH | partial, Type.AS4_AGGREGATOR, value))
     return parts
 
 

@@ -261,8 +261,9 @@ def two_byte_asn(asn: int) -> int:
 
 
 def encode_notification(message: Notification) -> bytes:
-    """Give a NOTIFICATION."""
-    return frame(MessageType.NOTIFICATION, bytes([message.code, message.subcode]) + message.data)
+    """Give a NOTIFICATION, its data cut to what every neighbor takes."""
+    data = message.data[: MAX_LENGTH - HEADER - 2]
+    return frame(MessageType.NOTIFICATION, bytes([message.code, message.subcode]) + data)
 
 
 def decode_notification(body: bytes) -> Notification:
