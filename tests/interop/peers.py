@@ -207,6 +207,9 @@ class Frr(Peer):
         """Start zebra first, then the others; then load the configuration."""
         self._no_listener()
         settings = self._places[1]
+        if not self.state.parent.exists():  # made at boot as a rule; empty, and shared by all
+            self.state.parent.mkdir(mode=0o755, exist_ok=True)
+            shutil.chown(self.state.parent, "frr", "frr")
         for place, group in ((self.state, "frr"), (settings, "frrvty")):
             place.mkdir(mode=0o755)  # 0o775 for vtysh's users, where there are any
             shutil.chown(place, "frr", group)
