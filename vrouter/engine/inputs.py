@@ -125,4 +125,3 @@ Input = (
     Configure | Link | Opened | Connected | Accepted | Received | Stream | Writable | Closed | Bfd | Clear
     | Timeout | Stop
 )  # fmt: skip
-SocketInput = Opened | Connected | Accepted | Received | Stream | Writable | Closed

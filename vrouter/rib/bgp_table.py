@@ -30,16 +30,6 @@ class Afi(enum.IntEnum):
     IPV6 = 2
 
 
-class MessageType(enum.IntEnum):
-    """Types of messages; RFC 4271 section 4.1, RFC 2918."""
-
-    OPEN = 1
-    UPDATE = 2
-    NOTIFICATION = 3
-    KEEPALIVE = 4
-    ROUTE_REFRESH = 5
-
-
 class EventKind(enum.IntEnum):
     """What `feed` found that is the session's business."""
 
@@ -196,7 +186,10 @@ class BgpTable(Protocol):
         """Mark what came from a neighbor as stale: a route refresh begins (RFC 7313)."""
 
     def feed(self, peer: int, data: bytes | memoryview) -> Fed:
-        """Take bytes of a session, before `peer_up` too; returns what is not an UPDATE."""
+        """Take bytes of a session; returns what is not an UPDATE.
+
+        Before `peer_up` it stops behind each message, afterwards behind an OPEN, a NOTIFICATION and a ROUTE-REFRESH.
+        """
 
     def originate(
         self,

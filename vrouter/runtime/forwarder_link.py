@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fastpath import accounts
+from rsock.link import descriptors
 from rsock.wire import HEADER, MAGIC, Flag, Op, layout
 from vrouter.runtime.loop import READ, WRITE, Loop
 
@@ -137,7 +138,7 @@ class ForwarderLink:
             )
             if not data:
                 raise ConnectionResetError("end of file")
-            self._take(data, _descriptors(ancillary))
+            self._take(data, descriptors(ancillary))
 
     def _take(self, data: bytes, fds: list[int]) -> None:
         """Keep or let go of one fd; whatever else came is closed."""
@@ -177,11 +178,3 @@ def _tell(kind: int, uid: int, key: bytes, denial: int, error: int, suppressed: 
     operation = accounts.DENIALS[denial] if denial < len(accounts.DENIALS) else str(denial)
     number = errno.errorcode.get(error, str(error))
     log.warning("event=denied identity=%s operation=%s error=%s suppressed=%d", identity, operation, number, suppressed)
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return list(fds)

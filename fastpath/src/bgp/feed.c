@@ -69,7 +69,8 @@ int bgp_feed(struct bgp_table *t, uint32_t number, const uint8_t *data, uint32_t
 			peer->updates++;
 		}
 		fed->consumed += header.length;
-		if (!peer->up || header.type == MESSAGE_OPEN || header.type == MESSAGE_NOTIFICATION)
+		// The session acts before what follows is read: on the begin of a refresh (RFC 7313), for one.
+		if (!peer->up || (header.type != MESSAGE_UPDATE && header.type != MESSAGE_KEEPALIVE))
 			return 0;
 	}
 	return 1;

@@ -27,11 +27,12 @@ from vrouter.proto.bgp.session import NEVER, Ending, Session
 from vrouter.proto.bgp.settings import SOFT_IN, SOFT_OUT, Settings, changed, family_name, needs_session
 from vrouter.proto.watch import bfd_open
 from vrouter.rib import bgp_table
-from vrouter.rib.bgp_table import Afi, EventKind, MessageType, PeerSettings
+from vrouter.rib.bgp_table import Afi, EventKind, PeerSettings
 from vrouter.wire.bgp.capabilities import Capabilities, GracefulRestart
 from vrouter.wire.bgp.message import (
     Cease,
     Code,
+    MessageType,
     Notification,
     Open,
     Refresh,

@@ -18,27 +18,24 @@ from vrouter.proto.base import CloseSocket, Output, Write
 from vrouter.proto.bgp.fsm import TRANSITIONS, Action, Event, State
 from vrouter.proto.bgp.opening import Negotiated
 from vrouter.rib import bgp_table
-from vrouter.rib.bgp_table import EventKind, MessageType
+from vrouter.rib.bgp_table import EventKind
 from vrouter.wire.bgp.attributes import MalformedError
 from vrouter.wire.bgp.message import (
     KEEPALIVE,
     Cease,
     Code,
     FsmError,
+    MessageType,
     Notification,
     Open,
-    Refresh,
     decode_notification,
     decode_open,
     decode_refresh,
     encode_notification,
-    encode_refresh,
 )
 
 NEVER: Final = math.inf
 OPEN_HOLD: Final = 240.0  # HoldTimer until an OPEN has come; RFC 4271 section 8.2.2
-_REFRESH_BODY: Final = 4
-_REFRESH: Final = encode_refresh(Refresh(1, 1))[:-_REFRESH_BODY]
 _FSM_SUBCODE: Final = {
     State.OPEN_SENT: FsmError.OPEN_SENT,
     State.OPEN_CONFIRM: FsmError.OPEN_CONFIRM,
@@ -173,12 +170,9 @@ class Session:
             self.event(Event.TCP_FAILS, now)
             return
         data = self._buffer + data if self._buffer else data
-        view, at, look = memoryview(data), 0, 0
+        view, at = memoryview(data), 0
         while self.socket and at < len(data):
-            # The table takes UPDATEs at once: none behind a refresh's begin may go before it.
-            found = data.find(_REFRESH, look)
-            end = found + len(_REFRESH) + _REFRESH_BODY if found >= 0 else len(data)
-            fed = self.owner.table.feed(self.owner.number, view[at:end])
+            fed = self.owner.table.feed(self.owner.number, view[at:])
             at += fed.consumed
             if fed.updates:
                 self.received[MessageType.UPDATE] += fed.updates
@@ -187,11 +181,7 @@ class Session:
                 if self.socket:
                     self._take(event, now)
             if not fed.consumed:
-                if found < 0:
-                    break
-                look = end  # it was not all there, or something within another message
-            elif at >= end:
-                look = at
+                break
         self._buffer = data[at:] if self.socket else b""
 
     def _take(self, event: bgp_table.Event, now: float) -> None:

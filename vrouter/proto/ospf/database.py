@@ -8,7 +8,6 @@ from typing import Final
 from vrouter.wire.ospf.lsa import MAX_AGE, Body, LsaHeader, LsaKey, with_age
 
 MAX_AGE_DIFFERENCE: Final = 900
-CHECKSUM_AGE: Final = 300
 
 
 class Entry:

@@ -20,19 +20,18 @@ from vrouter.rib.bgp_table import (
     EventKind,
     Fed,
     Identity,
-    MessageType,
     NextHop,
     PeerKind,
     PeerSettings,
 )
 from vrouter.rib.route import Hop, Protocol
 from vrouter.wire.bgp.attributes import MalformedError, Outcome, decode, encode
-from vrouter.wire.bgp.message import HEADER, MAX_EXTENDED, MAX_LENGTH, next_message
+from vrouter.wire.bgp.message import HEADER, MAX_EXTENDED, MAX_LENGTH, MessageType, next_message
 from vrouter.wire.bgp.update import Context, NextHops, Nlri, Update, decode_update
 
 FAMILY: Final = {Afi.IPV4: IPV4, Afi.IPV6: IPV6}
 AFI: Final = {IPV4: Afi.IPV4, IPV6: Afi.IPV6}
-_STOPS: Final = frozenset({MessageType.OPEN, MessageType.NOTIFICATION})
+_STOPS: Final = frozenset({MessageType.OPEN, MessageType.NOTIFICATION, MessageType.ROUTE_REFRESH})
 
 
 @dataclass(slots=True)

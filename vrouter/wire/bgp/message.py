@@ -24,7 +24,7 @@ _LONG_PARAMETERS: Final = 255  # RFC 9072
 
 
 class MessageType(enum.IntEnum):
-    """Types of messages."""
+    """Types of messages; RFC 4271 section 4.1, RFC 2918."""
 
     OPEN = 1
     UPDATE = 2
