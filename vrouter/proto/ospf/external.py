@@ -113,6 +113,10 @@ class Externals:
         """Look at everything anew at the end of this turn."""
         self._stale = True
 
+    def default_changed(self) -> None:
+        """Look anew at the default route of NSSAs."""
+        self._tell(DEFAULT)
+
     def finish(self) -> None:
         """Do what areas_changed() asked for."""
         if not self._stale or self._core.restart.active:
@@ -196,7 +200,10 @@ class Externals:
             if not area.nssa:
                 continue
             inside = None
-            if chosen is not None and area.active and not (prefix == DEFAULT and core.border):
+            if prefix == DEFAULT and core.border:
+                if area.active and area.config.summaries:  # RFC 3101 section 2.4; else it is a summary
+                    inside = ExternalBody(0, area.config.default_cost)
+            elif chosen is not None and area.active:
                 inside = self._inside(area, chosen[0])
             # Another router translates what has the P bit; a border router announces type 5 itself.
             self._want(area.id, prefix, inside, 0 if normal else int(Options.NP))
@@ -251,6 +258,7 @@ class Externals:
         for key in [key for key in self._wanted if key[0] == area.id]:
             del self._wanted[key]
         self.areas_changed()
+        self._core.timers.start(("translate",), self._core.now + _TRANSLATE_DELAY)
 
     # --- translation: RFC 3101 section 3 ---
 

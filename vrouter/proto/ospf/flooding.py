@@ -209,6 +209,17 @@ class Flooding:
         self.install(database, entry)
         self.flood(database, entry, None)
 
+    def forget_others(self, database: Database) -> None:
+        """Drop what others have told without a word: nobody is left who would tell when it changes."""
+        core = self._core
+        for entry in [entry for entry in database if not entry.own]:
+            key = entry.header.key
+            database.remove(key)
+            core.timers.cancel(("age", database.scope, key))
+            self._aged.pop((database.scope, key), None)
+            if entry.header.age < MAX_AGE and key[0] not in OPAQUE:
+                core.routes.lsa_changed(database, entry, None)
+
     def purge_later(self) -> None:
         """Look whether LSAs of MaxAge can go, at the end of this turn."""
         self._purge = True

@@ -171,6 +171,8 @@ class Ospf(Silent):
             area = core.areas.get(identifier) or Area(identifier, configured, Graph())
             core.areas[identifier] = area
             self._follow_area(area, configured)
+        if not any(area.normal for area in core.areas.values()):
+            core.flooding.forget_others(core.external)
 
     def _remove_area(self, area: Area) -> None:
         core = self._core
@@ -201,6 +203,8 @@ class Ospf(Silent):
                 self._change_interface(area.interfaces[name], wanted)
             else:
                 self._add_interface(Interface(name, area, wanted))
+        if old.summaries != configured.summaries:
+            core.routes.all_changed()  # whether the default routes of others count
         if (old.summaries, old.default_cost, old.ranges) != (
             configured.summaries,
             configured.default_cost,

@@ -7,6 +7,8 @@ routers (RFC 6987) and hidden transit networks (RFC 6860) are part of them.
 
 from __future__ import annotations
 
+import math
+from itertools import islice
 from typing import Final
 
 from vrouter.net.address import mask
@@ -44,6 +46,7 @@ class Origination:
         self._core = core
         self._wanted: dict[_Name, tuple[int, Body]] = {}
         self._issued: dict[_Name, float] = {}
+        self._gone: dict[_Name, tuple[float, int]] = {}  # when each went, and its last sequence number
         self._areas: dict[int, Area] = {}  # whose router LSA may have changed
         self._networks: dict[str, tuple[Database, LsaKey]] = {}  # by interface
 
@@ -69,6 +72,9 @@ class Origination:
 
     def forget(self, database: Database) -> None:
         """Want nothing any more in a database that goes away."""
+        for entry in database:
+            if entry.own:
+                self._remember(database, entry)
         for name in [name for name in self._wanted if name[0] == database.scope]:
             del self._wanted[name]
             self._core.timers.cancel(("originate", *name))
@@ -130,7 +136,7 @@ class Origination:
             and (held.header.options, held.body) == (options, body)
         ):
             return
-        sequence = INITIAL_SEQUENCE if held is None else held.header.sequence + 1
+        sequence = self._first(name) if held is None else held.header.sequence + 1
         if held is not None and sequence > MAX_SEQUENCE:
             core.flooding.flush(database, held)  # `purged` begins again: section 12.1.6
             return
@@ -141,6 +147,23 @@ class Origination:
         core.timers.set(("refresh", *name), core.now + REFRESH)
         core.flooding.install(database, entry)
         core.flooding.flood(database, entry, None)
+
+    def _first(self, name: _Name) -> int:
+        """Give the sequence number to begin with: behind those that others may still hold.
+
+        They would take another instance with the same number for the one that they have, where the checksums agree;
+        that of Fletcher does not tell 0 from 255.
+        """
+        since, last = self._gone.pop(name, (-math.inf, 0))
+        return last + 1 if self._core.now - since < MAX_AGE and last < MAX_SEQUENCE else INITIAL_SEQUENCE
+
+    def _remember(self, database: Database, entry: Entry) -> None:
+        now = self._core.now
+        self._gone.pop((database.scope, entry.header.key), None)
+        self._gone[database.scope, entry.header.key] = (now, entry.header.sequence)
+        for name, (since, _) in list(islice(self._gone.items(), 2)):
+            if now - since >= MAX_AGE:
+                del self._gone[name]
 
     def is_own(self, header: LsaHeader) -> bool:
         """Tell whether an LSA is, or was once, ours: section 13.4."""
@@ -168,6 +191,8 @@ class Origination:
         """Originate again what is wanted and was taken out of the domain."""
         if (database.scope, entry.header.key) in self._wanted and not self._core.restart.active:
             self._issue(database, entry.header.key)
+        elif entry.own:
+            self._remember(database, entry)
 
     # --- router and network LSAs ---
 

@@ -421,6 +421,8 @@ class Routes:
     def _to_asbr(self, asbr: int) -> RouterPath | None:
         candidates = []
         for area in self._core.areas.values():
+            if not area.normal:
+                continue  # RFC 3101 section 2.5: an AS-external LSA counts by ways through areas that it is flooded in
             reach = area.graph.reach(asbr)
             if reach is None or not reach[2] & RouterFlag.E or asbr == self._core.router_id:
                 continue
@@ -550,8 +552,8 @@ class Routes:
             self.discards[prefix] = None
         else:
             del self.discards[prefix]
-            self._dirty[prefix] = None
-            self.schedule()
+        self._dirty[prefix] = None
+        self.schedule()
         self._offer([prefix])
 
     def _route(self, prefix: Prefix, path: Path | None) -> Route | None:

@@ -7,15 +7,14 @@ into all but the backbone; ranges stand for what is in them; stub areas get a de
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
-from vrouter.config.ospf import Range
 from vrouter.net.address import Address, Prefix, mask, network
 from vrouter.proto.ospf.area import Area
 from vrouter.proto.ospf.core import BACKBONE, Core
 from vrouter.proto.ospf.identifiers import Identifiers
 from vrouter.proto.ospf.routes import INTER, INTRA, Path
-from vrouter.wire.ospf.lsa import INFINITY, ExternalBody, LsaType, SummaryBody
+from vrouter.wire.ospf.lsa import INFINITY, LsaType, SummaryBody
 
 DEFAULT: Final = Prefix(4, 0, 0)
 _RangeKey = tuple[int, Prefix]
@@ -27,7 +26,9 @@ class Summaries:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._ids: dict[int, Identifiers] = {}  # by area
-        self._metrics: dict[tuple[int, Prefix], int] = {}
+        self._metrics: dict[tuple[int, Prefix], int] = {}  # what is announced into an area
+        self._plain: dict[tuple[int, Prefix], int] = {}  # what would be for the route to a prefix
+        self._aggregates: dict[tuple[int, Prefix], int | None] = {}  # for active ranges, instead; None: nothing
         self._in_range: dict[Prefix, _RangeKey] = {}
         self._ranges: dict[_RangeKey, dict[Prefix, int]] = {}
         self._stale = False
@@ -51,13 +52,10 @@ class Summaries:
             core.externals.areas_changed()
         self._ranges.clear()
         self._in_range.clear()
-        gone = [prefix for (_, prefix) in self._metrics if prefix not in core.routes.table]
-        for prefix in {**dict.fromkeys(gone), **core.routes.table}:
+        for prefix in {**dict.fromkeys(prefix for _, prefix in self._plain), **core.routes.table}:
             self._follow(prefix, core.routes.table.get(prefix))
-        self._ranges_again(
-            [(area.id, prefix) for area in core.areas.values() for prefix in area.ranges]
-            + [(area, prefix) for area in core.areas for prefix in list(core.routes.discards)]
-        )
+        ranges = dict.fromkeys(prefix for area in core.areas.values() for prefix in area.ranges)
+        self._ranges_again({**ranges, **core.routes.discards, **dict.fromkeys(p for _, p in self._aggregates)})
         self._defaults()
         self._asbrs_again(core.routes.asbrs)
 
@@ -65,35 +63,34 @@ class Summaries:
         """Follow the routing table."""
         if not self._core.border and not self._was_border:
             return
-        touched: dict[_RangeKey, None] = {}
+        touched: dict[Prefix, None] = {}
         for prefix, path in changed.items():
             touched.update(dict.fromkeys(self._follow(prefix, path)))
         self._ranges_again(touched)
         self._asbrs_again(asbrs)
 
-    def _follow(self, prefix: Prefix, path: Path | None) -> list[_RangeKey]:
+    def _follow(self, prefix: Prefix, path: Path | None) -> list[Prefix]:
         """Announce a path, or count it to its range; give the ranges that this changes."""
-        touched: list[_RangeKey] = []
         if prefix == DEFAULT:
-            return touched  # that of stub areas is no route of others
+            return []  # that of stub areas is no route of others
+        touched = []
         old = self._in_range.pop(prefix, None)
         if old is not None:
             self._ranges[old].pop(prefix, None)
-            touched.append(old)
+            touched.append(old[1])
         key = self._range_of(prefix, path)
         if key is not None and path is not None:
             self._in_range[prefix] = key
             self._ranges.setdefault(key, {})[prefix] = path.cost
-            touched.append(key)
+            touched.append(key[1])
         for area in self._core.areas.values():
-            if (area.id, prefix) in touched or (key is None and self._is_range(area, prefix)):
-                continue
-            self._announce(area, prefix, None if key is not None else self._metric(area, path))
+            metric = None if key is not None else self._metric(area, path)
+            if metric is None:
+                self._plain.pop((area.id, prefix), None)
+            else:
+                self._plain[area.id, prefix] = metric
+            self._tell(area, prefix)
         return touched
-
-    def _is_range(self, area: Area, prefix: Prefix) -> bool:
-        """Tell whether a prefix is what is announced into an area for an active range."""
-        return prefix in self._core.routes.discards and (area.id, prefix) in self._metrics
 
     def _range_of(self, prefix: Prefix, path: Path | None) -> _RangeKey | None:
         if path is None or path.kind != INTRA or not self._core.border:
@@ -115,23 +112,36 @@ class Summaries:
             return None
         return path.cost if area.normal or area.config.summaries else None
 
-    def _ranges_again(self, keys: Iterable[_RangeKey]) -> None:
+    def _ranges_again(self, prefixes: Iterable[Prefix]) -> None:
+        """Announce what stands for the prefixes of ranges: into all areas but their own."""
         core = self._core
-        for owner, prefix in dict.fromkeys(keys):
-            area = core.areas.get(owner)
-            wanted: Range | None = area.ranges.get(prefix) if area else None
-            held = self._ranges.get((owner, prefix))
-            active = wanted is not None and bool(held) and core.border
-            metric = None
-            if active and wanted is not None and held and wanted.advertise:
-                metric = wanted.cost if wanted.cost is not None else max(held.values())
-            elsewhere = any(p == prefix and o != owner and c for (o, p), c in self._ranges.items())
-            for other in core.areas.values():
-                told = other.id != owner and other.active and (other.normal or other.config.summaries)
-                if told and not elsewhere:
-                    self._announce(other, prefix, metric)
-            if not elsewhere:
-                core.routes.discard_changed(prefix, wanted=active)
+        for prefix in dict.fromkeys(prefixes):
+            owners = {area.id: self._range_metric(area, prefix) for area in core.areas.values()}
+            active = {owner: metric for owner, (metric, is_active) in owners.items() if is_active}
+            for area in core.areas.values():
+                told = [metric for owner, metric in active.items() if owner != area.id]
+                if not told:
+                    self._aggregates.pop((area.id, prefix), None)
+                else:
+                    hears = area.active and (area.normal or area.config.summaries)
+                    costs = [metric for metric in told if metric is not None]
+                    self._aggregates[area.id, prefix] = max(costs) if hears and costs else None
+                self._tell(area, prefix)
+            core.routes.discard_changed(prefix, wanted=bool(active))
+
+    def _range_metric(self, area: Area, prefix: Prefix) -> tuple[int | None, bool]:
+        """Give the metric of a range of an area (None: it is not to be announced), and whether it is active."""
+        wanted = area.ranges.get(prefix)
+        held = self._ranges.get((area.id, prefix))
+        if wanted is None or not held or not self._core.border:
+            return None, False
+        if not wanted.advertise:
+            return None, True
+        return (wanted.cost if wanted.cost is not None else max(held.values())), True
+
+    def _tell(self, area: Area, prefix: Prefix) -> None:
+        key = (area.id, prefix)
+        self._announce(area, prefix, self._aggregates[key] if key in self._aggregates else self._plain.get(key))
 
     def _announce(self, area: Area, prefix: Prefix, metric: int | None) -> None:
         key = (area.id, prefix)
@@ -161,11 +171,7 @@ class Summaries:
             inside = core.border and area.active and not area.normal and area.id != BACKBONE
             plain = inside and (not area.nssa or not area.config.summaries)
             self._announce(area, DEFAULT, area.config.default_cost if plain else None)
-            key = (LsaType.NSSA, 0, core.router_id)
-            if inside and area.nssa and area.config.summaries:
-                core.origination.want(area.database, key, 0, ExternalBody(0, area.config.default_cost))
-            else:
-                core.origination.unwant(area.database, key)
+        core.externals.default_changed()
 
     def _asbrs_again(self, asbrs: Iterable[int]) -> None:
         """Tell areas of the boundary routers of others."""
@@ -191,6 +197,8 @@ class Summaries:
     def forget_area(self, area: Area) -> None:
         """Forget what was announced into an area that is gone."""
         self._ids.pop(area.id, None)
-        for key in [key for key in self._metrics if key[0] == area.id]:
-            del self._metrics[key]
+        held: dict[tuple[int, Prefix], Any]
+        for held in (self._metrics, self._plain, self._aggregates):
+            for key in [key for key in held if key[0] == area.id]:
+                del held[key]
         self.borders_changed()
