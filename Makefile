@@ -20,13 +20,17 @@ STAMPS := build/stamps
 CORE := fastpath/_core.abi3.so
 HEADERS := $(shell find fastpath -name '*.h')
 C_FILES := $(shell find fastpath/src -name '*.c')
+BPF_FILES := $(wildcard fastpath/bpf/*.bpf.c)
 CLIENT_FILES := $(wildcard rsock/c/*.c)
 CLIENT_HEADERS := $(wildcard rsock/c/*.h)
 TEST_C_FILES := $(wildcard tests/*/*.c)
 CLIENT_INPUTS := $(CLIENT_FILES) $(CLIENT_HEADERS) rsock/c/build.py rsock/c/header.py rsock/c/librsock.map
-CORE_INPUTS := $(HEADERS) $(C_FILES) $(CLIENT_INPUTS) fastpath/build.py rsock/wire.py setup.py
+CORE_INPUTS := $(HEADERS) $(C_FILES) $(CLIENT_INPUTS) $(BPF_FILES) fastpath/bpf/build.py fastpath/build.py rsock/wire.py setup.py
 
 WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wvla -Wmissing-prototypes -Wno-unused-parameter -Werror
+# Programs for the kernel; see fastpath/bpf/build.py.
+BPF_FLAGS = $(filter-out -Wmissing-prototypes,$(WARNINGS)) -Wno-unused-variable -target bpf -mcpu=v3 -ffreestanding \
+	-Ifastpath/include -Ifastpath/src -Ifastpath/bpf
 INCLUDES := -Ifastpath/include -Ifastpath/src -Ibuild/include
 CLIENT_INCLUDES := -Irsock/c -Ibuild/include
 TEST_FLAGS := -Irsock/c -Itests/wire -DANABRANCH_CRASHPOINTS
@@ -36,13 +40,16 @@ SANITIZERS := address,undefined
 ASAN_ENV = ANABRANCH_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0:log_path=$(CURDIR)/build/asan/report \
 	UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:log_path=$(CURDIR)/build/asan/report \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)"
+TSAN_ENV = ANABRANCH_SANITIZE=thread TSAN_OPTIONS=log_path=$(CURDIR)/build/tsan/report \
+	LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)"
+TSAN_TESTS := tests/unit/test_workers.py
 PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest -q
 # Most of a test's time is waiting: more of them than cores run side by side.  What measures times runs alone.
 WORKERS ?= 3
 BESIDE := -n $(WORKERS) --dist loadfile -m 'not quiet'
 SAY := @printf '\033[1m==>\033[0m %s\n'
 
-.PHONY: help run build test chaos-rsock test-cpython test-programs lint format unit netns asan fuzz packetdrill bench clean
+.PHONY: help run build test laws chaos-rsock test-cpython test-programs lint format unit netns asan tsan fuzz packetdrill bench clean
 
 help: ## this list
 	@echo 'Anabranch: virtual routers outside the kernel.  Words for make:'
@@ -57,7 +64,7 @@ build: $(STAMPS)/runtime ## venv, packages and the C core
 
 test: build $(STAMPS)/development lint ## all but the benches; as root also the tests in namespaces
 	@$(MAKE) asan ASAN_TESTS=tests/unit FUZZ_SECONDS=5
-	@$(MAKE) fuzz FUZZ_SECONDS=$(if $(CI),5,$(FUZZ_SECONDS))
+	@$(MAKE) -j 2 fuzz FUZZ_SECONDS=$(if $(CI),3,$(FUZZ_SECONDS))
 	$(SAY) 'unit, property and namespace tests (what is skipped is listed at the end)'
 	@$(PYTEST) --durations=5 $(BESIDE) tests --ignore=tests/bench --ignore=tests/programs
 	$(SAY) 'tests that measure times, one after the other'
@@ -72,6 +79,9 @@ netns: build $(STAMPS)/development ## tests in network namespaces: root
 
 chaos-rsock: build $(STAMPS)/development ## kill app, forwarder, control and broker ROUNDS times each: root
 	@RSOCK_ROUNDS=$(or $(ROUNDS),1000) $(PYTEST) -s tests/netns/test_rsock_failures.py
+
+laws: build $(STAMPS)/development ## the counter laws over a hundred million random frames, some minutes
+	@LAW_FRAMES=100000000 $(PYTEST) tests/unit/test_laws.py
 
 test-cpython: build $(STAMPS)/development ## CPython's own tests in a router against the kernel, many minutes: root
 	@PYTHONSAFEPATH=1 $(BIN)/python tests/cpython/run.py
@@ -91,6 +101,7 @@ lint: build $(STAMPS)/development ## style, types, floors, spelling, C warnings 
 	$(SAY) 'C: warnings'
 	@printf '%s\0' $(C_FILES) | xargs -0 -n 4 -P 2 clang $(WARNINGS) $(INCLUDES) -fsyntax-only
 	@printf '%s\0' $(CLIENT_FILES) | xargs -0 -n 4 -P 2 clang $(WARNINGS) $(CLIENT_INCLUDES) -fsyntax-only
+	@printf '%s\0' $(BPF_FILES) | xargs -0 -n 4 clang $(BPF_FLAGS) -fsyntax-only
 	@for compiler in clang gcc; do \
 		printf '%s\0' $(TEST_C_FILES) | xargs -0 -n 4 -P 2 $$compiler $(WARNINGS) $(INCLUDES) $(TEST_FLAGS) \
 			-fsyntax-only || exit 1; \
@@ -114,6 +125,20 @@ build/asan/built: $(CORE_INPUTS) $(shell find fastpath rsock vrouter manager -na
 		--build-lib build/asan/lib --build-base build/asan/base
 	@ln -sfn $(addprefix $(CURDIR)/,conf docs examples) build/asan/lib/
 	@ln -sfn $(addprefix $(CURDIR)/fastpath/,include src) build/asan/lib/fastpath/
+	@touch $@
+
+tsan: build $(STAMPS)/development build/tsan/built ## what runs in several threads, with ThreadSanitizer in the core
+	$(SAY) 'threads of a forwarder under ThreadSanitizer'
+	@rm -f build/tsan/report.*
+	@$(FIXED_ADDRESSES) env $(TSAN_ENV) $(PYTEST) -o pythonpath="build/tsan/lib . tests/netns" $(TSAN_TESTS); status=$$?; \
+		if compgen -G 'build/tsan/report.*' >/dev/null; then cat build/tsan/report.*; exit 1; fi; exit $$status
+
+build/tsan/built: $(CORE_INPUTS) $(shell find fastpath rsock vrouter manager -name '*.py') | $(STAMPS)/runtime
+	$(SAY) 'C core with ThreadSanitizer'
+	@mkdir -p build/tsan
+	@ANABRANCH_SANITIZE=thread $(BIN)/python setup.py -q build --force --build-temp build/tsan/temp \
+		--build-lib build/tsan/lib --build-base build/tsan/base
+	@ln -sfn $(addprefix $(CURDIR)/,conf docs examples) build/tsan/lib/
 	@touch $@
 
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -166,7 +191,7 @@ test-programs: build $(STAMPS)/development ## curl, nginx, redis, ssh, FRR, BIRD
 	@bash tools/system_packages.sh programs
 	@$(PYTEST) --durations=5 tests/programs
 
-bench: build $(STAMPS)/development ## ratios against the kernel, measured in the same run; root
+bench: build $(STAMPS)/development | $(STAMPS)/system-bench ## ratios against the kernel, measured in the same run; root
 	@$(PYTEST) -s tests/bench
 
 clean: ## remove what was built; .venv stays

@@ -1,4 +1,4 @@
-"""Builds the C core, the C client of rsock and the console scripts; everything else stands in pyproject.toml."""
+"""Builds the C core, the C client of rsock, the BPF programs and the scripts; all else stands in pyproject.toml."""
 
 import runpy
 from pathlib import Path
@@ -18,6 +18,8 @@ class BuildAll(build_ext):
         place = ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
         client = runpy.run_path(str(ROOT / "rsock" / "c" / "build.py"))
         client["build"](place / "rsock" / "c" / "lib", Path(self.build_temp).resolve() / "client")
+        programs = runpy.run_path(str(ROOT / "fastpath" / "bpf" / "build.py"))
+        programs["build"](place / "fastpath" / "bpf" / "lib", Path(self.build_temp).resolve() / "bpf")
 
 
 setup(cffi_modules=["fastpath/build.py:ffi"], cmdclass={"build_ext": BuildAll})

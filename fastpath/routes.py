@@ -34,6 +34,7 @@ _GROUP: Final = struct.Struct("<IIII")  # struct nexthop_group up to its hops
 _HOP: Final = struct.Struct("<BBHIII16s")  # struct nexthop
 _NODE: Final = struct.Struct("<QQII")  # struct fib_node
 _FAMILIES: Final = (CONSTANTS["FAMILY_IPV4"], CONSTANTS["FAMILY_IPV6"])
+_PATH: Final = struct.Struct("<QHHIII")  # struct fib_path
 _STRIDE: Final = 6
 _MOST_DIRECT_BITS: Final = 24
 _MASK: Final = (1 << 64) - 1
@@ -162,19 +163,29 @@ def _walk(tables: Segment, version: int, packed: bytes) -> int:
     if bits > _MOST_DIRECT_BITS:
         raise ValueError("no direct table is that large")
     width = len(packed) * 8
-    # Zeros after the address fill the last stride.
-    key = int.from_bytes(packed, "big") << _STRIDE
-    (entry,) = struct.unpack("<I", _bytes(tables, root.integer("direct") + 4 * (key >> (width + _STRIDE - bits)), 4))
+    # Zeros after the address fill the last stride, and what a path looks at.
+    key = int.from_bytes(packed, "big") << 64
+    (entry,) = struct.unpack("<I", _bytes(tables, root.integer("direct") + 4 * (key >> (width + 64 - bits)), 4))
     if entry & CONSTANTS["FIB_LEAF"]:
         return int(entry) & 0xFFFF
-    offset = 8 * entry
-    for depth in range(bits, width, _STRIDE):
-        slot = key >> (width - depth) & ((1 << _STRIDE) - 1)
-        children, starts, leaves, nodes = _NODE.unpack(_bytes(tables, offset, _NODE.size))
+    offset, depth = 8 * entry, bits
+    while depth < width:
+        data = _bytes(tables, offset, _NODE.size)
+        children, starts, leaves, nodes = _NODE.unpack(data)
+        if nodes & CONSTANTS["FIB_PATH"]:
+            path, hit, miss, shift, _, below = _PATH.unpack(data)
+            shift &= 63
+            if (key >> (width - depth) & _MASK ^ path) >> shift:
+                return int(miss)
+            if below == CONSTANTS["FIB_PATH"]:
+                return int(hit)
+            offset, depth = 8 * (below & ~CONSTANTS["FIB_PATH"]), depth + max(1, 64 - shift)
+            continue
+        slot = key >> (width + 64 - _STRIDE - depth) & ((1 << _STRIDE) - 1)
         if not children >> slot & 1:
             rank = (starts & ((2 << slot) - 1)).bit_count()
             return int(struct.unpack("<H", _bytes(tables, 8 * leaves + 2 * (rank - 1), 2))[0]) if rank else 0
-        offset = 8 * nodes + _NODE.size * (children & ((1 << slot) - 1)).bit_count()
+        offset, depth = 8 * nodes + _NODE.size * (children & ((1 << slot) - 1)).bit_count(), depth + _STRIDE
     return 0
 
 

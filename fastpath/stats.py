@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from fastpath._layout import CONSTANTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from fastpath.segment import Segment, View
 
 # Position in the arrays of drop counters -> name, as in JSON, metrics and traces.
@@ -32,7 +34,23 @@ COUNTERS: Final = (
     "fragments_created",
     "held_packets",
 )
-DRIVERS: Final = {CONSTANTS["DRIVER_AF_PACKET"]: "af_packet", CONSTANTS["DRIVER_LINK"]: "link"}
+DRIVERS: Final = {
+    CONSTANTS["DRIVER_AF_PACKET"]: "af_packet",
+    CONSTANTS["DRIVER_LINK"]: "link",
+    CONSTANTS["DRIVER_AF_XDP"]: "af_xdp",
+    CONSTANTS["DRIVER_TAP"]: "tap",
+    CONSTANTS["DRIVER_PCAP"]: "pcap",
+    CONSTANTS["DRIVER_AF_PACKET_V3"]: "af_packet_v3",
+}
+_WORKED: Final = ("thread", "packets", "batches", "handed")
+MODES: Final = {
+    CONSTANTS["PORT_XDP_NATIVE"]: "native",
+    CONSTANTS["PORT_XDP_GENERIC"]: "generic",
+    CONSTANTS["PORT_ZERO_COPY"]: "zero-copy",
+    CONSTANTS["PORT_BUSY_POLL"]: "busy-poll",
+}
+# What AF_XDP counts of a port's rings, beside the frames that it dropped.
+RINGS: Final = ("rx_ring_full", "rx_fill_empty", "rx_invalid", "tx_invalid")
 _NEIGHBOR_STATES: Final = {
     CONSTANTS[f"NEIGHBOR_{name.upper()}"]: name
     for name in ("incomplete", "reachable", "stale", "delay", "probe", "failed", "static")
@@ -49,26 +67,40 @@ def _drops(counts: tuple[int, ...]) -> dict[str, int]:
     return {DROP_REASONS[reason]: count for reason, count in enumerate(counts) if count}
 
 
+def workers(state: Segment) -> int:
+    """Count the workers that a forwarder of this VR ever had; of others nothing is looked at, so that no page comes."""
+    return min(max(state.integer("workers_used"), 1), CONSTANTS["MAX_WORKERS"])
+
+
+def _sums(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(sum(column) % 2**64 for column in zip(*rows, strict=True))
+
+
 def interface_counters(state: Segment, index: int) -> dict[str, Any]:
-    """Give the counters of one interface; drops that never happened are left out."""
-    counters = state.copied("counters", index)
-    found: dict[str, Any] = {name: counters.integer(name) for name in COUNTERS}
-    return found | {"drops": _drops(counters.integers("drops"))}
+    """Give the counters of one interface, of all workers; drops that never happened are left out."""
+    places = CONSTANTS["MAX_INTERFACES"]
+    rows = [state.copied("counters", worker * places + index) for worker in range(workers(state))]
+    found: dict[str, Any] = {name: sum(row.integer(name) for row in rows) % 2**64 for name in COUNTERS}
+    return found | {"drops": _drops(_sums(row.integers("drops") for row in rows))}
 
 
 def host_drops(state: Segment) -> dict[str, int]:
     """Give the drops of the VR's own packets and of those that it had taken for itself."""
-    return _drops(state.integers("host_drops"))
+    words = state.integers("host_drops")
+    reasons = CONSTANTS["DROP_REASON_COUNT"]
+    return _drops(_sums(words[at : at + reasons] for at in range(0, len(words), reasons)))
 
 
 def ports(state: Segment) -> list[dict[str, Any]]:
-    """Give the ports that were ever served."""
+    """Give the ports that were ever served, once for each worker that serves them."""
     found = []
-    for port, view in state.used("ports", "driver"):
+    for place, view in state.used("ports", "driver"):
+        worker, port = divmod(place, CONSTANTS["MAX_PORTS"])
         flags = view.integer("flags")
         found.append(
             {
                 "port": port,
+                "worker": worker,
                 "driver": DRIVERS.get(view.integer("driver"), str(view.integer("driver"))),
                 "ifindex": view.integer("ifindex"),
                 "present": bool(flags & CONSTANTS["PORT_PRESENT"]),
@@ -77,6 +109,8 @@ def ports(state: Segment) -> list[dict[str, Any]]:
                 "progress": view.integer("progress"),
                 "generation": view.integer("generation"),
                 "rx_kernel_drops": view.integer("rx_kernel_drops"),
+                "mode": [word for bit, word in MODES.items() if view.integer("mode") & bit],
+                "rings": {name: view.integer(name) for name in RINGS},
             }
         )
     return found
@@ -164,6 +198,14 @@ def memberships(state: Segment) -> list[dict[str, Any]]:
         for slot, view in used
         for place, joined in enumerate(view.views("memberships"))
         if joined.integer("family")
+    ]
+
+
+def worker_list(state: Segment) -> list[dict[str, int]]:
+    """Give what each worker has done since the segment was made."""
+    return [
+        {"worker": worker, **{name: state.view("workers", worker).integer(name) for name in _WORKED}}
+        for worker in range(workers(state))
     ]
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Sequence
     from types import TracebackType
 
-_INTERFACE: Final = struct.Struct("<HHHBBI6s6x32s")  # struct interface_entry
+_INTERFACE: Final = struct.Struct("<HHHBBI6s2xI32s")  # struct interface_entry
 _ADDRESS: Final = struct.Struct("<16sBBHB3x")  # struct address_entry
 _PREFIX: Final = struct.Struct("<16sBB6x")  # struct prefix
 _RULE: Final = struct.Struct("<IIIHH32sIII4xQQ")  # struct rule_entry up to its arrays
@@ -32,6 +32,9 @@ _HOP: Final = struct.Struct("<BBHIII16s")  # struct nexthop
 _CHANGE: Final = struct.Struct("<16sBBHBBHI")  # struct route_change
 _ENTRY: Final = struct.Struct("<16sBBHBBHII")  # struct prefix_entry
 _PROTOCOL_AT: Final = 20  # in it
+_RATE: Final = struct.Struct("<QQ")  # struct police_rate
+_POLICE: Final = struct.Struct("<HBB4xQQ")  # struct police_entry
+_PEER: Final = struct.Struct("<16sQ")  # struct police_peer
 _BFD: Final = struct.Struct("<16s16sBBHIIIBBBBB3x20s4x")  # struct bfd_entry
 _Entry = TypeVar("_Entry")
 _BATCH: Final = 2048  # installed routes in one call of C: what an idle control has to keep for it
@@ -49,6 +52,7 @@ class InterfaceEntry:
     flags: int = 0  # enum interface_flags
     mtu: int = 1500
     mac: bytes = bytes(6)
+    features: int = 0  # enum interface_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,17 @@ class RuleEntry:
     ports: tuple[tuple[int, int], ...] = ()
     prefixes: tuple[tuple[int, int, int], ...] = ()  # family, value, length
     quota: Quota = Quota()
+
+
+@dataclass(frozen=True, slots=True)
+class PoliceEntry:
+    """A policer: so many bits, or packets, a second."""
+
+    interface: int
+    direction: int  # enum police_direction
+    unit: int  # enum police_unit
+    rate: int
+    burst: int  # bytes, or packets
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +156,7 @@ def _pack_interface(entry: InterfaceEntry) -> bytes:
     if len(name) >= CONSTANTS["INTERFACE_NAME_SIZE"]:
         raise ValueError(f"interface name {entry.name!r} is too long")
     return _INTERFACE.pack(
-        entry.index, entry.port, entry.vlan, entry.kind, entry.flags, entry.mtu, entry.mac, name
+        entry.index, entry.port, entry.vlan, entry.kind, entry.flags, entry.mtu, entry.mac, entry.features, name
     )  # fmt: skip
 
 
@@ -173,6 +188,14 @@ def pack_bfd(entry: BfdEntry) -> bytes:
         entry.interface, entry.transmit, entry.receive, entry.echo, entry.multiplier, entry.min_ttl,
         entry.authentication, entry.key_id, len(entry.key), entry.key,
     )  # fmt: skip
+
+
+def _pack_police(entry: PoliceEntry) -> bytes:
+    return _POLICE.pack(entry.interface, entry.direction, entry.unit, entry.rate, entry.burst)
+
+
+def _pack_peer(peer: tuple[int, int]) -> bytes:
+    return _PEER.pack(_packed(*peer), peer[0])
 
 
 def _pack_hop(hop: Hop) -> bytes:
@@ -249,6 +272,29 @@ class TableWriter:
         """Replace the BFD sessions (see `pack_bfd`); does nothing if they are the published ones."""
         check(lib.table_writer_bfd(self._writer, *_array("bfd_entry", entries, bytes)))
 
+    def police(
+        self, control: Sequence[tuple[int, int]], entries: Iterable[PoliceEntry], peers: Iterable[tuple[int, int]]
+    ) -> None:
+        """Replace rate and burst of all control classes, the policers, and the known neighbors (family, value).
+
+        Neighbors ascend.  Does nothing if these are the published ones.
+        """
+        if len(control) != CONSTANTS["CONTROL_CLASSES"]:
+            raise ValueError("each class has a rate")
+        classes, _count = _array("police_rate", control, lambda rate: _RATE.pack(*rate))
+        check(
+            lib.table_writer_police(
+                self._writer,
+                classes,
+                *_array("police_entry", entries, _pack_police),
+                *_array("police_peer", peers, _pack_peer),
+            )
+        )
+
+    def filter(self, block: bytes) -> None:
+        """Replace the filters (include/abi/filter.h) in one store, or remove them: b""; as above."""
+        check(lib.table_writer_filter(self._writer, ffi.from_buffer(block) if block else ffi.NULL, len(block)))
+
     def group(self, hops: Sequence[Hop]) -> int:
         """Find or make the group with exactly these hops; the caller gets a reference, see `release`."""
         return check(lib.table_writer_group(self._writer, *_array("nexthop", hops, _pack_hop)))
@@ -279,6 +325,10 @@ class TableWriter:
             for place, protocol in enumerate(data[_PROTOCOL_AT :: _ENTRY.size]):
                 if protocol not in besides:
                     yield _unpack_route(data[place * _ENTRY.size : (place + 1) * _ENTRY.size])
+
+    def mirror(self, map_fd: int, size: int) -> None:
+        """Keep a copy of groups and tries in a map of the XDP offload; -1: in none.  The fd stays the caller's."""
+        check(lib.table_writer_mirror(self._writer, map_fd, size))
 
     def reclaim(self) -> None:
         """Give memory back that no reader can still see; call it now and then."""

@@ -5,7 +5,8 @@
     its fd table --pidfd_getfd-->     listener, uid lock (the very same open files)
 
 What cannot be adopted whole is killed and begun anew: a VR whose forwarder died while there was no
-manager has lost its rings in any case.  The exchange waits for each forwarder for a moment only.
+manager has lost its rings in any case.  Nothing of it stays here then: a device may live as long as its fd.
+The exchange waits for each forwarder for a moment only.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ import select
 import signal
 import socket
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
-from fastpath import segment
+from fastpath import segment, stats
+from fastpath._layout import CONSTANTS
 from manager import kernel, namespaces, uids
 from manager.child import Child
+from manager.links import GoneError
 from manager.peers import MAX_FDS, MAX_RECORD, listen
 from manager.ports import PatchEnd, Port, unpack_spec
 from manager.resolve import RouterPlan
@@ -33,6 +37,9 @@ from manager.unit import Box, Resources, Unit
 from rsock.wire import HEADER, MAGIC, Flag, Op
 
 PATIENCE: Final = 1.0
+LONGEST: Final = 5.0  # seconds that all ports of a forwarder may take: others wait meanwhile
+MOST_PARTS: Final = CONSTANTS["MAX_PORTS"] * CONSTANTS["MAX_WORKERS"]
+MOST_FDS: Final = 4  # of a part
 
 log = structlog.get_logger()
 
@@ -87,7 +94,7 @@ def adopt_all(run_dir: Path, box: Box, plans: dict[str, RouterPlan], uid_range: 
         try:
             units.append(_adopt(box, plan, uid_range, record, processes))
             log.info("adopted", router=record["name"], **{role: pid for role, (pid, _fd) in processes.items()})
-        except (LostError, OSError, ValueError, KeyError) as error:
+        except Exception as error:  # noqa: BLE001 - what a forwarder says may be anything
             if processes:
                 log.warning("not adopted", router=record["name"], reason=str(error))
             _end(processes)
@@ -139,50 +146,87 @@ def _adopt(box: Box, plan: RouterPlan | None, uid_range: tuple[int, int], record
         raise LostError("its forwarder is dead")
     pid, pidfd = processes["forwarder"]
     unit = Unit(box, plan, int(record["id"]), uid_range)
-    vr_listener = _listener_of(pid, pidfd, unit.vr_path)
-    control_listener = None
-    if "control" in processes:
-        control_listener = _listener_of(*processes["control"], unit.control_path)
-    uid_lock = _duplicate(pid, pidfd, lambda target: target.startswith(f"{uids.DIRECTORY}/"))
-    if vr_listener is None or uid_lock is None:
-        raise LostError("its forwarder does not hold what it should")
-    if control_listener is None:
-        control_listener = listen(unit.control_path, socket.SOCK_STREAM, 0o600)
-    with _connect(unit.vr_path) as connection:
-        tables_ro, state_ro = _segments(connection)
-        found = _ports(connection)
-    netns_fd = namespaces.open_path(namespaces.path_of(record["netns"]))
-    resources = Resources(
-        record["netns"], netns_fd, int(record["uid"]), uid_lock, _reopen(tables_ro), _reopen(state_ro), tables_ro,
-        state_ro, vr_listener, control_listener,
-    )  # fmt: skip
-    unit.restarts = int(record["restarts"])
-    ports = _make_ports(box, unit, plan, record, resources, found)
+    with contextlib.ExitStack() as undo:  # what has come so far is given back where the rest does not
+
+        def held(fd: int) -> int:
+            undo.callback(os.close, fd)
+            return fd
+
+        vr_listener = _listener_of(pid, pidfd, unit.vr_path)
+        control_listener = None
+        if "control" in processes:
+            control_listener = _listener_of(*processes["control"], unit.control_path)
+        uid_lock = _duplicate(pid, pidfd, lambda target: target.startswith(f"{uids.DIRECTORY}/"))
+        if vr_listener is None or uid_lock is None:
+            raise LostError("its forwarder does not hold what it should")
+        held(uid_lock)
+        if control_listener is None:
+            control_listener = listen(unit.control_path, socket.SOCK_STREAM, 0o600)
+        with _connect(unit.vr_path) as connection:
+            tables_ro, state_ro = map(held, _segments(connection))
+            _check_workers(plan, state_ro)
+            found = _ports(connection)
+            undo.callback(_close_all, found)
+            undo.callback(unit.forget_offload)
+            if offload := _offload(connection):
+                unit.adopt_offload(*offload)
+        netns_fd = held(namespaces.open_path(namespaces.path_of(record["netns"])))
+        resources = Resources(
+            record["netns"], netns_fd, int(record["uid"]), uid_lock, held(_reopen(tables_ro)),
+            held(_reopen(state_ro)), tables_ro, state_ro, vr_listener, control_listener,
+        )  # fmt: skip
+        undo.callback(resources.view.close)
+        unit.restarts = int(record["restarts"])
+        ports: dict[str, Port] = {}
+        undo.callback(_release_all, ports)
+        _adopt_ports(box, unit, plan, record, resources, found, ports)
+        undo.pop_all()
+    _close_all(found)
     children = {role: Child(box.reactor, *process) for role, process in processes.items()}
     unit.adopt(resources, children["forwarder"], children.get("control"), ports)
     return unit
 
 
-def _make_ports(box: Box, unit: Unit, plan: RouterPlan, record: dict[str, Any], resources: Resources,
-                found: dict[int, _Found]) -> dict[str, Port]:  # fmt: skip
-    """Join what the forwarder serves with what is configured; the rest is released by the unit later."""
-    ports = {}
+def _close_all(found: dict[int, list[_Found]]) -> None:
+    """Close what belongs to no port."""
+    for fd in (fd for served in found.values() for part in served for fd in part.fds):
+        os.close(fd)
+    found.clear()
+
+
+def _release_all(ports: dict[str, Port]) -> None:
+    for port in ports.values():
+        with contextlib.suppress(OSError, GoneError):
+            port.release()
+
+
+def _adopt_ports(box: Box, unit: Unit, plan: RouterPlan, record: dict[str, Any], resources: Resources,
+                 found: dict[int, list[_Found]], ports: dict[str, Port]) -> None:  # fmt: skip
+    """Join what the forwarder serves with what is configured."""
     for interface in record["interfaces"].values():
         key, number = interface["key"], interface["port"]
         port_plan = plan.ports.get(key)
         if not number or port_plan is None or key in ports:
             continue
-        port = unit.make_adopted_port(port_plan, number, resources)
-        served = found.pop(number, None)
-        if served is not None:
+        port = ports[key] = unit.make_adopted_port(port_plan, number, resources)
+        served = found.get(number, [])
+        while served:
+            part = served[0]
+            if port.present:
+                port.adopt_part(*_taken(served))
+                continue
+            driver = stats.DRIVERS.get(unpack_spec(part.spec)["driver"], "").replace("_", "-")
+            if driver != port.driver:  # the configuration was changed while there was no manager
+                raise LostError(f"{port_plan.device} is to have the driver {port.driver}, and has {driver}")
             if isinstance(port, PatchEnd):
-                box.adopt_patch(port_plan.own, port_plan.peer, served.fds, unpack_spec(served.spec)["generation"])
-            port.adopt(served.spec, served.fds)
-        ports[key] = port
-    for served in found.values():
-        for fd in served.fds:
-            os.close(fd)
-    return ports
+                box.adopt_patch(port_plan.own, port_plan.peer, part.fds, unpack_spec(part.spec)["generation"])
+            port.adopt(*_taken(served))
+
+
+def _taken(served: list[_Found]) -> tuple[bytes, list[int]]:
+    """Take the next one out: it is the port's from now on."""
+    part = served.pop(0)
+    return part.spec, part.fds
 
 
 def _listener_of(pid: int, pidfd: int, path: Path) -> socket.socket | None:
@@ -191,8 +235,13 @@ def _listener_of(pid: int, pidfd: int, path: Path) -> socket.socket | None:
         if not _target(pid, number).startswith("socket:"):
             continue
         try:
-            candidate = socket.socket(fileno=kernel.pidfd_getfd(pidfd, number))
+            duplicate = kernel.pidfd_getfd(pidfd, number)
         except OSError:
+            continue
+        try:
+            candidate = socket.socket(fileno=duplicate)
+        except OSError:  # of a family without names, as AF_XDP
+            os.close(duplicate)
             continue
         with contextlib.suppress(OSError):
             listens = candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -259,12 +308,41 @@ def _segments(connection: socket.socket) -> tuple[int, int]:
     return fds[0], fds[1]
 
 
-def _ports(connection: socket.socket) -> dict[int, _Found]:
+def _check_workers(plan: RouterPlan, state_ro: int) -> None:
+    """Refuse a forwarder that has not the workers that are configured now: it cannot get others."""
+    with segment.Segment(state_ro, segment.KIND_STATE) as state:
+        workers = stats.workers(state)
+    if workers != plan.dataplane.workers:
+        raise LostError("it has another number of workers")
+
+
+def _offload(connection: socket.socket) -> tuple[bytes, list[int]] | None:
+    """Get the maps of the XDP offload, where there are any."""
+    connection.send(HEADER.pack(MAGIC, Op.OFFLOAD_MAPS, 0, 0, 3, 0, 0, 0))
+    try:
+        body, fds, _more = _ask(connection, Op.OFFLOAD_MAPS)
+    except LostError:
+        return None
+    return body, fds
+
+
+def _ports(connection: socket.socket) -> dict[int, list[_Found]]:
+    """Ask for all ports: of each the part of worker 0 comes first."""
     connection.send(HEADER.pack(MAGIC, Op.ADOPT, 0, 0, 2, 0, 0, 0))
-    found = {}
-    while True:
-        body, fds, more = _ask(connection, Op.ADOPT)
-        if body:
-            found[unpack_spec(body)["port"]] = _Found(body, fds)
-        if not more:
-            return found
+    found: dict[int, list[_Found]] = {}
+    deadline = time.monotonic() + LONGEST
+    try:
+        for _turn in range(MOST_PARTS + 1):
+            body, fds, more = _ask(connection, Op.ADOPT)
+            part = _Found(body, fds[:MOST_FDS])
+            for fd in fds[MOST_FDS:]:
+                os.close(fd)
+            found.setdefault(unpack_spec(body)["port"] if body else 0, []).append(part)
+            if not more:
+                return found
+            if time.monotonic() > deadline:
+                break
+        raise LostError("its forwarder has no end of ports")
+    except BaseException:
+        _close_all(found)
+        raise

@@ -13,11 +13,12 @@ import msgpack
 from manager import uids
 from manager.child import Child, Zygote
 from manager.member import Hooks, Member
+from manager.probe import Probe
 from manager.reactor import READ, WRITE, Reactor
 from rsock.broker.link import Framing, frame
 
 PROBE_INTERVAL: Final = 0.25
-PROBES: Final = 4
+SILENCES: Final = 4
 LIMIT: Final = 1 << 22  # bytes that a broker may leave unread
 
 
@@ -35,7 +36,7 @@ class Broker:
         self._theirs: socket.socket | None = None
         self._output = bytearray()
         self._framing = Framing()
-        self._unanswered = 0
+        self._probing = Probe(SILENCES)
         self._uid, self._lock = 0, -1
         self.member = Member(reactor, self._role, "", Hooks(self._spawn, self._greet, self._lost, ended))
 
@@ -89,7 +90,7 @@ class Broker:
         self._theirs.close()
         self._theirs = None
         self._reactor.add(self._socket.fileno(), READ, self._on_ready)
-        self._unanswered = 0
+        self._probing.begin(self.member.pid or 0)
         for message in self._opening():
             self._send(message)
 
@@ -100,11 +101,14 @@ class Broker:
     def _probe(self) -> None:
         if not self.member.ready:
             return
-        if self._unanswered >= PROBES:
+        if self._probing.silent:
             self.member.fence("does not answer")
             return
-        self._unanswered += 1
-        self._send({"op": "ping"})
+        if self._probing.stopped:
+            self.member.fence("stopped by a signal")
+            return
+        if self._probing.due(owing=bool(self._output)):
+            self._send({"op": "ping"})
         self._reactor.after(PROBE_INTERVAL, self._probe)
 
     def _lost(self, reason: str) -> None:
@@ -143,12 +147,13 @@ class Broker:
             self._reactor.remove(self._socket.fileno())
             return  # its death is reported by its pidfd
         for _body in self._framing.feed(data):  # it says nothing but that it lives
-            self._unanswered = 0
+            self._probing.answered()
             if not self.member.ready:
                 self.member.answered()
                 self._reactor.after(PROBE_INTERVAL, self._probe)
 
     def _drop(self) -> None:
+        self._probing.end()
         self._output.clear()
         self._framing = Framing()
         for end in (self._socket, self._theirs):

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ import msgpack
 import structlog
 
 from manager.reactor import READ, Reactor
-from manager.zygote import FORWARDER, FORWARDER_FDS, HEAD, REPORT, Role, Word
+from manager.zygote import FORWARDER, FORWARDER_FDS, HEAD, REPORT, WORKERS, Role, Word
 
 ROOT: Final = str(Path(__file__).resolve().parent.parent)
 _START: Final = "import sys; sys.path.insert(0, sys.argv[1]); from manager.zygote import main; main(int(sys.argv[2]))"
@@ -110,12 +110,14 @@ class Zygote:
             self._send(data, fds)
 
     def spawn(self, role: str, name: str, *, uid: int, gid: int, run_dir: str, fds: dict[str, int],
-              done: Callable[[Child], None]) -> None:  # fmt: skip
-        """Ask for a process; `done` gets it.  The fds stay ours."""
+              done: Callable[[Child], None], workers: int = 1, cpus: Sequence[int] = ()) -> None:  # fmt: skip
+        """Ask for a process; `done` gets it.  The fds stay ours.  A forwarder has workers, on processors of theirs."""
         number = next(self._requests)
         if role == "forwarder":
             fds = {what: fds[what] for what in FORWARDER_FDS}
-            data = HEAD.pack(number, Role.FORWARDER) + FORWARDER.pack(uid, gid, name.encode())
+            data = HEAD.pack(number, Role.FORWARDER) + FORWARDER.pack(
+                uid, gid, name.encode(), workers, *(list(cpus) + [-1] * WORKERS)[:WORKERS]
+            )
         else:
             request = {"role": role, "name": name, "uid": uid, "gid": gid, "run_dir": run_dir, "fds": list(fds)}
             data = HEAD.pack(number, Role.PYTHON) + msgpack.packb(request)

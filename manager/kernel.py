@@ -78,6 +78,11 @@ def pidfd_getfd(pidfd: int, number: int) -> int:
     return _check(_libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0), "pidfd_getfd")
 
 
+def bind_address(fd: int, address: bytes) -> None:
+    """Bind a socket of a family that Python's own bind does not know."""
+    _check(_libc.bind(fd, address, len(address)), "bind")
+
+
 def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
     """Load programs and the like, as the bpf system call."""
     number = SYS_BPF.get(platform.machine())

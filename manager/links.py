@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from manager import bpf, ethtool, namespaces
+from manager import bpf, ethtool, namespaces, xdp
 from manager.journal import Entry, Journal
 from manager.kernel import inside
 from manager.netlink import (
@@ -285,6 +285,8 @@ def _undress(there: Netlink, link: Link, entry: Entry) -> None:
     """Take off what we put on, while the device is still with the VR."""
     with contextlib.suppress(OSError):
         there.delete_clsact(link.index)
+    with contextlib.suppress(OSError):
+        xdp.detach(there, link.index)
     there.set_link(link.index, up=False)
     if link.mac != entry.mac:
         there.set_link(link.index, mac=entry.mac)

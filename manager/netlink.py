@@ -319,6 +319,23 @@ class Netlink:
         except OSError:
             return 0
 
+    def xdp(self, index: int) -> tuple[int, int]:
+        """Give how an XDP program is attached to a device (XDP_ATTACHED_*), and its id; zeros without one."""
+        try:
+            found = self._exchange(_filled(ifinfmsg(), index=index), RTM_GETLINK)[0].get_attr("IFLA_XDP")
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return 0, 0
+            raise
+        kind = found.get_attr("IFLA_XDP_ATTACHED") if found else None
+        modes = {None: 0, "xdp": 1, "xdpgeneric": 2}
+        return modes.get(kind, 3), (found.get_attr("IFLA_XDP_PROG_ID") or 0) if found else 0
+
+    def set_xdp(self, index: int, program: int, flags: int) -> None:
+        """Put an XDP program (by its fd) on a device; -1 takes it off."""
+        attrs = [["IFLA_XDP_FD", program], ["IFLA_XDP_FLAGS", flags]]
+        self._exchange(_filled(ifinfmsg(), [("IFLA_XDP", {"attrs": attrs})], index=index), RTM_NEWLINK)
+
     def has_clsact(self, index: int) -> bool:
         """Tell whether a device has a clsact (or ingress) queueing discipline."""
         return any(

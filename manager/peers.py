@@ -26,9 +26,10 @@ from vrouter.api import messages
 MAX_RECORD: Final = 1 << 17
 MAX_FDS: Final = 16
 _LIMIT: Final = 256  # requests or frames that wait: more, and the peer is taken for hung
+_BURST: Final = 64  # records of one VR in a row, before others have their turn
 _PORT: Final = layout("rsock_port")
 
-Answer = Callable[[int, bytes, list[int], bool], None]  # errno, body, fds, more follow
+Answer = Callable[[int, bytes, bool], None]  # errno, body, more follow
 Result = Callable[[Any, str | None], None]  # result, error
 
 
@@ -127,7 +128,7 @@ class ForwarderPeer(_Peer):
         if len(self._answers) >= _LIMIT:
             self._fail()
             return
-        self._answers[number] = answer or (lambda _error, _body, _fds, _more: None)
+        self._answers[number] = answer or (lambda _error, _body, _more: None)
         self._transmit(HEADER.pack(MAGIC, op, 0, 0, number, 0, 0, 0) + body, fds or [])
 
     def port_link(self, port: int, link_up: bool, mtu: int) -> None:
@@ -139,7 +140,9 @@ class ForwarderPeer(_Peer):
         self.request(Op.PORT_REMOVE, _PORT.pack(port, 0, 0))
 
     def _receive(self) -> None:
-        while not self.closed:
+        for _turn in range(_BURST):
+            if self.closed:
+                return
             try:
                 data, fds, _flags, _address = socket.recv_fds(self._socket, MAX_RECORD, MAX_FDS)
             except BlockingIOError:
@@ -153,14 +156,14 @@ class ForwarderPeer(_Peer):
                 return
             magic, _op, flags, _session, number, _slot, error, _cookie = HEADER.unpack_from(data)
             answer = self._answers.get(number)
+            for fd in fds:  # only who adopts is given any, over a connection of its own
+                os.close(fd)
             if magic != MAGIC or answer is None:
-                for fd in fds:
-                    os.close(fd)
                 continue
             more = bool(flags & Flag.MORE)
             if not more:
                 del self._answers[number]
-            answer(error if flags & Flag.ERROR else 0, data[HEADER.size :], fds, more)
+            answer(error if flags & Flag.ERROR else 0, data[HEADER.size :], more)
 
 
 class ControlPeer(_Peer):
@@ -172,8 +175,10 @@ class ControlPeer(_Peer):
         self._results: dict[int, Result] = {}
         self._decoder = messages.Decoder()
 
-    def request(self, op: messages.ControlOp, result: Result | None = None, **fields: Any) -> None:
-        """Send a request; `result` is called with its reply."""
+    def request(
+        self, op: messages.ControlOp, result: Result | None = None, *, fds: list[int] | None = None, **fields: Any
+    ) -> None:
+        """Send a request, with fds that stay ours; `result` is called with its reply."""
         if self.closed:
             return
         if len(self._results) >= _LIMIT:
@@ -181,7 +186,9 @@ class ControlPeer(_Peer):
             return
         number = next(self._numbers)
         self._results[number] = result or (lambda _result, _error: None)
-        self._transmit(messages.encode({"op": str(op), "id": number, **fields}), [])
+        if fds:
+            fields["fds"] = len(fds)
+        self._transmit(messages.encode({"op": str(op), "id": number, **fields}), fds or [])
 
     def _receive(self) -> None:
         try:

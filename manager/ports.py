@@ -24,7 +24,7 @@ import structlog
 
 from fastpath import segment
 from fastpath._layout import CONSTANTS, FIELDS, SIZES
-from manager import links, namespaces, resolve, rings
+from manager import drivers, links, namespaces, resolve, rings
 from manager.journal import Entry, Journal
 from manager.links import GoneError, RefusedError
 from manager.netlink import Link, Netlink
@@ -32,6 +32,7 @@ from manager.resolve import PortPlan
 
 NO_MAC: Final = "00:00:00:00:00:00"
 DEFAULT_MTU: Final = 1500
+MAX_PORTS: Final = CONSTANTS["MAX_PORTS"]
 _SPEC: Final = FIELDS["port_spec"]
 
 log = structlog.get_logger()
@@ -94,7 +95,9 @@ class Port(ABC):
         self.mtu = plan.mtu or DEFAULT_MTU
         self.mac = plan.mac or NO_MAC
         self.generation = 0
+        self.workers = 1  # that share its frames, where its driver can
         self.problem = "not coupled yet"
+        self.why = ""  # this driver; nothing where the operator has chosen it
 
     @property
     def view(self) -> View:
@@ -115,9 +118,27 @@ class Port(ABC):
     def spec(self) -> bytes:
         """Give struct port_spec; while present."""
 
+    def parts(self) -> list[tuple[bytes, list[int]]]:
+        """Give spec and fds of what each worker serves, of worker 0 first; while present."""
+        return [(self.spec(), self.fds)]
+
+    def adopt_part(self, spec: bytes, fds: list[int]) -> None:
+        """Take over what another worker than 0 has held, after `adopt`; the fds become ours."""
+        del spec
+        for fd in fds:
+            os.close(fd)
+
+    def waits(self, progress: Callable[[int], int]) -> list[tuple[int, int]]:
+        """Tell which workers have not seen to frames that wait: (worker, its progress), of `progress` by worker."""
+        return [(0, progress(0))] if self.waiting(progress(0)) else []
+
     @abstractmethod
     def refresh(self) -> None:
         """Look at the kernel and bring this port in line."""
+
+    def settled(self) -> bool:
+        """Tell, cheaply, that nothing is to do that a message of the kernel would not tell of."""
+        return False
 
     @abstractmethod
     def renew(self) -> None:
@@ -136,12 +157,19 @@ class Port(ABC):
         del progress
         return False
 
+    def watched(self) -> list[tuple[int, rings.RingView]]:
+        """Give the rings of packet sockets, each with the index of its port in state_segment.ports.
+
+        None, and it has queues all the same: `waits` is asked each time.
+        """
+        return []
+
 
 class RingPort(Port):
     """A port with a packet ring on a device in the VR's namespace."""
 
-    driver = "af-packet"
     queues = True
+    sockets = -1  # fd of the map of AF_XDP sockets, where a program hands frames to them
 
     def __init__(self, plan: PortPlan, port_id: int, place: Place, *, forced: bool) -> None:
         super().__init__(plan, port_id, place)
@@ -149,16 +177,33 @@ class RingPort(Port):
         self._refused = False
         self._ring: socket.socket | None = None
         self._ring_view: rings.RingView | None = None
+        self._more: list[tuple[socket.socket, rings.RingView]] = []  # of workers 1, 2 ...
         self._geometry = place.geometry
-        self._device = ""
         self._ifindex = 0
         self._path = namespaces.path_of(plan.netns)
         self._entry: Entry | None = next((e for e in place.journal.entries() if e.key == self.journal_key), None)
 
     @property
+    def driver(self) -> str:  # type: ignore[override]
+        """Tell the ring's version."""
+        return "af-packet-v3" if self._bulk else "af-packet"
+
+    @property
+    def _bulk(self) -> bool:
+        return self.plan.driver == "af-packet-v3"
+
+    @property
     def journal_key(self) -> str:
         """Name this coupling in the journal."""
         return f"{self.place.router}:{self.plan.key}"
+
+    @property
+    def ifindex(self) -> int:
+        """Give the number of the device in the VR's namespace; while present."""
+        return self._ifindex
+
+    def attach_program(self) -> None:
+        """Put the driver's own XDP program on the device, where it has one."""
 
     @property
     def fds(self) -> list[int]:
@@ -170,17 +215,42 @@ class RingPort(Port):
         geometry = self._geometry
         return pack_spec(
             {
-                "port": self.id, "driver": CONSTANTS["DRIVER_AF_PACKET"], "ifindex": self._ifindex, "mtu": self.mtu,
-                "link_up": int(self.link_up), "block_size": geometry.block_size, "block_count": geometry.block_count,
-                "frame_size": geometry.frame_size, "frame_count": geometry.frame_count,
-                "generation": self.generation,
+                "port": self.id, "driver": CONSTANTS["DRIVER_AF_PACKET_V3" if self._bulk else "DRIVER_AF_PACKET"],
+                "ifindex": self._ifindex, "mtu": self.mtu, "link_up": int(self.link_up),
+                "block_size": geometry.block_size, "block_count": geometry.block_count,
+                "frame_size": geometry.frame_size, "frame_count": geometry.frame_count, "generation": self.generation,
             },
             self.mac,
         )  # fmt: skip
 
+    def parts(self) -> list[tuple[bytes, list[int]]]:
+        """Describe the ring of each worker."""
+        found = [(self.spec(), self.fds)]
+        for queue, (ring, _view) in enumerate(self._more, 1):
+            values = unpack_spec(self.spec()) | {"queue": queue}
+            found.append((pack_spec(values, self.mac), [ring.fileno()]))
+        return found
+
+    def adopt_part(self, spec: bytes, fds: list[int]) -> None:
+        """Go on with another worker's ring."""
+        if unpack_spec(spec)["queue"] != len(self._more) + 1:
+            super().adopt_part(spec, fds)
+            return
+        ring = socket.socket(fileno=fds[0])
+        ring.setblocking(False)
+        self._more.append((ring, rings.RingView(ring, self._geometry)))
+
     def waiting(self, progress: int) -> bool:
         """Look at the frame that is next."""
         return self._ring_view is not None and self._ring_view.waiting(progress)
+
+    def waits(self, progress: Callable[[int], int]) -> list[tuple[int, int]]:
+        """Look at the next frame of each worker's ring."""
+        found = super().waits(progress)
+        for queue, (_ring, view) in enumerate(self._more, 1):
+            if view.waiting(at := progress(queue)):
+                found.append((queue, at))
+        return found
 
     def refresh(self) -> None:
         """Follow the device."""
@@ -191,19 +261,40 @@ class RingPort(Port):
                 self._lose()
             else:
                 self.link_up, self.mtu = link.running and self._lower_up(), link.mtu
+                self._explain(link)
         if not self.present and not self._refused:
             self._try()
 
+    def watched(self) -> list[tuple[int, rings.RingView]]:
+        """Give the rings of all workers."""
+        views = [self._ring_view, *(view for _ring, view in self._more)]
+        return [(worker * MAX_PORTS + self.id, view) for worker, view in enumerate(views) if view is not None]
+
+    def settled(self) -> bool:
+        """See whether the ring has its device."""
+        return self.present and self._bound()
+
     def renew(self) -> None:
-        """Open another ring on the same device."""
-        if self.present:
+        """Open another ring on the same device; where that fails, refresh() couples it anew."""
+        if not self.present:
+            return
+        self._close_ring()
+        try:
+            with Netlink(self.place.netns_fd) as netlink:
+                link = netlink.link_at(self._ifindex)
+            if link is None:
+                raise GoneError(f"no device {self.plan.device}")
+            self._open_ring(link.name, link.index)
+        except (GoneError, RefusedError, OSError) as error:
             self._close_ring()
-            self._open_ring(self._device, self._ifindex)
+            self.present, self.problem = False, f"{self.plan.device}: {error}"
 
     def adopt(self, spec: bytes, fds: list[int]) -> None:
         """Go on with a forwarder's ring."""
         values = unpack_spec(spec)
-        geometry = rings.Geometry(values["block_size"], values["frame_size"], values["frame_count"])
+        version = rings.TPACKET_V3 if self._bulk else rings.TPACKET_V2
+        geometry = rings.Geometry(values["block_size"], values["frame_size"], values["frame_count"], version)
+        geometry.check()
         ring = socket.socket(fileno=fds[0])
         for fd in fds[1:]:
             os.close(fd)
@@ -232,8 +323,12 @@ class RingPort(Port):
         """Tell whether what lies below a device can carry frames too."""
         return True
 
+    def _bound(self) -> bool:
+        """Tell whether the ring still has its device."""
+        return self._ring is not None and rings.is_bound(self._ring)
+
     def _look(self) -> Link | None:
-        if self._ring is None or not rings.is_bound(self._ring):
+        if not self._bound():
             return None
         with Netlink(self.place.netns_fd) as netlink:
             return netlink.link_at(self._ifindex)
@@ -250,25 +345,43 @@ class RingPort(Port):
             self._open_ring(link.name, link.index)
             self.mac, self.mtu = link.mac, link.mtu
             self.link_up, self.present, self.problem = link.running and self._lower_up(), True, ""
+            self._explain(link)
         except GoneError as error:
             self.problem = str(error)
         except RefusedError as error:
             self._refused = True
             self.problem = f"refused: {error}"
+            self.release()
         except OSError as error:
             self.problem = f"{self.plan.device}: {error.strerror or error}"
             self.release()
         if self.problem != before:
             level = log.info if self.present else log.warning
-            level("coupled" if self.present else "not coupled", router=self.place.router, device=self.plan.device,
-                  **({"reason": self.problem} if self.problem else {}))  # fmt: skip
+            more = {"reason": self.problem} if self.problem else {"driver": self.driver}
+            more |= {"why": self.why} if self.why and self.present else {}
+            level(
+                "coupled" if self.present else "not coupled", router=self.place.router, device=self.plan.device, **more
+            )
+
+    def _explain(self, link: Link) -> None:
+        """Say once why `auto` means this driver here."""
+        if self.plan.driver == "auto" and not self.why:
+            self.why = drivers.why_af_packet(self.plan, link, self.place.netns_fd, self.workers)
 
     def _open_ring(self, device: str, ifindex: int) -> None:
         promiscuous = self.plan.mac is not None or self.plan.tagged
-        self._geometry = self.place.geometry
-        self._ring = rings.open_ring(self.place.netns_fd, device, ifindex, self._geometry, promiscuous=promiscuous)
-        self._ring_view = rings.RingView(self._ring, self._geometry)
-        self._device, self._ifindex = device, ifindex
+        self._geometry = rings.BULK if self._bulk else self.place.geometry
+
+        def open_ring() -> tuple[socket.socket, rings.RingView]:
+            ring = rings.open_ring(self.place.netns_fd, device, ifindex, self._geometry, promiscuous=promiscuous)
+            return ring, rings.RingView(ring, self._geometry)
+
+        self._ring, self._ring_view = open_ring()
+        for _worker in range(1, self.workers):
+            self._more.append(open_ring())
+        if self._more:
+            rings.spread([self._ring, *(ring for ring, _view in self._more)])
+        self._ifindex = ifindex
         self.generation = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def _close_ring(self) -> None:
@@ -278,6 +391,10 @@ class RingPort(Port):
         if self._ring is not None:
             self._ring.close()
             self._ring = None
+        for ring, view in self._more:
+            view.close()
+            ring.close()
+        self._more.clear()
 
     def _lose(self) -> None:
         self._close_ring()
@@ -300,8 +417,6 @@ class WholeDevice(RingPort):
 
 class SharedVlan(RingPort):
     """One VLAN of a NIC, behind a veth."""
-
-    driver = "af-packet"
 
     def _couple(self) -> Link:
         place, plan = self.place, self.plan
@@ -400,6 +515,11 @@ class PatchEnd(Port):
             ]
             self.generation, self.present, self.problem = patch.generation, True, ""
         self.link_up = self._peer_runs()
+
+    def settled(self) -> bool:
+        """See whether the link is the one that there is, and its other end as it was."""
+        joined = self.present and self.generation == self._find_patch().generation
+        return joined and self.link_up == self._peer_runs()
 
     def renew(self) -> None:
         """Nothing: the indices of the link live in its own segments, and the peer goes on."""

@@ -20,8 +20,11 @@ from typing import Any, Final, Literal
 from rsock.wire import Right
 from vrouter.config import router as resolved
 from vrouter.config import schema
+from vrouter.config.acl import Acls
 from vrouter.config.bfd import resolve_bfd
 from vrouter.config.constraints import MAX_RULES
+from vrouter.config.dataplane import Dataplane
+from vrouter.config.driver import Driver, Pcap
 from vrouter.config.policy import merge
 
 RIGHTS: Final = {right.name.lower(): right for right in Right if right.name}
@@ -31,6 +34,8 @@ _BUILT_IN: Final = schema.Quotas(sockets=16384, opens_per_second=10_000, memory=
 LINK_MTU: Final = 9000  # of a patch link that says none: nothing but memory limits it
 # What this module makes itself; what else stands under one name in both schemas travels as it is.
 _OWN_OF_ROUTER: Final = frozenset({"interfaces", "static", "rules"})
+# Kinds of ports on which VLANs are sub-interfaces.
+_WHOLE: Final = frozenset({"device", "tap"})
 _OWN_OF_INTERFACE: Final = frozenset({"mtu", "mac", "vlan", "addresses"})
 
 
@@ -46,7 +51,7 @@ class ResolveError(Exception):
 class PortPlan:
     """One coupling of a VR with the world.  Equal plans need no work."""
 
-    kind: Literal["device", "share", "patch"]
+    kind: Literal["device", "share", "patch", "tap", "pcap"]
     device: str = ""
     netns: str | None = None
     vlan: int = 0  # of a share
@@ -56,12 +61,15 @@ class PortPlan:
     own: str = ""  # of a patch: "red/to-blue"
     peer: str = ""
     gro: bool = False  # asked for, on a device
+    driver: Driver = "auto"  # of a device or share
+    busy_poll_us: int = 0  # AF_XDP; 0: never
+    pcap: Pcap | None = None
 
     @property
     def key(self) -> str:
         """What names this coupling within its VR, also across a restart of the manager."""
-        if self.kind == "patch":
-            return f"patch:{self.own}"
+        if self.kind in {"patch", "pcap"}:
+            return f"{self.kind}:{self.own}"
         return f"{self.kind}:{self.netns or ''}:{self.device}:{self.vlan}"
 
 
@@ -89,7 +97,9 @@ class RouterPlan:
     static: tuple[resolved.StaticRoute, ...]
     rules: tuple[resolved.Rule, ...]
     dns: schema.Dns
+    dataplane: Dataplane = Dataplane()  # noqa: RUF009 - frozen
     protocols: dict[str, Any] = field(default_factory=dict)  # fields of resolved.RouterConfig
+    offloaded: frozenset[str] = frozenset()  # keys of ports whose packets are forwarded at the driver
 
 
 @dataclass(frozen=True)
@@ -107,16 +117,23 @@ def resolve(config: schema.Config) -> dict[str, RouterPlan]:
     users: dict[tuple[str | None, str], set[str]] = {}
     for name, router in config.routers.items():
         for interface in router.interfaces.values():
-            if interface.device:
+            if interface.device and interface.driver != "tap":
                 users.setdefault((interface.netns, interface.device), set()).add(name)
     shared = {device for device, routers in users.items() if len(routers) > 1}
     plans = {}
     for name, router in config.routers.items():
-        seen = replace(router, policy=merge(config.policy, router.policy))
+        seen = replace(router, policy=merge(config.policy, router.policy), acls=bound_lists(config.acls, router))
         plans[name] = _plan(name, seen, shared, config.defaults, problems)
     if problems:
         raise ResolveError(problems)
     return plans
+
+
+def bound_lists(shared: Acls, router: schema.Router) -> Acls:
+    """Give the access control lists that interfaces of a router name: under each name its own, else the shared."""
+    named = [(each.acl.in_, each.acl.out) for each in router.interfaces.values() if each.acl is not None]
+    known = {**shared, **router.acls}
+    return {name: known[name] for pair in named for name in pair if name in known}
 
 
 def router_config(
@@ -169,8 +186,8 @@ def _plan(
     drafts: dict[str, PortPlan] = {}
     interfaces = []
     for if_name, interface in router.interfaces.items():
-        port = _port_of(name, if_name, interface, shared)
-        vlan = interface.vlan or 0 if port and port.kind == "device" else 0
+        port = _port_of(name, if_name, interface, shared, router.dataplane.driver)
+        vlan = interface.vlan or 0 if port and port.kind in _WHOLE else 0
         kind: Literal["ethernet", "vlan", "loopback"] = "loopback" if port is None else "vlan" if vlan else "ethernet"
         key = port.key if port else None
         protocols = resolve_bfd(_passed_on(interface, resolved.Interface, _OWN_OF_INTERFACE), defaults.bfd)
@@ -178,7 +195,8 @@ def _plan(
         if port is not None:
             drafts.setdefault(port.key, port)
             by_port.setdefault(port.key, []).append(interface)
-    ports = {key: _merge(drafts[key], users) for key, users in by_port.items()}
+    busy_poll_us = round(router.dataplane.busy_poll * 1e6)
+    ports = {key: _merge(drafts[key], users, busy_poll_us) for key, users in by_port.items()}
     forced = frozenset(key for key, users in by_port.items() if any(user.force for user in users))
     rules = tuple(_rules(name, router.rsock, defaults.rsock, problems))
     protocols = _passed_on(router, resolved.RouterConfig, _OWN_OF_ROUTER)
@@ -186,7 +204,10 @@ def _plan(
         protocols[key] = _completed(protocols[key], getattr(defaults, key, None))
     protocols = resolve_bfd(protocols, defaults.bfd)
     static = resolve_bfd(tuple(_static(router)), defaults.bfd)
-    return RouterPlan(name, ports, forced, tuple(interfaces), static, rules, router.dns, protocols)
+    return RouterPlan(
+        name, ports, forced, tuple(interfaces), static, rules, router.dns, router.dataplane, protocols=protocols,
+        offloaded=frozenset(key for key, users in by_port.items() if any(user.offload == "xdp" for user in users)),
+    )  # fmt: skip
 
 
 def _passed_on(written: Any, into: Any, own: frozenset[str]) -> dict[str, Any]:
@@ -206,26 +227,34 @@ def _completed(written: Any, default: Any) -> Any:
 
 
 def _port_of(
-    router: str, name: str, interface: schema.Interface, shared: set[tuple[str | None, str]]
+    router: str, name: str, interface: schema.Interface, shared: set[tuple[str | None, str]], default: Driver
 ) -> PortPlan | None:
     if interface.patch:
         return PortPlan("patch", own=f"{router}/{name}", peer=interface.patch)
+    if interface.pcap:
+        return PortPlan("pcap", own=f"{router}/{name}", driver="pcap", pcap=interface.pcap)
     if not interface.device:
         return None
+    driver = interface.driver or default
+    if driver == "tap":
+        return PortPlan("tap", interface.device, interface.netns, own=f"{router}/{interface.device}", driver=driver)
     if (interface.netns, interface.device) in shared:
-        return PortPlan("share", interface.device, interface.netns, interface.vlan or 0)
-    return PortPlan("device", interface.device, interface.netns)
+        return PortPlan("share", interface.device, interface.netns, interface.vlan or 0, driver=driver)
+    return PortPlan("device", interface.device, interface.netns, driver=driver)
 
 
-def _merge(port: PortPlan, users: list[schema.Interface]) -> PortPlan:
+def _merge(port: PortPlan, users: list[schema.Interface], busy_poll_us: int) -> PortPlan:
     """Ask of a device what all its interfaces need."""
     mtus = [user.mtu for user in users if user.mtu]
     macs = [user.mac for user in users if user.mac]
-    tagged = port.kind == "device" and any(user.vlan for user in users)
-    return PortPlan(
-        port.kind, port.device, port.netns, port.vlan, max(mtus, default=None), macs[0] if macs else None, tagged,
-        port.own, port.peer, any(user.gro for user in users),
-    )  # fmt: skip
+    return replace(
+        port,
+        mtu=max(mtus, default=None),
+        mac=macs[0] if macs else None,
+        tagged=port.kind == "device" and any(user.vlan for user in users),  # all that comes by a TAP is ours anyway
+        gro=any(user.gro for user in users),
+        busy_poll_us=busy_poll_us if port.driver == "af-xdp" else 0,
+    )
 
 
 def _static(router: schema.Router) -> Iterator[resolved.StaticRoute]:

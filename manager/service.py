@@ -35,7 +35,7 @@ from manager.relay import Relay
 from manager.resolve import ResolveError, RouterPlan
 from manager.supervisor import Supervisor
 from manager.unit import Box, State, Unit
-from manager.watch import Watch
+from manager.watch import FOLLOW_EVERY, Watch
 from manager.web import Web
 from vrouter.api.messages import ControlOp, ManagerOp
 from vrouter.config.schema import Config
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 STOP_PATIENCE: Final = 5.0
 SETTLE_PATIENCE: Final = 20.0
 SETTLE_INTERVAL: Final = 0.005
+THOROUGH_EVERY: Final = 120  # audits of a router, of which each second has its share
 # A process that is being born does not wait for the telling, and a burst of changes is told of once.
 PUBLISH_DELAY: Final = 0.002
 
@@ -84,7 +85,7 @@ class Service:
         self._broker = Broker(reactor, zygote, run_dir, lambda: None)
         self._relay = Relay(reactor, zygote, run_dir)
         self._web = Web(reactor, zygote, run_dir, self._serve_web)
-        self._watch = Watch(reactor, self._refresh)
+        self._watch = Watch(reactor, self._refresh, self._audit)
         self._supervisor = Supervisor(reactor, self._units.values)
         self._box = Box(
             reactor, zygote, run_dir, self._journal, rings.DEFAULT, self._changed, self._find_patch, self._adopt_patch,
@@ -206,7 +207,8 @@ class Service:
             running = self._units.get(plan.name)
             for key, port in plan.ports.items():
                 known = running is not None and key in running.ports
-                if port.kind == "patch" or key in plan.forced or known or (port.kind == "share" and port.vlan):
+                taken = port.kind == "device" or (port.kind == "share" and not port.vlan)
+                if not taken or key in plan.forced or known:
                     continue
                 with contextlib.suppress(links.GoneError):
                     if reason := links.why_refused(namespaces.path_of(port.netns), port.device):
@@ -272,6 +274,7 @@ class Service:
     def _changed(self, unit: Unit, reason: str) -> None:
         """Hear of a change in a unit; files, apps and neighbors hear of it soon."""
         before, now = self._states.get(unit.name), unit.state
+        self._supervisor.look_anew()
         self._publish_soon()
         if before is now or unit in self._ending:
             return
@@ -292,10 +295,19 @@ class Service:
             unit.refresh()
         self._follow()
 
+    def _audit(self, turn: int) -> None:
+        for number, unit in enumerate(list(self._units.values())):
+            unit.audit(thorough=(number + turn) % THOROUGH_EVERY == 0)
+        if turn % FOLLOW_EVERY == 0:
+            self._watch.expect(self._places())
+
     def _follow(self) -> None:
+        self._watch.follow(self._places())
+
+    def _places(self) -> set[Path]:
         paths = {namespaces.path_of(port.netns) for u in self._units.values() for port in u.plan.ports.values()}
         own = {namespaces.path_of(u.resources.netns) for u in self._units.values() if u.resources}
-        self._watch.follow(paths | own)
+        return paths | own
 
     def stopped_process(self, pid: int) -> None:
         """Hear from the zygote of a process that was stopped."""

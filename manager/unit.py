@@ -28,20 +28,24 @@ from manager import namespaces, resolve, rings, uids
 from manager.child import Child, Zygote
 from manager.journal import Journal
 from manager.member import Hooks, Member, Phase
+from manager.offload import Offload
 from manager.peers import ControlPeer, ForwarderPeer, Result, listen
 from manager.ports import Patch, PatchEnd, Place, Port, RingPort, SharedVlan, View, WholeDevice
-from manager.reactor import Reactor, Timer
+from manager.ports_pcap import PcapPort
+from manager.ports_tap import TapPort
+from manager.ports_xdp import XdpDevice
+from manager.probe import Probe
+from manager.reactor import Reactor
 from manager.resolve import RouterPlan
 from rsock.wire import Op
 from vrouter.api.messages import ControlOp
 from vrouter.config.codec import to_plain
 
-PROBE_INTERVAL: Final = 0.25
-# A full table that goes at once is a second of work; a hung control stops no packet.
-PROBES: Final = 12
 # A control that takes a large configuration answers no probe meanwhile; it is not hung.
 CONFIGURE_PATIENCE: Final = 30.0
 MAX_PORTS: Final = 128
+# Devices that are a router's alone, by driver.
+_DEVICES: Final[dict[str, type[RingPort]]] = {"af-xdp": XdpDevice}
 
 log = structlog.get_logger()
 
@@ -103,12 +107,9 @@ def make_segments(router_id: int, name: str) -> tuple[int, int, int, int]:
     return tables, state, segment.reopen_read_only(tables), segment.reopen_read_only(state)
 
 
-def _is_stopped(pid: int) -> bool:
-    """Tell whether a process is stopped, as by SIGSTOP."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in {"T", "t"}
-    except (OSError, IndexError):
-        return False
+def _threads(plan: RouterPlan) -> tuple[int, tuple[int, ...]]:
+    """Give what makes another forwarder of it: its workers and their processors."""
+    return plan.dataplane.workers, plan.dataplane.cpus
 
 
 class Unit:
@@ -132,13 +133,13 @@ class Unit:
         self._questions: dict[object, Result] = {}  # of operators, that control has not answered
         self._configured = False
         self._restarting = False
-        self._probe_timer: Timer | None = None
-        self._unanswered = 0
+        self._probe = Probe()
         self._busy_since = 0.0
         self._born = 0.0  # when both processes were asked for, until they serve
         self._reported = State.DOWN
         self._after_end: Callable[[], None] | None = None
         name = plan.name
+        self._offload = Offload(name, box.reactor, self)
         self.forwarder = Member(
             box.reactor, "forwarder", name,
             Hooks(self._spawn_forwarder, self._greet_forwarder, self._lost_forwarder, self._on_ended),
@@ -214,6 +215,7 @@ class Unit:
         if not self.wanted or self.resources is None:
             self.start()
             return
+        self._offload.stop()
         self._restarting = True
         self.restarts += 1
         self._configured = False
@@ -227,16 +229,20 @@ class Unit:
         self.forwarder.adopt(forwarder)
         if control is not None:
             self.control.adopt(control)
-            if _is_stopped(control.pid):
+            self._probe.begin(control.pid)
+            if self._probe.stopped:
                 self.control.fence("stopped by a signal")
         else:
             self.control.start()
 
     def update(self, plan: RouterPlan) -> None:
         """Follow a changed plan, touching only what differs.  Ports that go have been released before."""
-        self.plan = plan
+        before, self.plan = self.plan, plan
         if self.wanted and self.resources is not None and not self._restarting:
             self._add_ports()
+            if _threads(before) != _threads(plan):
+                self.restart()
+                return
             self.refresh()
 
     def release_ports(self, plan: RouterPlan) -> None:
@@ -251,14 +257,28 @@ class Unit:
         """Look at all devices, and tell what has changed."""
         if self.resources is None or self._restarting:
             return
+        self._refresh_ports()
+        self._configure()
+        self._publish_names()
+        self._offload.follow()
+        self._box.changed(self, "")
+
+    def _refresh_ports(self) -> bool:
+        """Look at all devices; tell whether anything has changed."""
+        changed = False
         for port in self.ports.values():
-            before = port.view
+            before, problem = port.view, port.problem
             port.refresh()
             if port.view != before:
                 self._tell_port(port, before)
-        self._configure()
-        self._publish_names()
-        self._box.changed(self, "")
+            changed |= port.view != before or port.problem != problem
+        return changed
+
+    def audit(self, *, thorough: bool) -> None:
+        """Look whether all is as it was, as far as that is cheap; `thorough`: at all devices."""
+        settled = not self.plan.offloaded and all(port.settled() for port in self.ports.values())
+        if not settled or (thorough and self.resources is not None and not self._restarting and self._refresh_ports()):
+            self.refresh()
 
     def _publish_names(self) -> None:
         """Say next to the router's socket, as resolv.conf(5), whom its apps ask for names."""
@@ -317,8 +337,6 @@ class Unit:
         )  # fmt: skip
 
     def _end_processes(self) -> None:
-        if self._probe_timer is not None:
-            self._probe_timer.cancel()
         self.forwarder.end()
         self.control.end()
         self._on_ended()
@@ -327,6 +345,7 @@ class Unit:
         if self.forwarder.phase is not Phase.ABSENT or self.control.phase is not Phase.ABSENT:
             return
         self._drop_peers()
+        self._probe.end()
         self._sent = self._configuring = None
         self._configured = False
         if self._restarting and self.wanted:
@@ -347,7 +366,9 @@ class Unit:
         resources.view = segment.Segment(resources.state_ro, segment.KIND_STATE)
         self._restarting = False
         for port in self.ports.values():
+            port.workers = self.plan.dataplane.workers
             port.renew()
+        self._add_ports()  # of a plan that came meanwhile
         self._give_birth()
         self.refresh()
 
@@ -357,6 +378,7 @@ class Unit:
         self.control.start()
 
     def _free(self) -> None:
+        self._offload.close()
         for port in self.ports.values():
             port.release()
         self.ports.clear()
@@ -400,8 +422,11 @@ class Unit:
 
     def _spawn(self, role: str, fds: dict[str, int], done: Callable[[Child], None]) -> None:
         assert self.resources is not None
-        uid = self.resources.uid
-        self._box.zygote.spawn(role, self.name, uid=uid, gid=uid, run_dir=str(self._box.run_dir), fds=fds, done=done)
+        uid, (workers, cpus) = self.resources.uid, _threads(self.plan)
+        self._box.zygote.spawn(
+            role, self.name, uid=uid, gid=uid, run_dir=str(self._box.run_dir), fds=fds, done=done, workers=workers,
+            cpus=cpus,
+        )  # fmt: skip
 
     def _greet_forwarder(self) -> None:
         try:
@@ -420,6 +445,7 @@ class Unit:
             if port.present:
                 self._add_port(port)
         self.forwarder.answered()
+        self._offload.forwarder_came()
         self._report("")
         self._box.changed(self, "")
 
@@ -456,9 +482,10 @@ class Unit:
 
     def _control_answered(self) -> None:
         self.control.answered()
+        self._offload.control_came()
         self._configure()
-        self._unanswered = 0
-        self._probe()
+        if self.control.pid is not None:
+            self._probe.begin(self.control.pid)
 
     def ask_control(self, op: ControlOp, fields: dict[str, Any], result: Result) -> None:
         """Pass an operator's question on.  Raises KeyError when control is not there."""
@@ -479,28 +506,25 @@ class Unit:
         if self._control_peer is not None:
             self._control_peer.close()
             self._control_peer = None
+        self._probe.end()
         self._sent = self._configuring = None
         questions, self._questions = self._questions, {}
         for result in questions.values():
             result(None, f"the control of {self.name} has gone")
         self._box.changed(self, "")
 
-    def _probe(self) -> None:
-        """Ask control whether it lives; so many silences in a row are a hang."""
-        if self._probe_timer is not None:
-            self._probe_timer.cancel()
-        if not self.control.ready or self._control_peer is None:
+    def probe_control(self) -> None:
+        """Ask control whether it lives, if that is due; called every `probe.INTERVAL` seconds."""
+        peer = self._control_peer
+        if not self.control.ready or peer is None:
             return
         busy = self._configuring is not None and time.monotonic() - self._busy_since < CONFIGURE_PATIENCE
-        if self._unanswered >= PROBES and not busy:
+        if self._probe.silent and not busy:
             self.control.fence("does not answer")
-            return
-        self._unanswered += 1
-        self._control_peer.request(ControlOp.PING, lambda _result, _error: self._probe_answered())
-        self._probe_timer = self._box.reactor.after(PROBE_INTERVAL, self._probe)
-
-    def _probe_answered(self) -> None:
-        self._unanswered = 0
+        elif self._probe.stopped:
+            self.control.fence("stopped by a signal")
+        elif self._probe.due(owing=self._configuring is not None or bool(self._questions)):
+            peer.request(ControlOp.PING, lambda _result, _error: self._probe.answered())
 
     def _configuration(self) -> dict[str, Any]:
         plan = self.plan
@@ -552,8 +576,23 @@ class Unit:
         if plan.kind == "patch":
             peer = plan.peer.partition("/")[0]
             return PatchEnd(plan, port_id, place, lambda: box.find_patch(plan.own, plan.peer), lambda: box.runs(peer))
-        kind: type[RingPort] = SharedVlan if plan.kind == "share" else WholeDevice
-        return kind(plan, port_id, place, forced=plan.key in self.plan.forced)
+        if plan.kind == "tap":
+            return TapPort(plan, port_id, place)
+        if plan.kind == "pcap":
+            return PcapPort(plan, port_id, place, lambda: self._knows_all, lambda: self._input_ended(port_id))
+        kind: type[RingPort] = SharedVlan if plan.kind == "share" else _DEVICES.get(plan.driver, WholeDevice)
+        port = kind(plan, port_id, place, forced=plan.key in self.plan.forced)
+        port.workers = self.plan.dataplane.workers
+        return port
+
+    @property
+    def _knows_all(self) -> bool:
+        """Tell whether control has what is configured now; until then a file would be played to nobody."""
+        return self._sent is not None and self._sent == self._configuration()
+
+    def _input_ended(self, port_id: int) -> int:
+        """Tell what the forwarder says of the end of a port's input."""
+        return self.resources.view.view("ports", port_id).integer("ended") if self.resources else 0
 
     def _free_port_id(self) -> int:
         taken = {port.id for port in self.ports.values()}
@@ -573,17 +612,53 @@ class Unit:
         if self._forwarder_peer is None:
             return
 
-        def answer(error: int, _body: bytes, _fds: list[int], _more: bool) -> None:
+        def answer(error: int, _body: bytes, _more: bool) -> None:
             if error and error != 17:  # EEXIST: it was adopted with the port in place
                 port.problem = f"the forwarder refused it: {os.strerror(error)}"
                 self._log.error("port refused", port=port.id, reason=os.strerror(error))
 
-        self._forwarder_peer.request(Op.PORT_ADD, port.spec(), port.fds, answer)
+        for spec, fds in port.parts():
+            self._forwarder_peer.request(Op.PORT_ADD, spec, fds, answer)
 
     def _tell_link(self, port: Port) -> None:
         if self._control_peer is not None and self.control.ready:
             up = port.present and port.link_up
             self._control_peer.request(ControlOp.LINK, port=port.id, up=up, mtu=port.mtu)
+
+    # ---- the offload ----
+
+    def offload_ports(self) -> tuple[list[RingPort], frozenset[str]]:
+        """Give the ports on devices, and the keys of those whose packets are forwarded at the driver."""
+        devices = [port for port in self.ports.values() if isinstance(port, RingPort) and port.present]
+        return devices, self.plan.offloaded if self.wanted and not self._restarting else frozenset()
+
+    def offload_changed(self) -> None:
+        """What is offloaded has become something else."""
+        self._box.changed(self, "")
+
+    def offload_tell_forwarder(self, body: bytes, fds: list[int]) -> bool:
+        """Give the maps to the forwarder, where it is there."""
+        if self._forwarder_peer is None or not self.forwarder.ready:
+            return False
+        self._forwarder_peer.request(Op.OFFLOAD, body, fds)
+        return True
+
+    def offload_tell_control(self, fd: int | None, size: int, answered: Callable[[str | None], None]) -> bool:
+        """Give the map of the routes to control, where it is there."""
+        if self._control_peer is None or not self.control.ready:
+            return False
+        self._control_peer.request(
+            ControlOp.OFFLOAD, lambda _result, error: answered(error), fds=[] if fd is None else [fd], size=size
+        )
+        return True
+
+    def adopt_offload(self, body: bytes, fds: list[int]) -> None:
+        """Go on with the maps that the forwarder has held; the fds become ours."""
+        self._offload.adopt(body, fds)
+
+    def forget_offload(self) -> None:
+        """Let go of them again, where the VR cannot be adopted."""
+        self._offload.close()
 
     def _drop_peers(self) -> None:
         for peer in (self._forwarder_peer, self._control_peer):
@@ -604,10 +679,12 @@ class Unit:
                     "device": (plan.device or plan.peer) if plan else None,
                     "netns": plan.netns if plan else None,
                     "driver": port.driver if port else "loopback" if plan is None else None,
+                    "driver_reason": port.why if port else "",
                     "port": port.id if port else 0,
                     "key": interface.port,
                     "link": bool(port and port.present and port.link_up) if plan else True,
                     "problem": port.problem if port else "",
+                    "offload": self._offload.describe(port) if interface.port in self.plan.offloaded else "",
                 },
             )
 

@@ -41,7 +41,8 @@ MAINS: Final = {
 # Of abi/core.h, whose library the manager may not load.
 HEAD: Final = struct.Struct("=II")  # of struct zygote_birth
 REPORT: Final = struct.Struct("=IIii")  # struct zygote_report
-FORWARDER: Final = struct.Struct(f"=II{CONSTANTS['ROUTER_NAME_SIZE']}s")  # struct forwarder_birth
+WORKERS: Final = CONSTANTS["MAX_WORKERS"]
+FORWARDER: Final = struct.Struct(f"=II{CONSTANTS['ROUTER_NAME_SIZE']}sI{WORKERS}i")  # struct forwarder_birth
 FORWARDER_FDS: Final = ("netns", "tables", "state", "state_ro", "listener", "uid_lock")  # enum forwarder_fd
 _OPEN_FILES: Final = 1 << 18  # a forwarder has one for each connection of an app
 # Of CPython's allocator of small objects (Objects/obmalloc.c).

@@ -103,6 +103,8 @@ class Op(enum.IntEnum):
     PORT_LINK = 83
     SHUTDOWN = 84
     PING = 85
+    OFFLOAD = 86
+    OFFLOAD_MAPS = 87
 
 
 class Flag(enum.IntFlag):
@@ -123,6 +125,27 @@ class Right(enum.IntFlag):
     UDP = 4
     RAW = 8
     MULTICAST = 16
+
+
+class Filter(enum.IntEnum):
+    """What a term of a filter does: joins the results of terms before it, or tests a packet."""
+
+    AND = 1
+    OR = 2
+    NOT = 3
+    ETHERTYPE = 4  # is `first`
+    PROTOCOL = 5  # of IP (`family`; 0: of either) is `first`
+    NET = 6  # an address is in a prefix
+    PORT = 7  # a port is in first..last
+    VLAN = 8  # tagged with `first`; 0: with any
+
+
+class Side(enum.IntEnum):
+    """Which address or port a term tests."""
+
+    EITHER = 0
+    SOURCE = 1
+    DESTINATION = 2
 
 
 class DatagramFlag(enum.IntFlag):
@@ -276,6 +299,15 @@ STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
     "rsock_relayed": (  # OPEN to a relay: before rsock_open
         Field("router", "32s", "name of the VR, NUL-padded"),
     ),
+    "rsock_filter_term": (  # TRACE and CAPTURE requests end with any number of these, in postfix order
+        Field("kind", "B", "enum Filter"),
+        Field("side", "B", "enum Side"),
+        Field("family", "B", "of the address, or of IP: 4 or 6"),
+        Field("length", "B", "of the prefix"),
+        Field("first", "H", ""),
+        Field("last", "H", ""),
+        Field("address", "16s", "in network order"),
+    ),
     "rsock_trace": (  # TRACE request; records follow with Flag.DATA
         Field("interface", "I", "ingress interface index; 0: all"),
         Field("drops_only", "I", "1: only packets that end in a drop"),
@@ -291,6 +323,7 @@ STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
     "rsock_capture": (  # CAPTURE request; records follow with Flag.DATA
         Field("interface", "I", "interface index; 0: all"),
         Field("snap", "I", "bytes of each frame at most; 0: all"),
+        Field("drops_only", "I", "1: only frames that came in and were dropped"),
     ),
     "rsock_capture_record": (  # then `captured` bytes
         Field("interface", "I", ""),
@@ -299,16 +332,25 @@ STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
         Field("captured", "I", ""),
         Field("length", "I", "of the whole frame"),
         Field("lost", "I", "records that did not fit since the last one"),
+        Field("drop", "I", "enum drop_reason where the frame was dropped by the end of its batch, else 0"),
     ),
     "rsock_port": (  # PORT_REMOVE, PORT_LINK
         Field("port", "I", ""),
         Field("link_up", "I", ""),
         Field("mtu", "I", ""),
     ),
+    "rsock_offload": (  # OFFLOAD
+        Field("links_bytes", "Q", ""),
+        Field("fib_bytes", "Q", ""),
+        Field("processors", "I", "with counters in the first map"),
+        Field("reserved", "I", ""),
+    ),
 }
 # PORT_ADD carries struct port_spec (abi/core.h) as its body, and the port's fds.
 # ADOPT is answered by one record for each port (struct port_spec and its fds, Flag.MORE), then
-# one empty record without MORE.  SEGMENTS is answered with two fds: tables and state, read-only.
+# one empty record without MORE.  OFFLOAD carries two fds, the maps of the XDP offload (abi/bypass.h), or
+# none, which ends it; OFFLOAD_MAPS is answered likewise, or by ENODATA.  SEGMENTS is answered with two fds: tables and
+# state, read-only.
 
 _CODE_SIZES: Final = {"B": 1, "H": 2, "I": 4, "Q": 8}
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sees to the system packages that a set of make targets needs: system_packages.sh run|test|programs.
+# Sees to the system packages that a set of make targets needs: system_packages.sh run|test|programs|bench.
 #
 # Probes for the thing itself and not for the package, so that any distribution will do.  What
 # is missing is installed where we are root and apt is there; else it is named, and we fail.
@@ -12,6 +12,7 @@ have_python_headers() {
 	include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null) && [ -e "$include/Python.h" ]
 }
 have_python_tests() { "$python" -c 'import test.test_socket' >/dev/null 2>&1; }
+have_dpdk_headers() { pkg-config --exists libdpdk 2>/dev/null; }
 have_frr() { [ -x /usr/lib/frr/bgpd ]; }
 have_openbgpd() { [ -x /usr/sbin/bgpctl ]; }
 have_libc_headers() { [ -e /usr/include/stdio.h ] && [ -e /usr/include/linux/if_packet.h ]; }
@@ -23,12 +24,12 @@ have_command:python3 python3
 have_venv python3-venv
 have_python_headers python3-dev
 have_command:gcc gcc
+have_command:clang clang
 have_libc_headers libc6-dev
 have_command:ip iproute2
 have_command:ps procps
 '
 test_needs='
-have_command:clang clang
 have_fuzzer_runtime libclang-rt-14-dev
 have_command:clang-format clang-format
 have_command:tshark tshark
@@ -60,6 +61,11 @@ have_command:ssh openssh-client
 have_command:dig bind9-dnsutils
 have_command:gunicorn gunicorn
 '
+bench_needs='
+have_command:dpdk-testpmd dpdk-dev
+have_command:pkg-config pkg-config
+have_dpdk_headers libdpdk-dev
+'
 
 missing() {
 	local probe package
@@ -77,7 +83,8 @@ case ${1:-run} in
 run) needs=$run_needs ;;
 test) needs=$run_needs$test_needs ;;
 programs) needs=$run_needs$test_needs$programs_needs ;;
-*) echo "usage: $0 run|test|programs" >&2; exit 2 ;;
+bench) needs=$run_needs$test_needs$bench_needs ;;
+*) echo "usage: $0 run|test|programs|bench" >&2; exit 2 ;;
 esac
 
 wanted=$(missing <<<"$needs")

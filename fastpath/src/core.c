@@ -9,10 +9,9 @@
 // A core is made over two segments.  What its predecessor left in the state segment goes on:
 // neighbors and waiting packets in forward_init, sockets in host_attach, rings in
 // core_port_add; the counters are reconciled first.
-//
-// Not supported: more than one worker.
 #define _GNU_SOURCE
 #include "core.h"
+#include "forward/bypass.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -22,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/segment.h"
+#include "rsock_wire.h"
 
 // --- what forwarding asks for ---
 
@@ -58,8 +58,10 @@ static void wire_trace(void *user, const struct packet *packet, const char *stag
 static enum drop_reason wire_output(void *user, uint16_t interface, uint8_t family, struct packet *packet)
 {
 	struct core *core = user;
-	if (core->traced && server_wants_trace(core->server, 0))
-		packet->trace = ++core->trace_id;
+	if (core->traced) {
+		uint32_t trace = core_trace_next(core);
+		packet->trace = server_wants_trace(core->server, 0, packet, false, trace) ? trace : 0;
+	}
 	return family == FAMILY_IPV4 ? ip4_output(&core->forward, interface, packet) : ip6_output(&core->forward, interface, packet);
 }
 
@@ -159,6 +161,37 @@ static int wire_port_link(void *user, uint16_t port, uint32_t link_up, uint32_t 
 	return core_port_link(user, port, link_up, mtu);
 }
 
+int core_offload(struct core *core, const int *fds, uint64_t links_bytes, uint64_t fib_bytes, uint32_t processors)
+{
+	if (fds == NULL) {
+		bypass_detach(&core->forward);
+		return 0;
+	}
+	const struct bypass_maps maps = {
+		.fds = { fds[0], fds[1] }, .links_bytes = links_bytes, .fib_bytes = fib_bytes, .processors = processors,
+	};
+	return bypass_attach(&core->forward, &maps);
+}
+
+static int wire_offload(void *user, const struct rsock_offload *wanted, const int *fds)
+{
+	return core_offload(user, fds, wanted->links_bytes, wanted->fib_bytes, wanted->processors);
+}
+
+static bool wire_offload_maps(void *user, struct rsock_offload *found, int *fds)
+{
+	const struct core *core = user;
+	const struct bypass_maps *maps = bypass_maps(&core->forward);
+	if (maps == NULL)
+		return false;
+	*found = (struct rsock_offload){
+		.links_bytes = maps->links_bytes, .fib_bytes = maps->fib_bytes, .processors = maps->processors,
+	};
+	for (int i = 0; i < BYPASS_FDS; i++)
+		fds[i] = maps->fds[i];
+	return true;
+}
+
 static void wire_shutdown(void *user)
 {
 	struct core *core = user;
@@ -191,14 +224,20 @@ static int core_take_state(struct core *core)
 	__atomic_store_n(&state->ready, 0, __ATOMIC_RELEASE);
 	state->started_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	state->forwarder_pid = (uint64_t)getpid();
-	// The dead reader's epoch would hold back the table writer for ever.
-	view_leave(core->worker);
-	core->worker->busy_since_ns = 0;
+	// The dead readers' epochs would hold back the table writer for ever.
+	for (int i = 0; i < MAX_WORKERS; i++) {
+		view_leave(&state->workers[i]);
+		state->workers[i].busy_since_ns = 0;
+		state->workers[i].thread = 0;
+	}
+	core->worker->thread = (uint64_t)gettid();
 	// Ports that a predecessor served are awaited: core_ports_await.
 	for (int i = 0; i < MAX_PORTS; i++) {
 		if ((state->ports[i].flags & ~(uint32_t)PORT_PRESENT) != 0)
 			state->ports[i].flags &= PORT_PRESENT;
 	}
+	for (uint64_t i = MAX_PORTS; i < state->workers_used * MAX_PORTS && i < MAX_WORKERS * MAX_PORTS; i++)
+		state->ports[i].flags = 0;
 	if (state->random_key[0] == 0 && state->random_key[1] == 0 &&
 	    getrandom(state->random_key, sizeof(state->random_key), 0) != (ssize_t)sizeof(state->random_key))
 		return -EIO;
@@ -215,6 +254,7 @@ static int core_wire(struct core *core)
 		.overheard = wire_overheard,
 		.path_mtu = wire_known_mtu,
 		.flush = core_flush,
+		.handed = core_observe_received,
 		.trace = wire_trace,
 		.user = core,
 	};
@@ -238,6 +278,8 @@ static int core_wire(struct core *core)
 		.port_add = wire_port_add,
 		.port_remove = wire_port_remove,
 		.port_link = wire_port_link,
+		.offload = wire_offload,
+		.offload_maps = wire_offload_maps,
 		.port_at = core_port_at,
 		.observe = core_observe,
 		.shutdown = wire_shutdown,
@@ -269,7 +311,7 @@ int core_create(int tables_fd, int state_fd, struct core **out)
 	struct core *core = calloc(1, sizeof(*core));
 	if (core == NULL)
 		return -ENOMEM;
-	core->signal_fd = -1;
+	core->signal_fd = core->hands_fd = -1;
 	core->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	int error = core->epoll_fd < 0 ? -errno : core_map(core, tables_fd, state_fd);
 	if (error == 0)
@@ -289,6 +331,7 @@ int core_create(int tables_fd, int state_fd, struct core **out)
 void core_destroy(struct core *core)
 {
 	core_ports_close(core);
+	crew_free(core->crew);
 	if (core->server != NULL)
 		server_free(core->server);
 	bfd_free(core->bfd);
@@ -306,6 +349,8 @@ void core_destroy(struct core *core)
 		close(core->epoll_fd);
 	if (core->signal_fd >= 0)
 		close(core->signal_fd);
+	if (core->hands_fd >= 0)
+		close(core->hands_fd);
 	free(core);
 }
 

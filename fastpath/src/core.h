@@ -22,12 +22,19 @@ enum { CORE_EVENTS = 64 };
 
 // epoll data of what is not the server's: a port id, or this.
 static const uint64_t core_signal_event = MAX_PORTS;
+static const uint64_t core_hands_event = MAX_PORTS + 1;
 
 // How far a ring must be emptied until all that lay in it at a moment has been seen.
 struct core_mark {
 	bool set;
 	uint64_t progress;             // port_state.progress of that moment
 	uint64_t room;                 // frames that the ring holds at most
+};
+
+// Ports of one worker whose fds are out of its epoll set, since it looks at them all the time.
+struct watch {
+	uint64_t out[MAX_PORTS / 64];
+	uint32_t passed[MAX_PORTS];    // frames in and out since it last slept
 };
 
 struct core {
@@ -40,12 +47,19 @@ struct core {
 	struct host *host;
 	struct server *server;
 	struct bfd *bfd;
+	struct crew *crew;             // the other workers; NULL: there are none
+	int hands_fd;                  // they write to it while we sleep
+	// Read by other workers, atomically.
+	bool hands_sleeping;           // we sleep, or are about to
+	bool hands_all;                // all frames are to come to us: somebody observes
+	bool complete;                 // all ports are here that a predecessor had
 	struct port *ports[MAX_PORTS];
 	uint16_t port_ids[MAX_PORTS];  // of those that are held, in the order they came
 	int port_count;
 	bool awaited[MAX_PORTS];       // held by the predecessor, not yet given to us
 	uint64_t awaited_until_ns;     // when we receive even so; 0: nothing is awaited
 	int epoll_fd;
+	struct watch watch;
 	int signal_fd;
 	uint64_t polled_ns;            // when epoll was last asked while there was work
 	uint32_t spin_skip;            // how often to sleep at once before looking for more again
@@ -70,6 +84,13 @@ struct core {
 // --- core_attach.c: make the counters of a dead predecessor obey their laws ---
 void core_reconcile(struct state_segment *state);
 
+// --- core_watch.c ---
+// Frames came in or were sent.
+void watch_passed(struct watch *watch, int epoll_fd, const struct port *port, int frames);
+// About to sleep: all are watched again, or false, where memory is short.  Then look whether frames wait.
+bool watch_all(struct watch *watch, int epoll_fd, struct port *const *ports, const uint16_t *ids, int count);
+void watch_forget(struct watch *watch, uint16_t id);
+
 // --- core_run.c ---
 uint64_t core_clock(void);
 
@@ -87,7 +108,31 @@ void core_bfd_serve(struct core *core);
 // --- forwarder.c: the life of a forwarder, from its birth to its exit ---
 __attribute__((noreturn)) void forwarder_main(const struct zygote_birth *birth);
 
+// --- core_worker.c: the other workers' threads, made before the process is confined ---
+// `count` with worker 0; `cpus` as in core_workers.  Worker 0 is the caller, who is pinned here.  Alone it has no
+// crew: NULL.
+int crew_new(uint32_t count, const int32_t *cpus, struct crew **out);
+void crew_free(struct crew *crew);
+// Give them their work.  The crew is the core's from now on, also where this fails after -EINVAL.
+int core_man(struct core *core, struct crew *crew);
+
+// --- core_hands.c: worker 0's side of them ---
+bool core_hands_pending(const struct core *core);
+// Go on with what they gave: flush, then core_hands_settle.
+int core_hands_take(struct core *core);
+void core_hands_settle(struct core *core);
+void core_hands_sleeping(struct core *core, bool sleeping);
+// Between these two no other worker forwards: what all of them read can be changed.
+void core_hands_hold(struct core *core);
+void core_hands_release(struct core *core);
+void core_hands_woken(struct core *core);
+
 // --- core_port.c ---
+// Send what is queued on a port (NULL: it has gone) and count what becomes of it.  Gives the error that tells that
+// its device has gone, or 0.
+int port_flush(struct forward *f, struct port *port, uint16_t id);
+// Note and publish the state of a port's link.
+void port_change(struct port *port, uint32_t link_up, uint32_t mtu);
 // Note the ports that a dead predecessor held: see core_ports_complete.
 void core_ports_await(struct core *core);
 // Are all ports here that the predecessor had?  Until then nothing is received, since a
@@ -97,6 +142,10 @@ void core_flush(void *user, uint16_t port);
 // Put the observer round the ports, or take it off, as last asked for.
 void core_observe_apply(struct core *core);
 void core_observe(void *user, bool trace, bool capture);
+// A frame came in while somebody looks: give it a number, and to captures.
+void core_observe_received(void *user, struct packet *packet);
+// The number of the next packet that somebody watches.
+uint32_t core_trace_next(struct core *core);
 bool core_port_at(void *user, int n, struct port_spec *spec, int *fds, int *fd_count);
 void core_ports_close(struct core *core);
 

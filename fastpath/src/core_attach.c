@@ -6,6 +6,9 @@
 // A crash falls between two stores, so one side may lack the packets of a batch.  Frames
 // whose fate was not recorded are received again and counted again; what they were counted
 // before is a drop with the reason "restart".  Counters only ever grow.
+//
+// One worker may count the arrival of a packet and another one its fate: the laws hold for the
+// sums over all workers, and what is missing is added to the counters of worker 0.
 #include "core.h"
 
 static uint64_t counted_drops(const uint64_t *drops)
@@ -16,10 +19,25 @@ static uint64_t counted_drops(const uint64_t *drops)
 	return sum;
 }
 
-static bool interface_used(const struct interface_counters *counters)
+// What the laws compare, of one interface and all workers.
+struct sums {
+	uint64_t rx;
+	uint64_t fates;     // of what came in
+	uint64_t tx;
+	uint64_t accounted; // of what went out
+};
+
+static void sums_add(struct sums *sums, const struct interface_counters *counters)
 {
-	return counters->rx_packets != 0 || counters->tx_packets != 0 || counters->originated_packets != 0 ||
-		counters->forwarded_out_packets != 0 || counters->held_packets != 0;
+	sums->rx += counters->rx_packets;
+	sums->fates += counters->forwarded_packets + counters->punt_packets + counted_drops(counters->drops) + counters->held_packets;
+	sums->tx += counters->tx_packets;
+	sums->accounted += counters->forwarded_out_packets + counters->originated_packets + counters->fragments_created;
+}
+
+static uint64_t workers_used(const struct state_segment *state)
+{
+	return state->workers_used > 0 && state->workers_used <= MAX_WORKERS ? state->workers_used : 1;
 }
 
 // Held is what lies in the pending slots, whatever the counter says.
@@ -37,19 +55,20 @@ static void recount_held(struct state_segment *state)
 	}
 }
 
-static void reconcile_interface(struct interface_counters *counters)
+static void reconcile_interface(struct state_segment *state, int interface)
 {
-	uint64_t known = counters->forwarded_packets + counters->punt_packets + counted_drops(counters->drops) + counters->held_packets;
-	if (counters->rx_packets > known)
-		counters->drops[DROP_RESTART] += counters->rx_packets - known;
-	else
-		counters->rx_packets = known;
-
-	uint64_t accounted = counters->forwarded_out_packets + counters->originated_packets + counters->fragments_created;
-	if (counters->tx_packets > accounted)
-		counters->forwarded_out_packets += counters->tx_packets - accounted;
-	else
-		counters->tx_packets = accounted;
+	struct interface_counters *own = &state->counters[interface];
+	struct sums sums = { 0 };
+	for (uint64_t worker = 0; worker < workers_used(state); worker++)
+		sums_add(&sums, &state->counters[worker * MAX_INTERFACES + (uint64_t)interface]);
+	if (sums.rx > sums.fates)
+		own->drops[DROP_RESTART] += sums.rx - sums.fates;
+	else if (sums.rx < sums.fates)
+		own->rx_packets += sums.fates - sums.rx;
+	if (sums.tx > sums.accounted)
+		own->forwarded_out_packets += sums.tx - sums.accounted;
+	else if (sums.tx < sums.accounted)
+		own->tx_packets += sums.accounted - sums.tx;
 }
 
 void core_reconcile(struct state_segment *state)
@@ -60,8 +79,6 @@ void core_reconcile(struct state_segment *state)
 	// The pending slots are 2 MiB that an idle VR never touched: look only where needed.
 	if (held)
 		recount_held(state);
-	for (int i = 1; i < MAX_INTERFACES; i++) {
-		if (interface_used(&state->counters[i]))
-			reconcile_interface(&state->counters[i]);
-	}
+	for (int i = 1; i < MAX_INTERFACES; i++)
+		reconcile_interface(state, i);
 }

@@ -98,7 +98,7 @@ static uint64_t wire_heard_until(void *user, uint64_t now)
 		core->marks[port->spec.port] = (struct core_mark){
 			.set = port->ops->pending(port),
 			.progress = port->state->progress,
-			.room = port->spec.driver == DRIVER_AF_PACKET ? port->spec.frame_count : (uint64_t)LINK_SLOTS,
+			.room = port->spec.driver == DRIVER_AF_PACKET ? port->spec.frame_count : (uint64_t)LINK_UNITS,
 		};
 	}
 	return core->heard_ns;

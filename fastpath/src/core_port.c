@@ -1,5 +1,6 @@
 // The ports of a core: coming and going, transmission, observers.
-#include "core.h"
+#include "core_worker.h"
+#include "forward/bypass.h"
 
 #include <errno.h>
 #include <string.h>
@@ -25,23 +26,12 @@ static enum drop_reason transmit_reason(int error)
 	}
 }
 
-static void transmit_failed(struct core *core, struct port *port, int error)
+int port_flush(struct forward *f, struct port *port, uint16_t id)
 {
-	// The device was moved or deleted: only the manager can bind the socket again.
-	if ((error == ENXIO || error == ENODEV) && (port->state->flags & PORT_FAILED) == 0) {
-		port->state->flags |= PORT_FAILED;
-		log_event(&core->log, core->forward.now, "port-failed", "port=%u ifindex=%u errno=%d", port->spec.port, port->spec.ifindex, error);
-	}
-}
-
-void core_flush(void *user, uint16_t id)
-{
-	struct core *core = user;
-	struct forward *f = &core->forward;
 	struct egress_queue *queue = f->queues[id];
-	struct port *port = core->ports[id];
+	int failure = 0;
 	if (queue == NULL || queue->count == 0)
-		return;
+		return 0;
 
 	int done = 0;
 	while (done < queue->count) {
@@ -55,11 +45,26 @@ void core_flush(void *user, uint16_t id)
 				egress_lost(f, queue->packets[done++], DROP_TX_FULL);
 			break;
 		}
-		if (port != NULL)
-			transmit_failed(core, port, -sent);
+		// The device was moved or deleted: only the manager can bind the socket again.
+		if (port != NULL && (sent == -ENXIO || sent == -ENODEV) && (port->state->flags & PORT_FAILED) == 0) {
+			port->state->flags |= PORT_FAILED;
+			failure = -sent;
+		}
 		egress_lost(f, queue->packets[done++], transmit_reason(-sent));
 	}
 	queue->count = 0;
+	return failure;
+}
+
+void core_flush(void *user, uint16_t id)
+{
+	struct core *core = user;
+	struct port *port = core->ports[id];
+	if (core->running && port != NULL && core->forward.queues[id] != NULL)
+		watch_passed(&core->watch, core->epoll_fd, port, core->forward.queues[id]->count);
+	int failure = port_flush(&core->forward, port, id);
+	if (failure != 0)
+		log_event(&core->log, core->forward.now, "port-failed", "port=%u ifindex=%u errno=%d", id, port->spec.ifindex, failure);
 }
 
 // --- observers: captures and packet traces ---
@@ -74,17 +79,31 @@ static uint16_t frame_vlan(const struct packet *packet)
 	return 0;
 }
 
+uint32_t core_trace_next(struct core *core)
+{
+	core->trace_id = core->trace_id % TRACE_ID + 1;
+	return core->trace_id;
+}
+
+void core_observe_received(void *user, struct packet *packet)
+{
+	struct core *core = user;
+	const struct interface_entry *interface = view_interface_of(&core->forward.tables, packet->port, frame_vlan(packet));
+	uint16_t index = interface != NULL ? interface->index : 0;
+	packet->trace = core_trace_next(core);
+	if (!core->traced || !server_wants_trace(core->server, index, packet, true, packet->trace))
+		packet->trace |= TRACE_FATE;
+	server_capture(core->server, index, false, packet, core->forward.now);
+}
+
 static void observe_frame(void *user, const struct port *port, struct packet *packet, bool outgoing)
 {
 	struct core *core = user;
-	uint16_t index = packet->egress;
-	if (!outgoing) {
-		const struct interface_entry *interface = view_interface_of(&core->forward.tables, port->spec.port, frame_vlan(packet));
-		index = interface != NULL ? interface->index : 0;
-		if (core->traced && server_wants_trace(core->server, index))
-			packet->trace = ++core->trace_id != 0 ? core->trace_id : ++core->trace_id;
-	}
-	server_capture(core->server, index, outgoing, packet, core->forward.now);
+	(void)port;
+	if (outgoing)
+		server_capture(core->server, packet->egress, true, packet, core->forward.now);
+	else
+		core_observe_received(core, packet);
 }
 
 void core_observe(void *user, bool trace, bool capture)
@@ -105,6 +124,7 @@ void core_observe_apply(struct core *core)
 {
 	if (core->observe == core->observed)
 		return;
+	__atomic_store_n(&core->hands_all, core->observe, __ATOMIC_RELEASE);
 	for (int i = 0; i < core->port_count; i++) {
 		struct port **slot = &core->ports[core->port_ids[i]];
 		if (!core->observe)
@@ -113,6 +133,7 @@ void core_observe_apply(struct core *core)
 			log_event(&core->log, core->forward.now, "observe-failed", "port=%u errno=%d", core->port_ids[i], ENOMEM);
 	}
 	core->observed = core->observe;
+	bypass_observe(&core->forward, core->observe);
 }
 
 // --- coming and going ---
@@ -130,8 +151,11 @@ void core_ports_await(struct core *core)
 
 bool core_ports_complete(struct core *core, uint64_t now)
 {
-	if (core->awaited_until_ns == 0)
+	if (core->awaited_until_ns == 0) {
+		if (!core->complete)
+			__atomic_store_n(&core->complete, true, __ATOMIC_RELEASE);
 		return true;
+	}
 	if (core->awaited_until_ns == UINT64_MAX)
 		core->awaited_until_ns = now + await_ns;
 	for (int id = 1; id < MAX_PORTS; id++) {
@@ -149,13 +173,23 @@ static void port_publish(struct port *port)
 {
 	port->state->driver = port->spec.driver;
 	port->state->ifindex = port->spec.ifindex;
+	port->state->mode = port->spec.mode;
 	port->state->flags = PORT_PRESENT | (port->spec.link_up != 0 ? PORT_LINK_UP : 0u);
+}
+
+void port_change(struct port *port, uint32_t link_up, uint32_t mtu)
+{
+	port->spec.link_up = link_up;
+	port->spec.mtu = mtu;
+	port_publish(port);
 }
 
 int core_port_add(struct core *core, const struct port_spec *spec, const int *fds, int fd_count)
 {
 	if (spec->port == 0 || spec->port >= MAX_PORTS)
 		return -EINVAL;
+	if (spec->queue != 0)
+		return core_hands_port_add(core, spec, fds, fd_count);
 	if (core->ports[spec->port] != NULL)
 		return -EEXIST;
 
@@ -178,7 +212,8 @@ int core_port_add(struct core *core, const struct port_spec *spec, const int *fd
 	core->ports[spec->port] = port;
 	core->port_ids[core->port_count++] = spec->port;
 	port_publish(port);
-	forward_port(&core->forward, spec->port, spec);
+	forward_port(&core->forward, spec->port, &port->spec);
+	core_hands_port(core, spec->port, &port->spec);
 	return 0;
 }
 
@@ -191,9 +226,11 @@ int core_port_remove(struct core *core, uint16_t id)
 	}
 	if (port == NULL)
 		return -ENOENT;
+	core_hands_port(core, id, NULL);
 	core_flush(core, id);
 	forward_port(&core->forward, id, NULL);
 	epoll_ctl(core->epoll_fd, EPOLL_CTL_DEL, port->fd, NULL);
+	watch_forget(&core->watch, id);
 	port->state->flags = 0;
 	core->ports[id] = NULL;
 	int at = 0;
@@ -210,17 +247,18 @@ int core_port_link(struct core *core, uint16_t id, uint32_t link_up, uint32_t mt
 	struct port *port = port_find(core, id);
 	if (port == NULL)
 		return -ENOENT;
-	port->spec.link_up = link_up;
-	port->spec.mtu = mtu;
-	port_publish(port);
+	port_change(port, link_up, mtu);
 	forward_port(&core->forward, id, &port->spec);
+	core_hands_port(core, id, &port->spec);
 	return 0;
 }
 
 bool core_port_at(void *user, int n, struct port_spec *spec, int *fds, int *fd_count)
 {
 	struct core *core = user;
-	if (n < 0 || n >= core->port_count)
+	if (n >= core->port_count)
+		return core_hands_port_at(core, n - core->port_count, spec, fds, fd_count);
+	if (n < 0)
 		return false;
 	const struct port *port = core->ports[core->port_ids[n]];
 	*spec = port->spec;

@@ -12,12 +12,15 @@
 // longer, if that has paid lately, and then sleeps until a frame, a message or a deadline.
 #define _GNU_SOURCE
 #include "core.h"
+#include "forward/bypass.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "forward/police.h"
 
 enum {
 	ROUNDS = 4,               // turns of each port before timers and sockets
@@ -26,7 +29,7 @@ enum {
 	SPIN_FAILURES = 8,        // of which each doubles the times that are left out
 	LOOKS = 4,                // at the rings, between two questions for events
 	POLL_INTERVAL_NS = 50000, // how often busy iterations ask for sockets' events
-	SLEEP_MAX_MS = 100,       // published tables ring no bell: look now and then
+	SLEEP_MAX_MS = 4000,      // whoever publishes tables rings (vr/NAME.sock); should that ever get lost, look now and then
 	MS = 1000000
 };
 
@@ -71,6 +74,9 @@ static int take_batch(struct core *core, struct port *port)
 	if (count > 0)
 		forward_receive(f, port->spec.port, packets, count);
 	core->worker->batches++;
+	core->worker->packets += (uint64_t)handled;
+	if (core->running)
+		watch_passed(&core->watch, core->epoll_fd, port, handled);
 	return handled;
 }
 
@@ -98,6 +104,18 @@ static int iterate_port(struct core *core, struct port *port)
 	return handled;
 }
 
+// What other workers gave us, to its fate.
+static int iterate_hands(struct core *core)
+{
+	int handled = core_hands_take(core);
+	if (handled > 0) {
+		flush(core);
+		core_bfd_serve(core);
+	}
+	core_hands_settle(core);
+	return handled;
+}
+
 static int iterate_ports(struct core *core)
 {
 	int handled = 0;
@@ -112,6 +130,7 @@ static int iterate_ports(struct core *core)
 			if (port->ops->pending(port))
 				handled += iterate_port(core, port);
 		}
+		handled += iterate_hands(core);
 		if (handled == before)
 			break;
 	}
@@ -142,6 +161,13 @@ static void iterate_begin(struct core *core, uint64_t now)
 	// What was published before we came has been read already, but nobody has acted on it.
 	if (view_refresh(&f->tables) || !core->begun)
 		forward_tables_changed(f);
+	if (police_stale(f)) {
+		core_hands_hold(core);
+		police_follow(f);
+		core_hands_release(core);
+	}
+	bypass_begin(f);
+	neighbor_collect(f);
 	core_bfd_begin(core);
 	core->begun = true;
 }
@@ -149,6 +175,8 @@ static void iterate_begin(struct core *core, uint64_t now)
 static void iterate_end(struct core *core)
 {
 	flush(core);
+	if (core->observed)
+		server_capture_flush(core->server);
 	if (core->state->tables_epoch != core->forward.tables.epoch)
 		__atomic_store_n(&core->state->tables_epoch, core->forward.tables.epoch, __ATOMIC_RELEASE);
 	view_leave(core->worker);
@@ -181,11 +209,21 @@ static bool ports_pending(const struct core *core)
 		if (port->ops->pending(port))
 			return true;
 	}
-	return false;
+	return core_hands_pending(core);
+}
+
+static void ports_poke(struct core *core)
+{
+	for (int i = 0; i < core->port_count; i++) {
+		struct port *port = core->ports[core->port_ids[i]];
+		if (port->ops->poke != NULL)
+			port->ops->poke(port);
+	}
 }
 
 static void ports_sleeping(struct core *core, bool sleeping)
 {
+	core_hands_sleeping(core, sleeping);
 	for (int i = 0; i < core->port_count; i++) {
 		struct port *port = core->ports[core->port_ids[i]];
 		port->ops->sleeping(port, sleeping);
@@ -209,6 +247,7 @@ static bool spin(struct core *core, uint64_t now, struct epoll_event *events, in
 		return false;
 	}
 	for (; now < until; now = core_clock()) {
+		ports_poke(core);
 		for (int i = 0; i < LOOKS; i++) {
 			if (ports_pending(core))
 				break;
@@ -256,8 +295,11 @@ static int sleep_until(struct core *core, uint64_t timeout, struct epoll_event *
 // peer that sends after that look sees them and wakes us.
 static int sleep_events(struct core *core, uint64_t now, struct epoll_event *events)
 {
+	bool watched = watch_all(&core->watch, core->epoll_fd, core->ports, core->port_ids, core->port_count);
 	ports_sleeping(core, true);
 	uint64_t timeout = ports_pending(core) ? 0 : sleep_timeout(core, now);
+	if (!watched)
+		timeout = least(timeout, MS);
 	if (timeout != 0)
 		__atomic_store_n(&core->worker->busy_since_ns, 0, __ATOMIC_RELAXED);
 	int count = sleep_until(core, timeout, events);
@@ -311,6 +353,8 @@ static int take_events(struct core *core, const struct epoll_event *events, int 
 			handled += take_server_event(core, &events[i]);
 		} else if (data == core_signal_event) {
 			handled += take_signal(core);
+		} else if (data == core_hands_event) {
+			core_hands_woken(core);
 		} else if (data < MAX_PORTS && core->ports[data] != NULL) {
 			struct port *port = core->ports[data];
 			// Frames alone need no event, they are looked for anyway.

@@ -1,6 +1,6 @@
 // A forwarder process: the zygote's child, in C from its first instruction on.
 //
-//   namespace, title --> no rights, filter --> core_create, core_serve, core_run --> exit
+//   namespace, title --> no rights, threads, filter --> core_create, core_serve, core_run --> exit
 //
 // The warm Python that it was forked from stays as it is, shared with everybody.  After
 // confine_seccomp nothing can be opened any more.
@@ -104,7 +104,7 @@ static void forwarder_priority(void)
 	close(fd);
 }
 
-static int forwarder_enter(const struct forwarder_birth *own, int netns_fd)
+static int forwarder_enter(const struct forwarder_birth *own, int netns_fd, struct crew **crew)
 {
 	char title[ROUTER_NAME_SIZE + 32];
 	snprintf(title, sizeof(title), "anabranch: %s forwarder", own->name);
@@ -116,13 +116,17 @@ static int forwarder_enter(const struct forwarder_birth *own, int netns_fd)
 	forwarder_limit_files();
 	forwarder_priority();
 	int error = confine_drop(own->uid, own->gid);
+	if (error == 0)
+		error = crew_new(own->workers != 0 ? own->workers : 1, own->cpus, crew);
 	return error < 0 ? error : confine_seccomp(PROFILE_FORWARDER);
 }
 
-static int forwarder_serve(const int32_t *fds)
+static int forwarder_serve(const int32_t *fds, struct crew *crew)
 {
 	struct core *core;
 	int error = core_create(fds[FORWARDER_TABLES], fds[FORWARDER_STATE], &core);
+	if (error == 0)
+		error = core_man(core, crew);
 	if (error == 0)
 		error = core_serve(core, fds[FORWARDER_LISTENER], fds[FORWARDER_TABLES], fds[FORWARDER_STATE_RO]);
 	return error < 0 ? error : core_run(core);
@@ -131,13 +135,14 @@ static int forwarder_serve(const int32_t *fds)
 void forwarder_main(const struct zygote_birth *birth)
 {
 	struct forwarder_birth own = { .uid = 0 };
+	struct crew *crew = NULL;
 	int error = -EINVAL;
 	if (birth->length == sizeof(own) && birth->fd_count == FORWARDER_FDS) {
 		memcpy(&own, birth->request, sizeof(own));
 		own.name[ROUTER_NAME_SIZE - 1] = '\0';
-		error = forwarder_enter(&own, birth->fds[FORWARDER_NETNS]);
+		error = forwarder_enter(&own, birth->fds[FORWARDER_NETNS], &crew);
 		if (error == 0)
-			error = forwarder_serve(birth->fds);
+			error = forwarder_serve(birth->fds, crew);
 	}
 	if (error < 0)
 		dprintf(STDERR_FILENO, "event=forwarder-failed router=%s errno=%d error=\"%s\"\n", own.name, -error,

@@ -1,7 +1,7 @@
 """`vr capture`: frames as the forwarder sees them, as pcapng, JSON lines or one line of text each.
 
-tcpdump in the VR's namespace sees what the devices carry; this also sees patch links, and VLAN
-sub-interfaces apart.
+tcpdump in the VR's namespace sees what the devices carry; this also sees patch links, VLAN sub-interfaces apart, and
+of a frame that was dropped the reason (in pcapng as the packet's comment).
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from fastpath.stats import drop_name
 from manager.cli import clock, frames, pcapng
 from manager.cli.client import Forwarder
 from manager.cli.errors import CliError, Exit, usage
+from manager.cli.filters import compile_filter, is_filter
 from manager.cli.segments import interface_names
 from manager.cli.words import unknown
 from rsock import wire
@@ -37,6 +39,7 @@ class Frame:
     time_ns: int  # time of day
     length: int  # on the wire
     lost: int  # frames that are missing before this one
+    drop: str | None  # why it was dropped
     data: bytes
 
     def as_json(self) -> dict[str, Any]:
@@ -47,6 +50,7 @@ class Frame:
             "direction": "out" if self.outgoing else "in",
             "length": self.length,
             "lost": self.lost,
+            "drop": self.drop,
             **frames.describe(self.data),
             "data": self.data.hex(),
         }
@@ -56,21 +60,38 @@ def capture(request: Request) -> tuple[None, Exit]:
     """Capture until the count is reached or the operator interrupts."""
     router = request["router"]
     names = interface_names(request.run_dir, router)
-    index = _interface_index(names, request["interface"])
+    interface, words = _interface_and_filter(request, names)
+    index = _interface_index(names, interface)
+    wanted = compile_filter(words)
     count = request["packets"]
     if count is not None and count < 1:
         raise usage("-n must be at least 1")
     with Forwarder(request.run_dir, router) as forwarder, _sink(request, names) as sink:
-        forwarder.call(wire.Op.CAPTURE, _REQUEST.pack(index, max(0, request["snap"])))
+        ask(forwarder, index, request["snap"], wanted, drops=request["drops"])
         if not request.json and sys.stderr.isatty():
-            print(f"capturing on {request['interface']} of {router}; Ctrl-C ends", file=sys.stderr)
+            print(f"capturing on {interface} of {router}; Ctrl-C ends", file=sys.stderr)
         # An interrupt is the ordinary end of a capture.
         with contextlib.suppress(KeyboardInterrupt):
-            for seen, frame in enumerate(_frames(forwarder, names, request["direction"]), 1):
+            for seen, frame in enumerate(captured(forwarder, names, request["direction"]), 1):
                 sink(frame)
                 if seen == count:
                     break
     return None, Exit.OK
+
+
+def _interface_and_filter(request: Request, names: dict[int, str]) -> tuple[str, list[str]]:
+    """Tell apart what stands after the router: with --drops the interface may be left out."""
+    interface, words = request["interface"], request["filter"]
+    if (
+        request["drops"]
+        and interface is not None
+        and interface not in {"all", *names.values()}
+        and is_filter(interface)
+    ):
+        return "all", [interface, *words]
+    if interface is None and not request["drops"]:
+        raise usage(f"an interface is needed, or 'all': {', '.join(names.values())}")
+    return interface or "all", words
 
 
 def _interface_index(names: dict[int, str], wanted: str) -> int:
@@ -82,17 +103,26 @@ def _interface_index(names: dict[int, str], wanted: str) -> int:
     raise usage(unknown("interface", wanted, names.values()))
 
 
-def _frames(forwarder: Forwarder, names: dict[int, str], direction: str) -> Iterator[Frame]:
+def ask(forwarder: Forwarder, index: int, snap: int, wanted: bytes, *, drops: bool) -> None:
+    """Have frames sent from now on; `wanted` is a compiled filter."""
+    forwarder.call(wire.Op.CAPTURE, _REQUEST.pack(index, max(0, snap), int(drops)) + wanted)
+
+
+def captured(forwarder: Forwarder, names: dict[int, str], direction: str = "both") -> Iterator[Frame]:
+    """Give the frames as they come."""
     offset = clock.wall_offset_ns()
     for record in forwarder.records():
         op, body = record or (None, b"")
         if op is not wire.Op.CAPTURE or len(body) < _RECORD.size:
             continue
-        index, outgoing, timestamp, captured, length, lost = _RECORD.unpack_from(body)
+        index, outgoing, timestamp, kept, length, lost, drop = _RECORD.unpack_from(body)
         if direction not in ("both", "out" if outgoing else "in"):
             continue
-        data = body[_RECORD.size : _RECORD.size + captured]
-        yield Frame(index, names.get(index, f"#{index}"), bool(outgoing), timestamp + offset, length, lost, data)
+        data = body[_RECORD.size : _RECORD.size + kept]
+        reason = drop_name(drop) if drop else None
+        yield Frame(
+            index, names.get(index, f"#{index}"), bool(outgoing), timestamp + offset, length, lost, reason, data
+        )
 
 
 @contextlib.contextmanager
@@ -102,18 +132,28 @@ def _sink(request: Request, names: dict[int, str]) -> Iterator[Any]:
         yield _print_json if request.json else _print_text
         return
     with _open(request["write"]) as file:
-        writer = pcapng.Writer(file, "Anabranch vr capture")
-        for index, name in names.items():
-            writer.interface(index, name, f"interface {name} of virtual router {request['router']}", request["snap"])
+        yield pcapng_sink(file, request["router"], names, request["snap"])
 
-        def write(frame: Frame) -> None:
-            if not writer.knows(frame.index):  # configured after the capture began
-                writer.interface(frame.index, frame.interface, "", request["snap"])
-            writer.packet(
-                frame.index, frame.time_ns, frame.data, frame.length, outgoing=frame.outgoing, lost=frame.lost
-            )
 
-        yield write
+def pcapng_sink(file: BinaryIO, router: str, names: dict[int, str], snap: int) -> Callable[[Frame], None]:
+    """Begin a capture file with the router's interfaces; give the function that takes frames."""
+    writer = pcapng.Writer(file, "Anabranch")
+
+    def describe(index: int, name: str) -> None:
+        writer.interface(index, name, f"interface {name} of virtual router {router}", snap)
+
+    def write(frame: Frame) -> None:
+        if not writer.knows(frame.index):  # configured after the capture began
+            describe(frame.index, frame.interface)
+        comment = f"dropped: {frame.drop}" if frame.drop else ""
+        writer.packet(
+            frame.index, frame.time_ns, frame.data, frame.length, outgoing=frame.outgoing, lost=frame.lost,
+            comment=comment,
+        )  # fmt: skip
+
+    for index, name in names.items():
+        describe(index, name)
+    return write
 
 
 @contextlib.contextmanager
@@ -138,8 +178,9 @@ def _print_text(frame: Frame) -> None:
     shown = frame.as_json()
     arrow = "->" if frame.outgoing else "<-"
     vlan = f" vlan {shown['vlan']}" if shown["vlan"] is not None else ""
+    fate = f"  dropped: {frame.drop}" if frame.drop else ""
     lost = f"  ({frame.lost} lost before)" if frame.lost else ""
     print(
-        f"{shown['time'][11:26]} {frame.interface} {arrow}{vlan} {shown['summary']} length {frame.length}{lost}",
+        f"{shown['time'][11:26]} {frame.interface} {arrow}{vlan} {shown['summary']} length {frame.length}{fate}{lost}",
         flush=True,
     )

@@ -13,7 +13,7 @@ class Argument:
     name: str  # "router", or an option: "-c --count"
     help: str
     metavar: str | None = None
-    type: str = "str"  # str, int, float, flag, rest (all that follows)
+    type: str = "str"  # str, int, float, flag, words (any number), rest (all that follows)
     default: Any = None
     optional: bool = False  # a positional that may be left out
     choices: tuple[str, ...] | None = None
@@ -49,7 +49,7 @@ class Command:
                 parts.append(f"[{flag}]" if argument.type == "flag" else f"[{flag} {argument.metavar}]")
             else:
                 shown = argument.metavar or argument.name.upper()
-                parts.append(f"[{shown}]" if argument.optional else shown)
+                parts.append(f"[{shown}]" if argument.optional or argument.type == "words" else shown)
         return " ".join(parts)
 
 

@@ -108,6 +108,18 @@ def _rings() -> Finding:
     )
 
 
+def _bpf_programs() -> Finding:
+    from manager import bpf_objects
+
+    if not bpf_objects.available():
+        problem: str | None = "this installation was built without clang: no driver af-xdp, no offload xdp"
+    else:
+        problem = _in_child(lambda: bpf_objects.load("redirect", entries={"sockets": 1}).close())
+    return _finding(
+        "BPF programs", problem, "can be loaded", "clang when building; CAP_BPF, CAP_NET_ADMIN", needed=False
+    )
+
+
 def _memory_files() -> Finding:
     def probe() -> None:
         fd = os.memfd_create("probe", os.MFD_ALLOW_SEALING)
@@ -168,6 +180,7 @@ PROBES: Final[tuple[Callable[[], Finding], ...]] = (
     _capabilities,
     _namespaces,
     _rings,
+    _bpf_programs,
     _memory_files,
     _seccomp,
     _open_files,

@@ -96,7 +96,7 @@ def _dispatch(run_dir: Path, as_json: bool, words: list[str]) -> int:
     if found is None:
         return _help(tuple(word for word in words if not word.startswith("-")), as_json, asked=_HELP & set(words))
     command, rest = found
-    request = Request(run_dir, as_json, vars(_parser(command).parse_args(rest)))
+    request = Request(run_dir, as_json, vars(_parsed(command, rest)))
     result = load(command.run)(request)
     data, code = result if isinstance(result, tuple) else (result, Exit.OK)
     if data is not None:
@@ -147,6 +147,13 @@ def overview(prefix: tuple[str, ...] = ()) -> str:
     return "\n".join(lines)
 
 
+def _parsed(command: Command, words: list[str]) -> argparse.Namespace:
+    """Parse the arguments of a command; options may stand between the words of a filter."""
+    parser = _parser(command)
+    intermixed = any(argument.type == "words" for argument in command.arguments)
+    return parser.parse_intermixed_args(words) if intermixed else parser.parse_args(words)
+
+
 def _parser(command: Command) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"vr {command.name}", description=command.help, allow_abbrev=False)
     for argument in command.arguments:
@@ -161,6 +168,9 @@ def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
         return
     if argument.type == "rest":
         parser.add_argument(argument.name, nargs=argparse.REMAINDER, metavar=argument.metavar, **options)
+        return
+    if argument.type == "words":
+        parser.add_argument(argument.name, nargs="*", metavar=argument.metavar, **options)
         return
     options |= {"type": _TYPES[argument.type], "default": argument.default, "choices": argument.choices}
     if argument.metavar or not argument.choices:

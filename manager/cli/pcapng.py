@@ -16,6 +16,7 @@ ENHANCED_PACKET: Final = 6
 LINKTYPE_ETHERNET: Final = 1
 # Option codes
 END_OF_OPTIONS: Final = 0
+COMMENT: Final = 1
 SHB_USERAPPL: Final = 4
 IF_NAME: Final = 2
 IF_DESCRIPTION: Final = 3
@@ -59,11 +60,15 @@ class Writer:
         self._interfaces[index] = len(self._interfaces)
         self._write(_block(INTERFACE_DESCRIPTION, struct.pack("<HHI", LINKTYPE_ETHERNET, 0, snap) + options))
 
-    def packet(self, index: int, time_ns: int, data: bytes, length: int, *, outgoing: bool, lost: int = 0) -> None:
+    def packet(
+        self, index: int, time_ns: int, data: bytes, length: int, *, outgoing: bool, lost: int = 0, comment: str = ""
+    ) -> None:
         """Write one frame; `length` is what it had on the wire, `lost` how many before it are missing."""
         options = [(EPB_FLAGS, struct.pack("<I", OUTBOUND if outgoing else INBOUND))]
         if lost:
             options.append((EPB_DROPCOUNT, struct.pack("<Q", lost)))
+        if comment:
+            options.append((COMMENT, comment.encode()))
         head = struct.pack(
             "<IIIII", self._interfaces[index], time_ns >> 32, time_ns & 0xFFFFFFFF, len(data), max(length, len(data))
         )

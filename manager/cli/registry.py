@@ -26,6 +26,9 @@ def load(reference: str) -> Callable[..., Any]:
 
 
 PACKETS: Final = Argument("-c --count", "stop after N requests", metavar="N", type="int", default=None)
+FILTER: Final = Argument(
+    "filter", "as tcpdump has: host A, net P, port N, src, dst, tcp, arp, and, or, not", metavar="FILTER", type="words"
+)
 WAIT: Final = Argument("-W --wait", "seconds to wait for each answer", metavar="SECONDS", type="float", default=1.0)
 
 _COMMANDS: Final = (
@@ -131,6 +134,7 @@ _COMMANDS: Final = (
             Argument("-n --packets", "stop after N packets", metavar="N", type="int", default=None),
             Argument("--drops", "only packets that are dropped", type="flag"),
             Argument("-i --interface", "only packets that come in here", metavar="IF", values="interfaces"),
+            FILTER,
         ),
     ),
     Command(
@@ -140,11 +144,13 @@ _COMMANDS: Final = (
         None,
         (
             ROUTER,
-            Argument("interface", "interface of the router, or 'all'", metavar="IF", values="interfaces"),
+            Argument("interface", "one of the router's, or 'all'", metavar="IF", values="interfaces", optional=True),
             Argument("-w --write", "write pcapng to a file, or - for standard output", metavar="FILE"),
             Argument("-n --packets", "stop after N packets", metavar="N", type="int", default=None),
             Argument("-s --snap", "keep at most so many bytes of each frame", metavar="BYTES", type="int", default=0),
             Argument("-d --direction", "in, out or both", metavar="DIR", default="both", choices=("in", "out", "both")),
+            Argument("--drops", "only frames that came in and were dropped; of all interfaces without IF", type="flag"),
+            FILTER,
         ),
     ),
     Command(

@@ -93,6 +93,17 @@ def interfaces(data: list[dict[str, Any]]) -> str:
     text = table(header, rows, ("MTU", "RX", "TX", "FORWARDED", "PUNT", "DROPS"))
     if any(interface["counters"]["drops"] for interface in data):
         text += "\n(reasons: vr show drops)"
+    for interface in data:
+        if interface.get("driver_reason"):
+            text += f"\n{interface['name']}: driver auto: {interface['driver']}: {interface['driver_reason']}"
+    for interface in data:
+        if interface.get("mode"):
+            text += f"\n{interface['name']}: {', '.join(interface['mode'])}"
+            counted = [f"{name} {count}" for name, count in interface["rings"].items() if count]
+            text += f" (rings: {', '.join(counted)})" if counted else ""
+    for interface in data:
+        if interface.get("offload"):
+            text += f"\n{interface['name']}: offload xdp: {interface['offload']}"
     return text if rows else "no interfaces"
 
 

@@ -70,7 +70,7 @@ def interfaces(request: Request) -> list[dict[str, Any]]:
     """Show interfaces with their counters."""
     recorded = _recorded_interfaces(request)
     with open_segments(request.run_dir, request["router"]) as (tables, state):
-        ports = {port["port"]: port for port in stats.ports(state)}
+        ports = {port["port"]: port for port in stats.ports(state) if port["worker"] == 0}
         return [
             _interface(entry, ports.get(entry.port), recorded.get(entry.name, {}), state)
             for entry in published.published(tables)
@@ -94,6 +94,14 @@ def _interface(
         "index": entry.index,
         "counters": stats.interface_counters(state, entry.index),
     }
+    if port is not None and port["mode"]:
+        copied = [] if "zero-copy" in port["mode"] else ["copy"]
+        found["mode"] = [*port["mode"][:1], *copied, *port["mode"][1:]]
+        found["rings"] = {"rx_dropped": port["rx_kernel_drops"], **port["rings"]}
+    if recorded.get("offload"):
+        found["offload"] = recorded["offload"]
+    if recorded.get("driver_reason"):
+        found["driver_reason"] = recorded["driver_reason"]
     if recorded.get("problem"):
         found["problem"] = recorded["problem"]
     return found

@@ -25,6 +25,7 @@ from fastpath.stats import drop_name
 from manager.cli import clock
 from manager.cli.client import Forwarder
 from manager.cli.errors import Exit, usage
+from manager.cli.filters import compile_filter
 from manager.cli.segments import open_segments
 from manager.cli.words import unknown
 from rsock import wire
@@ -57,12 +58,13 @@ def _follow(request: Request, tables: Segment) -> None:
     count = request["packets"]
     if count is not None and count < 1:
         raise usage("-n must be at least 1")
+    wanted = compile_filter(request["filter"])
     show = _print_json if request.json else _print_text
     lives = _Lives(names, lambda address: (installed.lookup(tables, address) or {}).get("prefix"))
     router = request["router"]
     # An interrupt is the ordinary end.
     with Forwarder(request.run_dir, router) as forwarder, contextlib.suppress(KeyboardInterrupt):
-        forwarder.call(wire.Op.TRACE, _REQUEST.pack(index, int(request["drops"])))
+        forwarder.call(wire.Op.TRACE, _REQUEST.pack(index, int(request["drops"])) + wanted)
         if not request.json and sys.stderr.isatty():
             print(f"tracing {router}; Ctrl-C ends", file=sys.stderr)
         for seen, packet in enumerate(_packets(forwarder, lives), 1):

@@ -18,7 +18,8 @@ from manager.config.plan import Change, Plan, diff
 
 if TYPE_CHECKING:
     from manager.config.merge import Marks
-    from vrouter.config.schema import Config
+    from vrouter.config.driver import Driver
+    from vrouter.config.schema import Config, Interface, Router
 
 __all__ = ["Change", "ConfigError", "Loaded", "Plan", "diff", "load", "render"]
 
@@ -48,17 +49,31 @@ def load(conf_dir: str | Path, *additions: Path) -> Loaded:
 
 
 def with_defaults(config: Config) -> Config:
-    """Write `defaults` into every interface that they hold for, so that nobody else need know them."""
-    mtu = config.defaults.mtu
-    if mtu is None:
-        return config
+    """Write `defaults` and drivers into every interface that they hold for, so that nobody else need know them."""
     routers = {}
     for name, router in config.routers.items():
         interfaces = {
-            key: replace(interface, mtu=mtu)
-            if interface.mtu is None and (interface.device or interface.patch)
-            else interface
+            key: replace(
+                interface,
+                mtu=interface.mtu or (config.defaults.mtu if _carried(interface) else None),
+                driver=driver_of(router, interface),
+            )
             for key, interface in router.interfaces.items()
         }
         routers[name] = replace(router, interfaces=interfaces)
     return replace(config, routers=routers)
+
+
+def _carried(interface: Interface) -> bool:
+    return bool(interface.device or interface.patch or interface.pcap)
+
+
+def driver_of(router: Router, interface: Interface) -> Driver | None:
+    """Give an interface's driver: what it says, or another on its device, or the router; None: it has none."""
+    if interface.pcap:
+        return "pcap"
+    if not interface.device:
+        return interface.driver
+    place = (interface.device, interface.netns)
+    users = (interface, *(each for each in router.interfaces.values() if (each.device, each.netns) == place))
+    return next((user.driver for user in users if user.driver is not None), router.dataplane.driver)

@@ -11,7 +11,10 @@ import pwd
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from manager.config.crosscheck_acl import check_acls
 from manager.config.crosscheck_bgp import check_bgp
+from manager.config.crosscheck_dataplane import check_dataplanes
+from manager.config.crosscheck_driver import check_drivers
 from manager.config.crosscheck_ospf import check_ospf
 from manager.config.crosscheck_policy import check_policies
 from manager.config.crosscheck_rip import check_rip
@@ -31,7 +34,7 @@ from vrouter.net.address import (
     parse_prefix,
 )
 
-_DEVICE_ONLY: Final = ("netns", "vlan", "gro", "force")
+_DEVICE_ONLY: Final = ("netns", "vlan", "gro", "offload", "force")
 _MIN_IPV6_MTU: Final = 1280  # RFC 8200 section 5
 
 
@@ -71,11 +74,14 @@ def crosscheck(config: Config, marks: Marks, broken: frozenset[str] = frozenset(
         _check_rules(checker, (*path, "rsock", "rules"), router.rsock.rules)
         _check_bfd_sessions(checker, path, router)
     _check_rules(checker, ("defaults", "rsock", "rules"), config.defaults.rsock.rules)
+    check_dataplanes(checker)
+    check_drivers(checker)
     _check_devices(checker)
     _check_macs(checker)
     _check_range(checker)
     _check_relay(checker)
     check_policies(checker)
+    check_acls(checker)
     check_bgp(checker)
     check_ospf(checker)
     check_rip(checker)
@@ -84,19 +90,21 @@ def crosscheck(config: Config, marks: Marks, broken: frozenset[str] = frozenset(
 
 def _check_interface(checker: _Checker, path: Path_, interface: Interface) -> None:
     """Check which keys of one interface go together."""
-    kind = "a patch link" if interface.patch else "a loopback"
-    if interface.device and interface.patch:
-        checker.note_key((*path, "patch"), "'patch' and 'device' exclude each other", "remove one of them")
-        return
+    kind = "a patch link" if interface.patch else "capture files" if interface.pcap else "a loopback"
+    for one, other in (("device", "patch"), ("device", "pcap"), ("patch", "pcap")):
+        if getattr(interface, one) and getattr(interface, other):
+            checker.note_key((*path, other), f"'{other}' and '{one}' exclude each other", "remove one of them")
+            return
     if not interface.device:
         written = checker.marks.node(path).value
         keys = written.keys() if isinstance(written, dict) else ()
-        refused = [*_DEVICE_ONLY, "driver", *(() if interface.patch else ("mtu", "mac"))]
+        refused = [*_DEVICE_ONLY, *(() if interface.pcap else ("driver",))]
+        refused += () if interface.patch or interface.pcap else ("mtu", "mac", "police")
         for key in refused:
             if key in keys:
                 checker.note_key((*path, key), f"'{key}' does not go with {kind}", "it needs 'device'")
     has_ipv6 = any(":" in address for address in interface.addresses)
-    mtu = interface.mtu or (checker.config.defaults.mtu if interface.device or interface.patch else None)
+    mtu = interface.mtu or (checker.config.defaults.mtu if not _is_loopback(interface) else None)
     if has_ipv6 and mtu is not None and mtu < _MIN_IPV6_MTU:
         checker.note(
             (*path, "mtu"),
@@ -128,7 +136,7 @@ def _check_limits(checker: _Checker, path: Path_, router: Router) -> None:
     for count, limit, what in (
         (len(router.interfaces), MAX_ROUTER_INTERFACES, "interfaces"),
         (
-            sum(bool(interface.device or interface.patch) for interface in interfaces),
+            sum(bool(interface.device or interface.patch or interface.pcap) for interface in interfaces),
             MAX_ROUTER_PORTS,
             "devices and patch links",
         ),
@@ -265,7 +273,7 @@ def _check_hop(checker: _Checker, path: Path_, prefix: Prefix, hop: Hop, reach: 
 
 
 def _is_loopback(interface: Interface) -> bool:
-    return not interface.device and not interface.patch
+    return not interface.device and not interface.patch and not interface.pcap
 
 
 def _check_via(checker: _Checker, path: Path_, prefix: Prefix, hop: Hop, reach: _Reach) -> None:

@@ -79,7 +79,7 @@ def _check_ra(checker: Checker, path: Path_, interface: Interface) -> None:
     if interface.ra is None or not interface.ra.enabled:
         return
     own = [parse_interface_address(text)[0] for text in interface.addresses]
-    if not interface.device and not interface.patch:
+    if not interface.device and not interface.patch and not interface.pcap:
         checker.note_key((*path, "ra"), "nobody hears router advertisements on a loopback")
     elif not any(address.family == IPV6 for address in own):
         checker.note_key((*path, "ra"), "the interface has no IPv6 address", "add one to 'addresses'")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from vrouter.config import schema
-from vrouter.config.constraints import Constraint, MaxLength, OneOrMany, OrAll, OrBoolean, Shorthand
+from vrouter.config.constraints import Constraint, MaxLength, OneOrMany, OrAll, OrBoolean, OrKey, Shorthand
 from vrouter.config.option import Impact
 
 
@@ -71,6 +71,7 @@ class Struct:
     fields: dict[str, Field]  # by YAML key
     or_boolean: bool = False  # `true` stands for {}, `false` for {enabled: false}
     words: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)  # words that stand for a map
+    or_key: str = ""  # a value alone stands for a map with this key
 
 
 Model = Leaf | Words | Sequence | Map | Struct
@@ -103,7 +104,8 @@ def _struct(cls: type, markers: tuple[Any, ...] = ()) -> Struct:
         )
     or_boolean = any(isinstance(marker, OrBoolean) for marker in markers)
     meanings = [pair for marker in markers if isinstance(marker, Shorthand) for pair in marker.meanings]
-    return Struct(cls, fields, or_boolean, {word: dict(pairs) for word, pairs in meanings})
+    or_key = next((marker.key for marker in markers if isinstance(marker, OrKey)), "")
+    return Struct(cls, fields, or_boolean, {word: dict(pairs) for word, pairs in meanings}, or_key)
 
 
 def _model(hint: Any) -> Model:

@@ -119,6 +119,8 @@ def _describe_struct(described: Struct) -> dict[str, Any]:
         result["required"] = required
     if described.words:
         return {"anyOf": [{"enum": list(described.words)}, result]}
+    if described.or_key:
+        return {"anyOf": [properties[described.or_key], result]}
     return {"anyOf": [{"type": "boolean"}, result]} if described.or_boolean else result
 
 
@@ -164,6 +166,8 @@ def _value_text(field: Field) -> str:
         case Map():
             return "map"
         case Struct():
+            if field.model.or_key:
+                return f"map, or its `{field.model.or_key}` alone"
             stand_for = ("true", "false") if field.model.or_boolean else tuple(field.model.words)
             return ", ".join(["map", *(f"`{word}`" for word in stand_for)])
         case Sequence() if field.model.one_or_many and not isinstance(field.model.item, Leaf | Words):

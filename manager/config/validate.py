@@ -206,6 +206,8 @@ def _struct(described: Struct, value: Any) -> Any:
         return {}
     if described.or_boolean and value == "false":
         return {"enabled": "false"}
+    if described.or_key and isinstance(value, str):
+        return {described.or_key: value}
     if described.words and isinstance(value, str):
         if value in described.words:
             return described.words[value]

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fastpath import bfd, calls, interfaces, sockets, stats
+from fastpath import bfd, calls, filters, interfaces, police, sockets, stats
 from fastpath._layout import CONSTANTS, SIZES
 from fastpath.accounts import accounts
 from fastpath.segment import KIND_STATE, KIND_TABLES, Segment
@@ -120,6 +120,8 @@ class Collector:
                 _forwarding(families, name, mapped)
                 _apps(families, name, mapped.state)
                 _bfd(families, name, mapped)
+                _policing(families, name, mapped)
+                _filters(families, name, mapped)
             if router["state"] == "up" and time.monotonic() < deadline:
                 protocols.collect(families, self._upstream, name)
         return list(families.all.values())
@@ -155,7 +157,7 @@ def _process(families: Families, pid: int, **labels: str) -> None:
 def _forwarding(families: Families, vr: str, mapped: _Router) -> None:
     """What the forwarder and its tables tell."""
     tables, state = mapped.tables, mapped.state
-    up = {port["port"]: port["link_up"] for port in stats.ports(state)}
+    up = {port["port"]: port["link_up"] for port in stats.ports(state) if port["worker"] == 0}
     dropped = "Packets that were dropped, by reason; without an interface: the router's own."
     names = {}
     for interface in interfaces.published(tables):
@@ -206,6 +208,46 @@ def _apps(families: Families, vr: str, state: Segment) -> None:
         denied.update(account["denials"])
     for reason, number in sorted(denied.items()):
         families.add("rsock_denied", "counter", "Requests of apps that were denied.", number, vr=vr, reason=reason)
+
+
+def _policing(families: Families, vr: str, mapped: _Router) -> None:
+    """What rates let pass, and what they did not."""
+    for entry in police.control_plane(mapped.tables, mapped.state):
+        for outcome in ("passed", "dropped"):
+            text = "Packets that ask for more than forwarding, by class."
+            labels = {"vr": vr, "class": entry["class"], "outcome": outcome}
+            families.add("control_plane_packets", "counter", text, entry[outcome], **labels)
+    names = interfaces.names(mapped.tables)
+    for entry in police.policers(mapped.tables, mapped.state):
+        interface = names.get(entry["interface"], str(entry["interface"]))
+        for outcome in ("passed", "dropped"):
+            labels = {"vr": vr, "interface": interface, "direction": entry["direction"], "outcome": outcome}
+            text = "Packets at policers."
+            families.add("policer_packets", "counter", text, entry[f"{outcome}_packets"], **labels)
+            text = "Bytes of IP packets at policers."
+            families.add("policer_bytes", "counter", text, entry[f"{outcome}_bytes"], **labels)
+
+
+def _filters(families: Families, vr: str, mapped: _Router) -> None:
+    """What lists decided, by named entry, and what was counted by prefix."""
+    published = filters.published(mapped.tables)
+    for each in published.lists:
+        sums: dict[tuple[str, str], list[int]] = {}
+        for place, (entry, count) in enumerate(
+            zip(each.entries, filters.counts(mapped.state, each.entries), strict=True)
+        ):
+            name = "end" if place == len(each.entries) - 1 else entry.name
+            own = sums.setdefault((name, entry.action), [0, 0])
+            own[0] += count.packets
+            own[1] += count.bytes
+        for (name, action), (packets, octets) in sums.items():
+            labels = {"vr": vr, "acl": each.name, "entry": name, "action": action}
+            families.add("acl_packets", "counter", "Packets that an entry of a list decided about.", packets, **labels)
+            families.add("acl_bytes", "counter", "Bytes of IP packets, likewise.", octets, **labels)
+    for entry, count in zip(published.prefixes, filters.counts(mapped.state, published.prefixes), strict=True):
+        labels = {"vr": vr, "prefix": entry.text}
+        families.add("counted_packets", "counter", "Packets forwarded to a counted prefix.", count.packets, **labels)
+        families.add("counted_bytes", "counter", "Bytes of IP packets, likewise.", count.bytes, **labels)
 
 
 def _bfd(families: Families, vr: str, mapped: _Router) -> None:

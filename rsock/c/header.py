@@ -23,6 +23,8 @@ def text() -> str:
         ("Right", "RSOCK_RIGHT_"),
         ("DatagramFlag", "RSOCK_DATAGRAM_"),
         ("State", "RSOCK_STATE_"),
+        ("Filter", "RSOCK_FILTER_"),
+        ("Side", "RSOCK_SIDE_"),
     ):
         members = ", ".join(f"{prefix}{member.name} = {int(member)}" for member in wire[enum_name])
         out.append(f"enum {{ {members} }};")

@@ -1,11 +1,14 @@
 """A packet generator in the kernel: an XDP program under BPF_PROG_TEST_RUN with live frames.
 
-    python generator.py DEVICE DESTINATION_MAC RATE     until it gets SIGTERM
+    python generator.py DEVICE DESTINATION_MAC RATE [SIZE [FILE]]     until it gets SIGTERM
 
-It writes the whole frame for each packet (60 bytes: Ethernet, IPv4 with its checksum, UDP), since pages
-come back changed, and redirects it out of DEVICE: several million packets a second from one core,
-which no sender in user space reaches.  RATE is packets a second; frames before their time are dropped
-inside the program, and a backlog of more than 200 us is forgotten.  The peer of DEVICE needs GRO on.
+It writes the headers of each packet (Ethernet, IPv4 with its checksum, UDP), since pages come back
+changed, and redirects it out of DEVICE: several million packets a second from one core, which no
+sender in user space reaches.  RATE is packets a second; frames before their time are dropped inside the
+program, and a backlog of more than 200 us is forgotten.  SIZE is a frame's bytes without FCS, or `imix`:
+of twelve frames seven have 60 bytes, four 590, one 1514.  FILE holds up to 65,536 IPv4 addresses of 4
+bytes each, among which a random generator chooses; without it all go to 10.0.2.1.  It says `ready`, and
+at the end how many frames it sent.  The peer of DEVICE needs GRO on.
 """
 
 from __future__ import annotations
@@ -17,17 +20,27 @@ import signal
 import socket
 import struct
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
 SYS_BPF: Final = 321
-MAP_CREATE, MAP_UPDATE, PROG_LOAD, TEST_RUN = 0, 2, 5, 10
+MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, PROG_LOAD, TEST_RUN, MAP_UPDATE_BATCH, LINK_CREATE = 0, 1, 2, 5, 10, 26, 28
 PROG_TYPE_XDP: Final = 6
+ATTACH_XDP: Final = 37
 MAP_TYPE_ARRAY: Final = 2
 TEST_LIVE_FRAMES: Final = 2
+LOOKUP, KTIME, REDIRECT, ADJUST_TAIL = 1, 5, 23, 65  # helpers
+XDP_DROP, XDP_PASS = 1, 2
 LATE_NS: Final = 200_000
-FRAME_SIZE: Final = 60
+HEADERS: Final = 60  # bytes that are written, the shortest frame
+ADDRESSES: Final = 1 << 16
+IMIX: Final = ((60, 7), (590, 4), (1514, 1))
+FLOWS: Final = 0x3F  # source ports, less one
 _libc = ctypes.CDLL(None, use_errno=True)
+
+# The words of the state map's one value: when the next frame is due, the random generator, frames sent.
+NEXT, RANDOM, SENT = 0, 8, 16
 
 
 def bpf(command: int, attributes: bytes) -> int:
@@ -40,52 +53,158 @@ def bpf(command: int, attributes: bytes) -> int:
     return result
 
 
-def instruction(code: int, destination: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
-    """Encode one eBPF instruction."""
-    return struct.pack(
-        "<BBhi", code, destination | source << 4, offset, immediate - (1 << 32) if immediate >> 31 else immediate
-    )
+class Assembler:
+    """Instructions of eBPF, with jumps to labels that come later."""
+
+    def __init__(self) -> None:
+        self._code: list[bytes] = []
+        self._jumps: list[tuple[int, str]] = []
+        self._labels: dict[str, int] = {}
+
+    def op(self, code: int, destination: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> None:
+        """Add one instruction."""
+        immediate &= 0xFFFFFFFF
+        signed = immediate - (1 << 32) if immediate >> 31 else immediate
+        self._code.append(struct.pack("<BBhi", code, destination | source << 4, offset, signed))
+
+    def jump(self, code: int, destination: int, label: str, source: int = 0, immediate: int = 0) -> None:
+        """Add a jump."""
+        self._jumps.append((len(self._code), label))
+        self.op(code, destination, source, 0, immediate)
+
+    def label(self, name: str) -> None:
+        """Name the next instruction."""
+        self._labels[name] = len(self._code)
+
+    def value_of(self, map_fd: int) -> None:
+        """Look up the map's element whose index is in r2 (a copy on the stack at -4); r0 is it, never NULL."""
+        self.op(0x63, 10, 2, -4)  # *(u32 *)(r10 - 4) = r2
+        self.op(0xBF, 2, 10)
+        self.op(0x07, 2, 0, 0, -4)
+        self.op(0x18, 1, 1, 0, map_fd)
+        self.op(0)
+        self.op(0x85, immediate=LOOKUP)
+        self.jump(0x15, 0, "drop")
+
+    def code(self) -> bytes:
+        """Give the program."""
+        code = list(self._code)
+        for at, label in self._jumps:
+            head, registers, _offset, immediate = struct.unpack("<BBhi", code[at])
+            code[at] = struct.pack("<BBhi", head, registers, self._labels[label] - at - 1, immediate)
+        return b"".join(code)
 
 
-def frame(destination: bytes) -> bytes:
-    """Give the generated frame: 10.0.0.2 to 10.0.2.1, UDP."""
-    head = struct.pack(
-        ">BBHHHBBH4s4s", 0x45, 0, 46, 0, 0x4000, 64, 17, 0, socket.inet_aton("10.0.0.2"), socket.inet_aton("10.0.2.1")
-    )
-    total = sum(struct.unpack(">10H", head))
-    total = (total & 0xFFFF) + (total >> 16)
-    head = head[:10] + struct.pack(">H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
-    udp = struct.pack(">HHHH", 1000, 2000, 26, 0)
-    return (destination + bytes.fromhex("020000000001") + b"\x08\x00" + head + udp).ljust(FRAME_SIZE, b"\0")
+def frame(destination: bytes, size: int) -> bytes:
+    """Give the headers of a frame from 10.0.0.2; the destination and the checksum are left open."""
+    length = size - 14 if size > HEADERS else 46
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, length, 0, 0x4000, 64, 17, 0, socket.inet_aton("10.0.0.2"), bytes(4))
+    udp = struct.pack(">HHHH", 1024, 2000, length - 20, 0)
+    return (destination + bytes.fromhex("020000000001") + b"\x08\x00" + head + udp).ljust(HEADERS, b"\0")
 
 
-def program(map_fd: int, ifindex: int, gap_ns: int, data: bytes) -> bytes:
-    """Assemble: wait for the time of the next frame, write it, redirect it."""
-    stores = b"".join(
-        instruction(0x62, 7, 0, at, int.from_bytes(data[at : at + 4], "little")) for at in range(0, FRAME_SIZE, 4)
-    )
-    send = (
-        stores
-        + instruction(0xB7, 1, 0, 0, ifindex)
-        + instruction(0xB7, 2)
-        + instruction(0x85, 0, 0, 0, 23)
-        + instruction(0x95)
-    )
-    drop = instruction(0xB7, 0, 0, 0, 1) + instruction(0x95)
-    # r7 data, r8 the map's one value: time of the next frame; r9 now.
-    body = instruction(0x61, 7, 1, 0) + instruction(0x61, 2, 1, 4)
-    body += instruction(0xBF, 3, 7) + instruction(0x07, 3, 0, 0, FRAME_SIZE)
-    body += instruction(0xBD, 3, 2, 2) + drop  # fits: skip the drop
-    body += instruction(0x62, 10, 0, -4, 0) + instruction(0xBF, 2, 10) + instruction(0x07, 2, 0, 0, -4 & 0xFFFFFFFF)
-    body += instruction(0x18, 1, 1, 0, map_fd) + instruction(0) + instruction(0x85, 0, 0, 0, 1)
-    body += instruction(0x55, 0, 0, 2, 0) + drop
-    body += instruction(0xBF, 8, 0) + instruction(0x85, 0, 0, 0, 5) + instruction(0xBF, 9, 0)
-    body += instruction(0x79, 1, 8)  # r1 = next
-    body += instruction(0xBD, 1, 9, 2) + drop  # next <= now: skip the drop
-    body += instruction(0xBF, 2, 9) + instruction(0x1F, 2, 1)  # how late
-    body += instruction(0xB5, 2, 0, 1, LATE_NS) + instruction(0xBF, 1, 9)
-    body += instruction(0x07, 1, 0, 0, gap_ns) + instruction(0x7B, 8, 1)
-    return body + send
+def partial_sum(data: bytes) -> int:
+    """Sum the IPv4 header's words as the processor loads them: the order of bytes does not matter."""
+    return sum(struct.unpack("<10H", data[14:34]))
+
+
+def _finish(program: Assembler, size: int, data: bytes, longest: int) -> None:
+    """Write what depends on the size: the lengths and the checksum (r1: the address), then cut the frame."""
+    for at in (16, 38):
+        program.op(0x6A, 7, 0, at, int.from_bytes(data[at : at + 2], "little"))
+    program.op(0xBF, 2, 1)
+    program.op(0x57, 1, immediate=0xFFFF)
+    program.op(0x77, 2, immediate=16)
+    program.op(0x0F, 1, 2)
+    program.op(0x07, 1, immediate=partial_sum(data))
+    for _ in range(2):
+        program.op(0xBF, 2, 1)
+        program.op(0x57, 1, immediate=0xFFFF)
+        program.op(0x77, 2, immediate=16)
+        program.op(0x0F, 1, 2)
+    program.op(0xA7, 1, immediate=-1)
+    program.op(0x6B, 7, 1, 24)
+    if size != longest:
+        program.op(0xBF, 1, 6)
+        program.op(0xB7, 2, immediate=size - longest)
+        program.op(0x85, immediate=ADJUST_TAIL)
+    program.jump(0x05, 0, "send")
+
+
+def _wait(program: Assembler, gap_ns: int) -> None:
+    """Drop frames before their time: r8 is the state."""
+    program.op(0x85, immediate=KTIME)
+    program.op(0x79, 1, 8, NEXT)
+    program.jump(0x2D, 1, "drop", source=0)  # next > now
+    program.op(0xBF, 2, 0)
+    program.op(0x1F, 2, 1)  # how late
+    program.jump(0xB5, 2, "on time", immediate=LATE_NS)
+    program.op(0xBF, 1, 0)
+    program.label("on time")
+    program.op(0x07, 1, immediate=gap_ns)
+    program.op(0x7B, 8, 1, NEXT)
+
+
+def _random(program: Assembler) -> None:
+    """Xorshift: r9 is the next number."""
+    program.op(0x79, 9, 8, RANDOM)
+    for code, bits in ((0x67, 13), (0x77, 7), (0x67, 17)):
+        program.op(0xBF, 1, 9)
+        program.op(code, 1, immediate=bits)
+        program.op(0xAF, 9, 1)
+    program.op(0x7B, 8, 9, RANDOM)
+
+
+def program(state_fd: int, addresses_fd: int, count: int, ifindex: int, gap_ns: int, mac: bytes, size: str) -> bytes:
+    """Assemble: wait for the time of the next frame, choose its destination and size, write it, redirect it."""
+    made = Assembler()
+    mix = IMIX if size == "imix" else ((int(size), 1),)
+    longest = max(length for length, _share in mix)
+    made.op(0xBF, 6, 1)  # r6 the context, r7 the frame, r8 the state, r9 a random number
+    made.op(0x61, 7, 6, 0)
+    made.op(0x61, 2, 6, 4)
+    made.op(0xBF, 3, 7)
+    made.op(0x07, 3, immediate=HEADERS)
+    made.jump(0x2D, 3, "drop", source=2)
+    made.op(0xB7, 2)
+    made.value_of(state_fd)
+    made.op(0xBF, 8, 0)
+    _wait(made, gap_ns)
+    _random(made)
+    data = frame(mac, longest)
+    for at in range(0, HEADERS, 4):
+        made.op(0x62, 7, 0, at, int.from_bytes(data[at : at + 4], "little"))
+    made.op(0xBF, 1, 9)
+    made.op(0x77, 1, immediate=48)
+    made.op(0x57, 1, immediate=FLOWS)
+    made.op(0x73, 7, 1, 35)  # low byte of the source port
+    made.op(0xBF, 2, 9)
+    made.op(0x57, 2, immediate=count - 1)
+    made.value_of(addresses_fd)
+    made.op(0x61, 1, 0, 0)
+    made.op(0x63, 7, 1, 30)
+    made.op(0xBF, 3, 9)
+    made.op(0x77, 3, immediate=32)
+    made.op(0x97, 3, immediate=sum(share for _length, share in mix))
+    reached = 0
+    for number, (length, share) in enumerate(mix):
+        reached += share
+        if number + 1 < len(mix):
+            made.jump(0x35, 3, f"longer than {length}", immediate=reached)
+        _finish(made, length, frame(mac, length), longest)
+        made.label(f"longer than {length}")
+    made.label("send")
+    made.op(0x79, 1, 8, SENT)
+    made.op(0x07, 1, immediate=1)
+    made.op(0x7B, 8, 1, SENT)
+    made.op(0xB7, 1, immediate=ifindex)
+    made.op(0xB7, 2)
+    made.op(0x85, immediate=REDIRECT)
+    made.op(0x95)
+    made.label("drop")
+    made.op(0xB7, 0, immediate=XDP_DROP)
+    made.op(0x95)
+    return made.code()
 
 
 def load(code: bytes) -> int:
@@ -110,42 +229,83 @@ def load(code: bytes) -> int:
         raise OSError(error.errno, log.value.decode()) from error
 
 
-def run(device: str, destination: str, rate: int) -> None:
+def attach_drop(ifindex: int, mac: bytes) -> int:
+    """Drop in the driver what a device of this namespace receives for `mac`, until the fd that this gives is closed."""
+    made = Assembler()
+    made.op(0x61, 7, 1, 0)
+    made.op(0x61, 2, 1, 4)
+    made.op(0xBF, 3, 7)
+    made.op(0x07, 3, immediate=14)
+    made.jump(0x2D, 3, "pass", source=2)
+    made.op(0x61, 4, 7, 0)
+    made.jump(0x55, 4, "pass", immediate=int.from_bytes(mac[:4], "little"))
+    made.op(0x69, 4, 7, 4)
+    made.jump(0x55, 4, "pass", immediate=int.from_bytes(mac[4:], "little"))
+    made.op(0xB7, 0, immediate=XDP_DROP)
+    made.op(0x95)
+    made.label("pass")
+    made.op(0xB7, 0, immediate=XDP_PASS)
+    made.op(0x95)
+    fd = load(made.code())
+    try:
+        return bpf(LINK_CREATE, struct.pack("<IIII", fd, ifindex, ATTACH_XDP, 0).ljust(64, b"\0"))
+    finally:
+        os.close(fd)
+
+
+def array(count: int, size: int, values: bytes) -> int:
+    """Make an array map with these values."""
+    fd = bpf(MAP_CREATE, struct.pack("<IIIII", MAP_TYPE_ARRAY, 4, size, count, 0).ljust(72, b"\0"))
+    keys = ctypes.create_string_buffer(struct.pack(f"<{count}I", *range(count)))
+    data = ctypes.create_string_buffer(values, len(values))
+    batch = struct.pack("<QQQQIIQQ", 0, 0, ctypes.addressof(keys), ctypes.addressof(data), count, fd, 0, 0)
+    bpf(MAP_UPDATE_BATCH, batch)
+    return fd
+
+
+def sent(state_fd: int) -> int:
+    """Read how many frames were sent."""
+    key, value = ctypes.create_string_buffer(4), ctypes.create_string_buffer(24)
+    look = struct.pack("<IIQQQ", state_fd, 0, ctypes.addressof(key), ctypes.addressof(value), 0)
+    bpf(MAP_LOOKUP, look)
+    found: int = struct.unpack("<3Q", value.raw)[SENT // 8]
+    return found
+
+
+def run(device: str, destination: str, rate: int, size: str, addresses: bytes) -> None:
     """Generate until a signal ends it."""
-    data = frame(bytes.fromhex(destination.replace(":", "")))
-    map_fd = bpf(MAP_CREATE, struct.pack("<IIIII", MAP_TYPE_ARRAY, 4, 8, 1, 0).ljust(72, b"\0"))
-    fd = load(program(map_fd, socket.if_nametoindex(device), 1_000_000_000 // rate, data))
+    mac = bytes.fromhex(destination.replace(":", ""))
+    count = 1 << (len(addresses) // 4).bit_length() - 1  # a power of two
+    state_fd = array(1, 24, struct.pack("<3Q", 0, 0x9E3779B97F4A7C15, 0))
+    addresses_fd = array(count, 4, addresses[: 4 * count])
+    code = program(state_fd, addresses_fd, count, socket.if_nametoindex(device), 1_000_000_000 // rate, mac, size)
+    fd = load(code)
+    data = bytes(max(length for length, _share in IMIX) if size == "imix" else int(size))
     source = ctypes.create_string_buffer(data, len(data))
-    test = struct.pack(
-        "<IIIIQQIIIIQQIII",
-        fd,
-        0,
-        len(data),
-        0,
-        ctypes.addressof(source),
-        0,
-        1 << 30,
-        0,
-        0,
-        0,
-        0,
-        0,
-        TEST_LIVE_FRAMES,
-        0,
-        64,
-    )
-    while True:
-        try:
-            bpf(TEST_RUN, test.ljust(80, b"\0"))
-        except OSError as error:
-            if error.errno != errno.EINTR:
-                raise
+    test = struct.pack("<IIIIQQ", fd, 0, len(data), 0, ctypes.addressof(source), 0)
+    test += struct.pack("<IIIIQQIII", 1 << 30, 0, 0, 0, 0, 0, TEST_LIVE_FRAMES, 0, 64)
+    print("ready", flush=True)
+    try:
+        while True:
+            try:
+                bpf(TEST_RUN, test.ljust(80, b"\0"))
+            except OSError as error:
+                if error.errno != errno.EINTR:
+                    raise
+    except SystemExit:
+        print(sent(state_fd), flush=True)
 
 
 def _end(_signal: int, _frame: FrameType | None) -> None:
-    os._exit(0)
+    raise SystemExit
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _end)
-    run(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    run(
+        sys.argv[1],
+        sys.argv[2],
+        int(sys.argv[3]),
+        sys.argv[4] if len(sys.argv) > 4 else str(HEADERS),
+        Path(sys.argv[5]).read_bytes()[: 4 * ADDRESSES] if len(sys.argv) > 5 else socket.inet_aton("10.0.2.1"),
+    )

@@ -15,6 +15,7 @@ from bgp_phases import HEADING, Life, Row, verify_exact
 from bgp_receivers import RECEIVERS
 from bgp_routes import IPV4, IPV6, Table
 from lab import Lab
+from verdict import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,26 +69,6 @@ def our_life(table: Table, repeat: int) -> tuple[Row, dict[str, list[float]]]:
             return life.row, samples
         finally:
             receiver.stop()
-
-
-class Verdict:
-    """Figures beside their goals."""
-
-    def __init__(self) -> None:
-        self.missed: list[str] = []
-
-    def at_most(self, what: str, value: float, limit: float, unit: str) -> None:
-        """Print a figure that has to be small; note it where it is not."""
-        self._tell(what, f"{value:.2f} {unit}", f"at most {limit:g}", good=value <= limit)
-
-    def at_least(self, what: str, value: float, limit: float, unit: str) -> None:
-        """Print a figure that has to be big; note it where it is not."""
-        self._tell(what, f"{value:.2f} {unit}", f"at least {limit:g}", good=value >= limit)
-
-    def _tell(self, what: str, value: str, goal: str, *, good: bool) -> None:
-        print(f"  {what}: {value}; goal {goal}: {'reached' if good else 'MISSED'}")
-        if not good:
-            self.missed.append(f"{what}: {value} ({goal})")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@
 #include "abi/core.h"
 #include "base/crc32.h"
 #include "table/fib.h"
+#include "table/fib_walk.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -149,6 +150,26 @@ static void follow(const struct tables_view *view, uint8_t family, const uint8_t
 	free(exact);
 }
 
+// The same address and its neighbors by each way to walk; none may leave the segment.
+static void follow_batch(const struct tables_view *view, uint8_t family, const uint8_t *address, uint32_t count)
+{
+	uint32_t size = family == FAMILY_IPV4 ? 4 : 16;
+	uint8_t *exact = malloc(count * size + 1);
+	uint16_t groups[FIB_BATCH];
+	struct fib_trie trie;
+	for (uint32_t i = 0; i < count; i++) {
+		memcpy(exact + i * size, address, size);
+		exact[i * size + i % size] ^= (uint8_t)i;
+	}
+	fib_lookup_batch(view, family, exact, count, groups);
+	if (fib_trie_open(view, family, &trie)) {
+		fib_batch_plain(&trie, family, exact, count, groups);
+		if (fib_batch_vector_works())
+			fib_batch_vector(&trie, family, exact, count, groups);
+	}
+	free(exact);
+}
+
 static void use_interfaces(const struct tables_view *view, uint32_t where)
 {
 	view_interface(view, (uint16_t)where);
@@ -190,9 +211,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break;
 		case LOOKUP4:
 			follow(&view, FAMILY_IPV4, address, where);
+			follow_batch(&view, FAMILY_IPV4, address, where % (FIB_BATCH + 1));
 			break;
 		case LOOKUP6:
 			follow(&view, FAMILY_IPV6, address, where);
+			follow_batch(&view, FAMILY_IPV6, address, where % (FIB_BATCH + 1));
 			break;
 		case SELECT:
 			nexthop_select(&view, (uint16_t)where, (uint32_t)value);

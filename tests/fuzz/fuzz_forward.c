@@ -17,6 +17,8 @@
 #include "base/segment.h"
 #include "forward/forward.h"
 #include "forward/neighbor.h"
+#include "forward/police.h"
+#include "forward/transit.h"
 #include "port/port.h"
 
 enum { PORTS = 3, REDZONE = 64, RECORD = 5, TABLES_SIZE = 4 << 20, VNET = sizeof(struct virtio_net_hdr) };
@@ -185,7 +187,9 @@ static void crash(void)
 	uint64_t now = f->now;
 	for (int port = 0; port < MAX_PORTS; port++)
 		free(f->queues[port]);
+	transit_free(f->transit);
 	neighbor_fini(f);
+	police_fini(f);
 	icmp_limit_fini(f);
 	view_close(&f->tables);
 	packet_pool_free(f->pool);

@@ -1,7 +1,7 @@
 // libFuzzer target: the consumer of a patch link, with a peer that writes what it likes.
 //
 // The input is a list of steps of 12 bytes: what, where (u16), value (u64), spare.  They patch the
-// peer's indices and slots, also between measuring a frame and copying it, which is when a hostile
+// peer's indices and heads, also between measuring a frame and copying it, which is when a hostile
 // peer would, and then receive.  Frames are copied to the end of a page before one that may not be
 // touched, so that a byte too much is a crash with or without a sanitizer.
 //
@@ -19,7 +19,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { STEP = 12, PAGE = 4096, ROOM = (SUPER_ROOM + PAGE - 1) / PAGE * PAGE };
-enum step { PRODUCER, AHEAD, LENGTH, FLAGS, RUN, CONSUMER, RECEIVE, TAKE, CHANGED, SEND, RECORD, STEPS };
+enum step { PRODUCER, AHEAD, LENGTH, NEAR, LAST, CONSUMER, RECEIVE, TAKE, CHANGED, SEND, RECORD, STEPS };
 
 struct rig {
 	struct link_end end;
@@ -60,21 +60,25 @@ static void take(struct rig *rig, const struct link_frame *frame)
 {
 	struct virtio_net_hdr vnet;
 	uint64_t before = rig->end.consumer;
-	if (frame->slots == 0 || frame->slots > LINK_FRAME_SLOTS || (!frame->malformed && frame->length > SUPER_ROOM))
+	if (frame->units == 0 || frame->units > LINK_UNITS || (!frame->malformed && frame->length > SUPER_ROOM))
 		abort();
 	link_end_take(&rig->end, frame, frame->malformed ? NULL : rig->room + ROOM - frame->length, &vnet);
-	if (rig->end.consumer - before != frame->slots)
+	if (rig->end.consumer - before != frame->units)
 		abort();
 }
 
-static void receive(struct rig *rig, struct link_slot *changed, uint64_t value)
+static struct link_head *head_at(const struct rig *rig, uint64_t unit)
+{
+	return (void *)&rig->peer->units[(unit & (LINK_UNITS - 1)) * LINK_UNIT];
+}
+
+static void receive(struct rig *rig, struct link_head *changed, uint64_t value)
 {
 	struct link_frame frame;
 	if (!link_end_next(&rig->end, &frame))
 		return;
 	if (changed != NULL) {
-		changed->length = (uint16_t)value;
-		changed->flags = (uint16_t)(value >> 16);
+		changed->length = (uint32_t)value;
 		rig->peer->producer += value >> 32;
 	}
 	take(rig, &frame);
@@ -86,24 +90,21 @@ static void step(struct rig *rig, const uint8_t *bytes)
 	uint64_t value;
 	memcpy(&where, bytes + 1, sizeof(where));
 	memcpy(&value, bytes + 3, sizeof(value));
-	struct link_slot *slot = &rig->peer->slots[where & (LINK_SLOTS - 1)];
 	switch ((enum step)(bytes[0] % STEPS)) {
 	case PRODUCER:
 		rig->peer->producer = value;
 		break;
 	case AHEAD:
-		rig->peer->producer = rig->end.consumer + where % (LINK_SLOTS + 2u);
+		rig->peer->producer = rig->end.consumer + value % (LINK_UNITS + 2u);
 		break;
 	case LENGTH:
-		slot->length = (uint16_t)value;
+		head_at(rig, where)->length = (uint32_t)value;
 		break;
-	case FLAGS:
-		slot->flags = (uint16_t)value;
+	case NEAR: // the frame that comes next, at its greatest or a little more
+		head_at(rig, rig->end.consumer)->length = SUPER_ROOM - 8 + (where & 15);
 		break;
-	case RUN: // a long chain of full slots
-		for (uint32_t i = 0; i < (value & 63); i++)
-			rig->peer->slots[(rig->end.consumer + i) & (LINK_SLOTS - 1)] =
-				(struct link_slot){.length = LINK_SLOT_ROOM, .flags = LINK_MORE};
+	case LAST: // on to the last units of the ring, so that the next frames begin anew within
+		rig->end.consumer = rig->peer->producer = rig->end.peer_producer = LINK_UNITS - 1 - (where & 3);
 		break;
 	case CONSUMER:
 		rig->peer->consumer = value;
@@ -116,7 +117,7 @@ static void step(struct rig *rig, const uint8_t *bytes)
 			receive(rig, NULL, 0);
 		break;
 	case CHANGED:
-		receive(rig, &rig->peer->slots[(rig->end.consumer + where % 40u) & (LINK_SLOTS - 1)], value);
+		receive(rig, head_at(rig, rig->end.consumer + where % 40u), value);
 		break;
 	case SEND: {
 		static const struct virtio_net_hdr none;

@@ -46,9 +46,9 @@ def ip(*words: str) -> None:
 class Side:
     """One link of the router: the veth pair, its ring, its interface."""
 
-    def __init__(self, lab: Bare, number: int, name: str, mtu: int, geometry: rings.Geometry) -> None:
+    def __init__(self, lab: Bare, number: int, name: str, mtu: int, geometry: Any) -> None:
         self.number, self.name, self.mtu, self.geometry = number, name, mtu, geometry
-        self.namespace = f"{lab.prefix}{name}"
+        self.namespace, self.router_namespace = f"{lab.prefix}{name}", lab.namespace
         self.router_mac = bytes((2, 0, 0, 0, number, 1))
         self.host_mac = bytes((2, 0, 0, 0, number, 2))
         self.address, self.host = f"10.0.{number}.1", f"10.0.{number}.2"
@@ -68,10 +68,19 @@ class Side:
         try:
             with inside(netns):
                 self.ifindex = socket.if_nametoindex(near)
-            self.ring = rings.open_ring(netns, near, self.ifindex, geometry, promiscuous=False)
+            self.open(netns, near)
         finally:
             os.close(netns)
-        self.memory = mmap.mmap(self.ring.fileno(), geometry.size)
+
+    def open(self, netns: int, device: str) -> None:
+        """Open what the driver works on."""
+        self.ring = rings.open_ring(netns, device, self.ifindex, self.geometry, promiscuous=False)
+        self.memory = mmap.mmap(self.ring.fileno(), self.geometry.size)
+
+    @property
+    def fds(self) -> list[int]:
+        """Give what goes with the spec."""
+        return [self.ring.fileno()]
 
     def spec(self, generation: int) -> Any:
         """Give the struct port_spec."""
@@ -85,7 +94,7 @@ class Side:
 
     def slot(self, frame: int) -> int:
         """Give the offset of a frame's slot in the ring."""
-        return frame % self.geometry.frame_count * self.geometry.frame_size
+        return int(frame % self.geometry.frame_count * self.geometry.frame_size)
 
     def status(self, frame: int) -> int:
         """Read the status word of a slot."""
@@ -124,7 +133,7 @@ def inside_named(namespace: str) -> Iterator[None]:
 class Bare:
     """The router and its two hosts."""
 
-    def __init__(self, mtu: int = 1500, geometry: rings.Geometry = SMALL) -> None:
+    def __init__(self, mtu: int = 1500, geometry: Any = SMALL, side: type[Side] = Side) -> None:
         self.prefix = f"d{os.getpid()}x{next(_serial)}"
         self.namespace = f"{self.prefix}router"
         self.child = 0
@@ -132,8 +141,8 @@ class Bare:
         self.tables = segment.create(segment.KIND_TABLES, 64 << 20, 1, "bare")
         self.state = segment.create(segment.KIND_STATE, segment.STATE_SIZE, 1, "bare")
         self.reader = segment.Segment(self.state, segment.KIND_STATE)
-        self.left = Side(self, 1, "left", mtu, geometry)
-        self.right = Side(self, 2, "right", mtu, geometry)
+        self.left = side(self, 1, "left", mtu, geometry)
+        self.right = side(self, 2, "right", mtu, geometry)
         self._publish()
 
     def __enter__(self) -> Self:
@@ -186,8 +195,8 @@ class Bare:
         finally:
             os.close(tables)
         for side in (self.left, self.right):
-            fd = fcntl.fcntl(side.ring.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
-            check(lib.core_port_add(out[0], side.spec(generation), [fd], 1))
+            fds = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) for fd in side.fds]
+            check(lib.core_port_add(out[0], side.spec(generation), fds, len(fds)))
         return out[0]
 
     def start(self, before: Callable[[], None] = lambda: None) -> None:

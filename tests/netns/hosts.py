@@ -202,11 +202,20 @@ def counters_at_rest(lab: Lab, router: str) -> dict[str, dict[str, Any]]:
     return seen[-1]
 
 
-def check_laws(lab: Lab, *routers: str) -> None:
+def _grown(now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Give by how much the counters of an interface have grown."""
+    return {
+        name: _grown(value, before.get(name, {})) if isinstance(value, dict) else value - before.get(name, 0)
+        for name, value in now.items()
+    }
+
+
+def check_laws(lab: Lab, *routers: str, since: dict[str, dict[str, Any]] | None = None) -> None:
     """Check both counter laws, exactly, on every interface of these routers.
 
     What was forwarded into an interface is what left there for others; over all interfaces as much has left
-    as has entered, and where only two speak, into each as much as came in by the other.
+    as has entered, and where only two speak, into each as much as came in by the other.  What an interface has
+    counted goes with it: where one has gone, the sums hold `since` what was counted at rest after that.
     """
     for router in routers:
         found = counters_at_rest(lab, router)
@@ -215,6 +224,7 @@ def check_laws(lab: Lab, *routers: str) -> None:
             assert c["rx_packets"] == fates, (router, name, c)
             sources = c["forwarded_out_packets"] + c["originated_packets"] + c["fragments_created"]
             assert c["tx_packets"] == sources, (router, name, c)
+        found = {name: _grown(now, (since or {}).get(name, {})) for name, now in found.items()}
         speaking = [c for c in found.values() if c["forwarded_packets"] or c["forwarded_out_packets"]]
         entered = sum(c["forwarded_packets"] for c in speaking)
         assert entered == sum(c["forwarded_out_packets"] for c in speaking), (router, found)

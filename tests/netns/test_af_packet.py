@@ -282,6 +282,18 @@ def test_a_frame_longer_than_slot_and_queue_is_dropped_by_name() -> None:
         lab.check_laws()
 
 
+def test_a_frame_that_the_device_has_grown_too_small_for_is_dropped_by_name(lab: Bare) -> None:
+    lab.start()
+    lab.warm()
+    ip("-n", lab.namespace, "link", "set", "p2", "mtu", "1000")  # what nobody has told the forwarder yet
+    with lab.sender() as sender, lab.receiver() as receiver:
+        sender.send(lab.frame(1, 1400))
+        sender.send(lab.frame(2, 900))
+        assert numbers(receiver) == [2]
+    assert stats.interface_counters(lab.reader, 1)["drops"] == {"tx_too_big": 1}
+    lab.check_laws()
+
+
 def test_kernel_drops_of_a_full_ring_are_counted(lab: Bare) -> None:
     lab.start()
     lab.warm()

@@ -73,7 +73,7 @@ SHAPES: Final[dict[tuple[str, ...], Any]] = {
     ("interfaces", "red"): [
         {
             "name": str, "device": TEXT, "driver": str, "state": str, "mtu": int, "mac": str, "addresses": [str],
-            "vlan": (int, type(None)), "index": int, "counters": COUNTERS,
+            "vlan": (int, type(None)), "index": int, "counters": COUNTERS, "driver_reason": Optional(str),
         }
     ],
     ("routes", "red"): [ROUTE],

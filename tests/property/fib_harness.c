@@ -9,12 +9,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "base/crc32.h"
 #include "base/siphash.h"
 #include "bulk/publish.h"
 #include "bulk/writer.h"
+#include "table/fib_walk.h"
 
 static __thread jmp_buf crash_exit;
 static __thread uint64_t crash_after; // 0: live
@@ -77,41 +77,66 @@ void harness_view_close(struct tables_view *view)
 	free(view);
 }
 
-// The groups of `count` addresses of 16 bytes each.
-void harness_lookup(const struct tables_view *view, uint8_t family, const uint8_t *addresses, uint32_t count,
+int harness_agree(const struct tables_view *view, uint8_t family, const uint8_t *addresses, uint32_t count,
 	uint16_t *groups)
 {
+	struct fib_trie trie;
+	bool open = fib_trie_open(view, family, &trie), vector = fib_batch_vector_works();
+	uint32_t size = family == FAMILY_IPV4 ? 4 : 16;
 	for (uint32_t i = 0; i < count; i++)
-		groups[i] = fib_lookup(view, family, addresses + 16 * (size_t)i);
+		groups[i] = fib_lookup(view, family, addresses + i * size);
+	// Parts of all sizes; each begins elsewhere in the batch before.
+	for (uint32_t first = 0, part = 1; first < count; first += part / 2 + 1, part = part % FIB_BATCH + 1) {
+		uint16_t found[3][FIB_BATCH] = {0};
+		uint32_t left = count - first < part ? count - first : part;
+		fib_lookup_batch(view, family, addresses + first * size, left, found[0]);
+		if (open)
+			fib_batch_plain(&trie, family, addresses + first * size, left, found[1]);
+		if (open && vector)
+			fib_batch_vector(&trie, family, addresses + first * size, left, found[2]);
+		for (uint32_t i = 0; i < left; i++)
+			for (uint32_t way = 0; way < (vector ? 3 : 2); way++)
+				if (found[way][i] != groups[first + i])
+					return (int)(first + i);
+	}
+	return -1;
 }
 
-uint64_t harness_lookup_ns(const struct tables_view *view, uint8_t family, const uint8_t *addresses, uint32_t count,
-	uint32_t rounds)
+// The groups of a round, one by one and as batches by turns.
+static void reader_lookup(const struct harness_reader *r, const uint8_t *addresses, uint32_t size, uint16_t *groups)
 {
-	struct timespec from, to;
-	volatile uint32_t sum = 0;
-	clock_gettime(CLOCK_MONOTONIC, &from);
-	for (uint32_t round = 0; round < rounds; round++)
-		for (uint32_t i = 0; i < count; i++)
-			sum += fib_lookup(view, family, addresses + 16 * (size_t)i);
-	clock_gettime(CLOCK_MONOTONIC, &to);
-	(void)sum; // found for the time that it took alone
-	return (uint64_t)((to.tv_sec - from.tv_sec) * 1000000000 + (to.tv_nsec - from.tv_nsec));
+	struct fib_trie trie;
+	if (r->rounds % 3 == 1 && r->count <= FIB_BATCH && fib_trie_open(r->view, r->family, &trie))
+		fib_batch_plain(&trie, r->family, addresses, r->count, groups);
+	else if (r->rounds % 3 == 2)
+		fib_lookup_batch(r->view, r->family, addresses, r->count, groups);
+	else
+		for (uint32_t i = 0; i < r->count; i++)
+			groups[i] = fib_lookup(r->view, r->family, addresses + size * (size_t)i);
 }
 
 static void *reader_run(void *user)
 {
 	struct harness_reader *r = user;
+	uint32_t size = r->family == FAMILY_IPV4 ? 4 : 16;
+	uint8_t *addresses = calloc(r->count, size);
+	uint16_t *groups = calloc(r->count, sizeof(*groups));
+	if (addresses == NULL || groups == NULL)
+		abort();
+	for (uint32_t i = 0; i < r->count; i++)
+		memcpy(addresses + size * (size_t)i, r->addresses + 16 * (size_t)i, size);
 	while (!__atomic_load_n(&r->stop, __ATOMIC_RELAXED)) {
 		view_enter(r->view, r->worker);
+		reader_lookup(r, addresses, size, groups);
 		for (uint32_t i = 0; i < r->count; i++) {
-			uint16_t group = fib_lookup(r->view, r->family, r->addresses + 16 * (size_t)i);
-			const struct nexthop *hop = nexthop_select(r->view, group, i);
+			const struct nexthop *hop = nexthop_select(r->view, groups[i], i);
 			r->wrong += hop == NULL || hop->interface != r->interfaces[i];
 		}
 		view_leave(r->worker);
 		r->rounds++;
 	}
+	free(addresses);
+	free(groups);
 	return NULL;
 }
 

@@ -34,10 +34,10 @@ const char *harness_crash_name(void);
 
 struct tables_view *harness_view(int fd);
 void harness_view_close(struct tables_view *view);
-void harness_lookup(const struct tables_view *view, uint8_t family, const uint8_t *addresses, uint32_t count,
+// The groups of `count` addresses side by side, of 4 or 16 bytes each.  Returns the first one for
+// which the ways to look it up do not agree, or -1.
+int harness_agree(const struct tables_view *view, uint8_t family, const uint8_t *addresses, uint32_t count,
 	uint16_t *groups);
-uint64_t harness_lookup_ns(const struct tables_view *view, uint8_t family, const uint8_t *addresses, uint32_t count,
-	uint32_t rounds);
 int harness_reader_start(struct harness_reader *r);
 void harness_reader_stop(struct harness_reader *r);
 struct worker_state *harness_worker(int state_fd);

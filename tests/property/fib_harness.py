@@ -16,7 +16,7 @@ ROOT = HERE.parent.parent
 SOURCE = ROOT / "fastpath" / "src"
 # Of abi/core.h, what lies outside the tables.
 ELSEWHERE = re.compile(
-    r"^[^\n]*\b(core_\w+|link_end_\w+|confine_\w+|forwarder_\w+|zygote_\w+|fletcher_\w+|spf_\w+|bgp_\w+)\([^;]*;\n",
+    r"^[^\n]*\b(core_\w+|link_end_\w+|confine_\w+|forwarder_\w+|zygote_\w+|fletcher_\w+|spf_\w+|bgp_\w+|watch_\w+)\([^;]*;\n",
     re.MULTILINE,
 )
 INTERNAL = """
@@ -29,6 +29,8 @@ const struct address_entry *view_address(const struct tables_view *view, uint8_t
 void view_enter(const struct tables_view *view, struct worker_state *worker);
 void view_leave(struct worker_state *worker);
 uint16_t fib_lookup(const struct tables_view *view, uint8_t family, const uint8_t *address);
+void fib_lookup_batch(const struct tables_view *view, uint8_t family, const uint8_t *addresses, uint32_t count,
+    uint16_t *groups);
 const struct nexthop *nexthop_select(const struct tables_view *view, uint16_t group, uint32_t hash);
 """
 

@@ -171,5 +171,12 @@ class Tables:
             return mapped.at("prefix_table", offset).integer("capacity") * 32 if offset else 0
 
     def check(self, table: Table) -> None:
-        for family, value in probes(set(table)):
+        asked = probes(set(table))
+        for family, value in asked:
             assert self.lookup(family, value) == naive(table, family, value), (family, hex(value))
+        for family, width in WIDTH.items():
+            values = [value for each, value in asked if each == family]
+            data = b"".join(value.to_bytes(width // 8, "big") for value in values)
+            groups = self.ffi.new("uint16_t[]", len(values))
+            at = self.lib.harness_agree(self.view, family, self.ffi.from_buffer(data), len(values), groups)
+            assert at == -1, (family, hex(values[at]))

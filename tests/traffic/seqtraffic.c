@@ -179,11 +179,12 @@ static int run_count(char **argv)
 		if (received++ && now - last > gap)
 			gap = now - last;
 		last = now;
-		if (seen[mark->sequence])
+		if (seen[mark->sequence]) { // out of its place by nature
 			duplicates++;
-		else
-			distinct++;
+			continue;
+		}
 		seen[mark->sequence] = 1;
+		distinct++;
 		if (mark->sequence < highest)
 			reordered++;
 		else

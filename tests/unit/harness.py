@@ -12,7 +12,7 @@ import ipaddress
 import os
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from fastpath import segment
+from fastpath import segment, stats
 from fastpath._layout import CONSTANTS
 from fastpath.binding import check, ffi, lib
 from tests.unit import packets
@@ -56,6 +56,7 @@ class Interface:
     vlan: int = 0
     up: bool = True
     dad: bool = True
+    features: int = 0  # enum interface_features
 
     @property
     def kind(self) -> int:
@@ -78,8 +79,9 @@ class Hop:
 class Port:
     """A patch link whose other end the test holds."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, queue: int = 0) -> None:
         self.number = number
+        self.queue = queue  # the part of the port that this worker serves
         self._ours = segment.create(segment.KIND_LINK, segment.LINK_SIZE, 0, f"test{number}")
         self._theirs = segment.create(segment.KIND_LINK, segment.LINK_SIZE, 0, f"core{number}")
         self._events = (os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK))
@@ -89,10 +91,16 @@ class Port:
         self._frame = ffi.new("uint8_t[]", FRAME_ROOM)
         self._vnet = ffi.new("uint8_t[12]")
 
+    @property
+    def far(self) -> tuple[int, int, int, int]:
+        """Give the fds of the test's end, for another holder than this object."""
+        return self._ours, self._theirs, *self._events
+
     def attach(self, core: Any, *, mtu: int, up: bool) -> None:
         """Give the core its end."""
         spec = ffi.new("struct port_spec *")
         spec.port, spec.driver, spec.mtu, spec.link_up, spec.generation = self.number, lib.DRIVER_LINK, mtu, up, 1
+        spec.queue = self.queue
         fds = [os.dup(fd) for fd in (self._theirs, self._ours, self._events[1], self._events[0])]
         check(lib.core_port_add(core, spec, fds, len(fds)))
 
@@ -149,6 +157,11 @@ class Router:
 
     # --- what control and the manager do ---
 
+    @property
+    def writer(self) -> Any:
+        """Give the handle of the tables' writer."""
+        return self._writer
+
     def index(self, name: str) -> int:
         """Give the interface index, which is its place in the order of creation."""
         return list(self.interfaces).index(name) + 1
@@ -161,7 +174,7 @@ class Router:
         for entry, interface in zip(interfaces, self.interfaces.values(), strict=True):
             entry.index, entry.port, entry.vlan = self.index(interface.name), interface.port, interface.vlan
             entry.kind, entry.flags, entry.mtu = interface.kind, int(interface.up), interface.mtu
-            entry.mac, entry.name = interface.mac, interface.name.encode()
+            entry.mac, entry.name, entry.features = interface.mac, interface.name.encode(), interface.features
             for text in interface.addresses:
                 self._fill_address(addresses[number], interface, text)
                 number += 1
@@ -311,15 +324,15 @@ class Router:
         return self.state.view("counters", self.index(name))
 
     def count(self, name: str, field: str) -> int:
-        """Read one counter of an interface."""
-        return self.counters(name).integer(field)
+        """Read one counter of an interface, of all workers."""
+        return int(stats.interface_counters(self.state, self.index(name))[field])
 
     def drops(self, name: str | None = None) -> dict[str, int]:
         """Read the drops of an interface, or of our own packets, that are not 0."""
-        values = (self.state if name is None else self.counters(name)).integers(
-            "host_drops" if name is None else "drops"
-        )
-        return {reason: value for reason, value in zip(DROPS, values, strict=True) if value}
+        if name is None:
+            return stats.host_drops(self.state)
+        drops: dict[str, int] = stats.interface_counters(self.state, self.index(name))["drops"]
+        return drops
 
     def neighbors(self) -> dict[str, segment.View]:
         """Read the live neighbors by address."""
@@ -343,12 +356,12 @@ class Router:
             if slot.integer("ingress"):
                 held[slot.integer("ingress")] += 1
         for name in self.interfaces:
-            read = self.counters(name).integer
-            fates = read("forwarded_packets") + read("punt_packets") + sum(self.counters(name).integers("drops"))
-            assert read("held_packets") == held[self.index(name)]
-            assert read("rx_packets") == fates + read("held_packets"), f"law 1 on {name}: {self.drops(name)}"
-            out = read("forwarded_out_packets") + read("originated_packets") + read("fragments_created")
-            assert read("tx_packets") == out, f"law 2 on {name}"
+            read = stats.interface_counters(self.state, self.index(name))
+            fates = read["forwarded_packets"] + read["punt_packets"] + sum(read["drops"].values())
+            assert read["held_packets"] == held[self.index(name)]
+            assert read["rx_packets"] == fates + read["held_packets"], f"law 1 on {name}: {self.drops(name)}"
+            out = read["forwarded_out_packets"] + read["originated_packets"] + read["fragments_created"]
+            assert read["tx_packets"] == out, f"law 2 on {name}"
 
     def close(self) -> None:
         """Give everything back."""

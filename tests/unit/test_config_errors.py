@@ -36,7 +36,7 @@ WHOLE = [
 conf/red.yaml:6:9: error: unknown key 'addreses'
       6 |         addreses: [10.0.0.1/24]
         |         ^^^^^^^^
-        = help: did you mean 'addresses'? allowed here: device, netns, vlan, addresses, mtu, mac, driver, gro, force, patch, ra, leak
+        = help: did you mean 'addresses'? allowed here: device, netns, vlan, addresses, mtu, mac, driver, offload, pcap, gro, force, patch, acl, rpf, dscp, police, ra, leak
 """,  # noqa: E501 - a line as it is shown
         id="unknown-key",
     ),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fastpath import segment, stats
-from fastpath._layout import FIELDS, SIZES
+from fastpath._layout import CONSTANTS, FIELDS, SIZES
 from fastpath.binding import check, ffi, lib
 from tests.unit import packets
 from tests.unit.harness import HOST_A, HOST_B, ROUTER_A, Port, Router
@@ -167,6 +167,20 @@ def test_whatever_store_a_crash_cut_off_the_laws_hold_again(router: Router, fiel
         assert router.count("a", name) >= before[name], "a counter went back"
     if field == "rx_packets":
         assert router.drops("a")["restart"] == amount
+
+
+@pytest.mark.parametrize("field", ["rx_packets", "tx_packets", "forwarded_packets", "forwarded_out_packets"])
+def test_a_crash_between_two_workers_is_made_good_in_the_sums(router: Router, field: str) -> None:
+    """One of them counted the arrival, the other one would have counted the fate."""
+    meet_both(router)
+    router.send(1, *numbered(20))
+    at = FIELDS["state_segment"]["workers_used"][0]
+    os.pwrite(router.state_fd, struct.pack("<Q", 2), at)
+    add_to_counter(router, CONSTANTS["MAX_INTERFACES"] + 1, field, 3)
+    router.crash()
+    router.poll()
+    router.laws()
+    assert router.drops("a").get("restart", 0) == (3 if field == "rx_packets" else 0)
 
 
 def test_a_dead_readers_epoch_is_cleared_on_attach(router: Router) -> None:

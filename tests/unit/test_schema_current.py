@@ -9,7 +9,7 @@ import pytest
 from fastpath._layout import CONSTANTS
 from manager.config import schema_export
 from manager.config.model import Leaf, Map, Model, Sequence, Struct, model
-from vrouter.config import constraints
+from vrouter.config import constraints, dataplane
 from vrouter.config.option import Impact
 
 
@@ -67,6 +67,7 @@ def test_limits_are_those_of_the_abi() -> None:
     }
     assert {name: getattr(constraints, name) for name in pairs} == pairs
     assert CONSTANTS["ROUTER_NAME_SIZE"] == CONSTANTS["INTERFACE_NAME_SIZE"]
+    assert CONSTANTS["MAX_WORKERS"] == dataplane.MAX_WORKERS
 
 
 def test_the_schema_describes_a_list_of_rules() -> None:

@@ -14,6 +14,8 @@ from fastpath import segment, stats
 from fastpath._layout import CONSTANTS, FIELDS, SIZES
 from fastpath.binding import ffi, lib
 
+PORTS = CONSTANTS["MAX_WORKERS"] * CONSTANTS["MAX_PORTS"]
+
 
 @pytest.fixture
 def state_fd() -> Iterator[int]:
@@ -105,9 +107,9 @@ def test_paths_and_views_read_what_was_written(state_fd: int) -> None:
         assert state.u64("ports[3].progress") == 0x1122334455667788
         assert state.view("ports", 3).integer("progress") == 0x1122334455667788
         assert state.copied("ports", 3).integer("progress") == 0x1122334455667788
-        assert [view.integer("progress") for view in state.views("ports")].count(0) == CONSTANTS["MAX_PORTS"] - 1
+        assert [view.integer("progress") for view in state.views("ports")].count(0) == PORTS - 1
         with pytest.raises(KeyError):
-            state.view("ports", CONSTANTS["MAX_PORTS"])
+            state.view("ports", PORTS)
         with pytest.raises(KeyError):
             state.integer("ports")
         with pytest.raises(ValueError, match="outside"):
@@ -142,6 +144,11 @@ def test_stats_are_plain_data(state_fd: int) -> None:
     put((("state_segment", "counters", 2), ("interface_counters", "rx_packets", 0)), "Q", 5)
     put((("state_segment", "counters", 2), ("interface_counters", "drops", CONSTANTS["DROP_NO_ROUTE"])), "Q", 4)
     put((("state_segment", "host_drops", CONSTANTS["DROP_RESTART"]),), "Q", 1)
+    second = CONSTANTS["MAX_INTERFACES"] + 2  # the same interface, as another worker counted
+    put((("state_segment", "workers_used", 0),), "Q", 2)
+    put((("state_segment", "counters", second), ("interface_counters", "rx_packets", 0)), "Q", 3)
+    put((("state_segment", "counters", second), ("interface_counters", "drops", CONSTANTS["DROP_NO_ROUTE"])), "Q", 1)
+    put((("state_segment", "host_drops", CONSTANTS["DROP_REASON_COUNT"] + CONSTANTS["DROP_RESTART"]),), "Q", 6)
     put((("state_segment", "neighbors", 77), ("neighbor_entry", "address", 0)), "4s", bytes([10, 0, 0, 2]))
     put((("state_segment", "neighbors", 77), ("neighbor_entry", "mac", 0)), "6s", bytes([2, 0, 0, 0, 0, 9]))
     put((("state_segment", "neighbors", 77), ("neighbor_entry", "family", 0)), "B", 4)
@@ -150,9 +157,9 @@ def test_stats_are_plain_data(state_fd: int) -> None:
     put((("state_segment", "neighbors", 77), ("neighbor_entry", "confirmed_ns", 0)), "Q", 1_000_000_000)
     with segment.Segment(state_fd, segment.KIND_STATE) as state:
         counters = stats.interface_counters(state, 2)
-        assert counters["rx_packets"] == 5
-        assert counters["drops"] == {"no_route": 4}
-        assert stats.host_drops(state) == {"restart": 1}
+        assert counters["rx_packets"] == 8
+        assert counters["drops"] == {"no_route": 5}
+        assert stats.host_drops(state) == {"restart": 7}
         assert stats.neighbors(state, 3_500_000_000) == [
             {"address": "10.0.0.2", "mac": "02:00:00:00:00:09", "state": "reachable", "interface": 2, "age": 2.5}
         ]

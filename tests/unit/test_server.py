@@ -295,11 +295,11 @@ def test_trace_tells_the_drop(red: World) -> None:
 def test_capture(red: World) -> None:
     record = layout("rsock_capture_record")
     with connect(red) as peer, red.socket() as sock:
-        peer.send(HEADER.pack(MAGIC, Op.CAPTURE, 0, 0, 1, 0, 0, 0) + layout("rsock_capture").pack(1, 40))
+        peer.send(HEADER.pack(MAGIC, Op.CAPTURE, 0, 0, 1, 0, 0, 0) + layout("rsock_capture").pack(1, 40, 0))
         assert peer.recv(100)[3] == Flag.REPLY
         time.sleep(0.01)
         sock.sendto(bytes(100), (HOST, 9))
         red.sent()
         data = peer.recv(2000)
-        interface, outgoing, _time, captured, length, lost = record.unpack_from(data, HEADER.size)
-        assert (interface, outgoing, captured, length, lost) == (1, 1, 40, 142, 0)
+        interface, outgoing, _time, captured, length, lost, drop = record.unpack_from(data, HEADER.size)
+        assert (interface, outgoing, captured, length, lost, drop) == (1, 1, 40, 142, 0, 0)

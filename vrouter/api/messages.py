@@ -41,6 +41,7 @@ class ControlOp(enum.StrEnum):
     SHOW = "show"  # {instance, query, arguments} -> what the protocol answers
     CLEAR = "clear"  # likewise -> {}
     RECORD = "record"  # {action: start | fetch | stop} -> {data, more, steps, cut}
+    OFFLOAD = "offload"  # {size, fds: 1} and the fd of the map that gets a copy of the routes; without fds: none does
     PING = "ping"  # -> {}: the liveness probe
     SHUTDOWN = "shutdown"
 

@@ -32,6 +32,7 @@ _INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 _UNITS: Final = {"us": 1, "ms": 1000, "s": 10**6, "m": 60 * 10**6, "h": 3600 * 10**6, "d": 86400 * 10**6}
 _DURATION: Final = re.compile(r"([0-9]{1,9})(\.[0-9]{1,6})?(us|ms|s|m|h|d)")
 _DEVICE_SIZE: Final = 15  # IFNAMSIZ without the NUL
+_PATH_SIZE: Final = 4096  # PATH_MAX
 MAX_DOMAIN: Final = 253
 MAX_NAME_SERVERS: Final = 3  # as resolv.conf(5)
 MAX_SEARCH: Final = 6
@@ -216,6 +217,24 @@ class Device:
     def json_schema(self) -> dict[str, Any]:
         """Describe it."""
         return {"type": "string", "pattern": "^[^/:% ]+$", "maxLength": _DEVICE_SIZE}
+
+
+@dataclass(frozen=True)
+class File:
+    """The absolute path of a file, with nothing in it that leads back or aside."""
+
+    def parse(self, text: str) -> str:
+        """Give the path."""
+        parts = text.split("/")
+        if not text.startswith("/") or len(text.encode()) >= _PATH_SIZE or not text.isprintable():
+            raise InvalidError(f"'{clip(text)}' is no absolute path", "it begins with '/'")
+        if len(parts) < 2 or any(part in {"", ".", ".."} for part in parts[1:]):
+            raise InvalidError(f"'{clip(text)}' does not name a file plainly", "without '//', '/./' and '/../'")
+        return text
+
+    def json_schema(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "string", "pattern": "^/", "maxLength": _PATH_SIZE - 1}
 
 
 @dataclass(frozen=True)
@@ -520,6 +539,13 @@ class Shorthand:
 @dataclass(frozen=True)
 class OrBoolean:
     """On a map that has the key `enabled`: `true` stands for a map without a key, `false` for {enabled: false}."""
+
+
+@dataclass(frozen=True)
+class OrKey:
+    """On a map: a value alone stands for a map with this key."""
+
+    key: str
 
 
 @dataclass(frozen=True)

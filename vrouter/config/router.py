@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vrouter.config.acl import AclBinding, AclEntry, DscpMarks, Rpf
 from vrouter.config.bfd import Bfd, BfdSessions
 from vrouter.config.bgp import Bgp
 from vrouter.config.leak import Leak
 from vrouter.config.ospf import Ospf
+from vrouter.config.police import ControlPlane, Police
 from vrouter.config.policy import Policy
 from vrouter.config.ra import Ra
 from vrouter.config.rip import Rip, Ripng
@@ -30,6 +32,10 @@ class Interface:
     mtu: int = 1500
     mac: str = "00:00:00:00:00:00"
     addresses: tuple[str, ...] = ()  # "10.0.0.1/24"
+    police: Police | None = None
+    acl: AclBinding | None = None
+    rpf: Rpf | None = None
+    dscp: DscpMarks | None = None
     ra: Ra | None = None
     leak: Leak | None = None
 
@@ -87,6 +93,9 @@ class RouterConfig:
     static: tuple[StaticRoute, ...] = ()
     rules: tuple[Rule, ...] = field(default=())
     relay_uid: int = 0  # who may open sockets for remote apps; 0: nobody
+    acls: dict[str, tuple[AclEntry, ...]] = field(default_factory=dict)  # shared and own, those that are bound
+    counters: tuple[str, ...] = ()
+    control_plane: ControlPlane = ControlPlane()  # noqa: RUF009 - frozen
     policy: Policy = Policy()  # noqa: RUF009 - frozen; shared and own
     bfd: BfdSessions | None = None
     router_id: str | None = None

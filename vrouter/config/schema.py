@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from vrouter.config.acl import RPF_WORDS, AclBinding, Acls, Counted, DscpMarks, Rpf
 from vrouter.config.bfd import BfdSessions, MaybeBfd
 from vrouter.config.bgp import Bgp
 from vrouter.config.constraints import (
@@ -46,9 +47,12 @@ from vrouter.config.constraints import (
     Span,
     TcpEndpoint,
 )
+from vrouter.config.dataplane import Dataplane
+from vrouter.config.driver import Driver, Offload, Pcap
 from vrouter.config.leak import Leak
 from vrouter.config.option import Impact, option
 from vrouter.config.ospf import Ospf
+from vrouter.config.police import ControlPlane, Police
 from vrouter.config.policy import Policy
 from vrouter.config.ra import Ra
 from vrouter.config.rip import Rip, Ripng
@@ -58,10 +62,10 @@ Operation = Literal["connect", "listen", "udp", "raw", "multicast"]
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """An interface of a router: a device, one VLAN of a device, a patch link, or a loopback."""
+    """An interface of a router: a device, one VLAN of a device, a patch link, capture files, or a loopback."""
 
     device: Annotated[str, Device()] | None = option(
-        "Device of the kernel that the router takes over; without `device` and `patch` it is a loopback.",
+        "Device of the kernel that the router takes over; without `device`, `patch` and `pcap` it is a loopback.",
         Impact.LINK,
         None,
         "eth1",
@@ -84,7 +88,19 @@ class Interface:
     mac: Annotated[str, Mac()] | None = option(
         "MAC address; by default the device's own.", Impact.LINK, None, "02:00:00:00:00:01"
     )
-    driver: Literal["auto", "af-packet"] = option("How frames are exchanged with the device.", Impact.LINK, "auto")
+    driver: Driver | None = option(
+        "How frames are exchanged with the device; by default `dataplane.driver` of the router, else `auto`.",
+        Impact.LINK,
+        None,
+        "af-packet",
+    )
+    offload: Offload = option(
+        "`xdp`: plain transit packets that come in here are forwarded at the driver, by a program in the kernel that"
+        " has a copy of this router's routes; all others, and what it cannot do, take the way through the router.",
+        Impact.LIVE,
+        "none",
+    )
+    pcap: Pcap | None = option("Files of captured frames in the place of a device.", Impact.LINK, None)
     gro: Annotated[bool, Boolean()] = option(
         "Switch the device's generic receive offload on: TCP segments of one stream arrive joined.  A veth then drops"
         " what comes in bursts of more than 256 frames.",
@@ -100,6 +116,12 @@ class Interface:
         None,
         "blue/to-red",
     )
+    acl: AclBinding | None = option("Access control lists, by direction.", Impact.LIVE, None, "{in: from-customer}")
+    rpf: Annotated[Rpf, RPF_WORDS] | None = option(
+        "Reverse-path check of the sources of what comes in.", Impact.LIVE, None, "strict"
+    )
+    dscp: DscpMarks | None = option("Marking of packets, by direction.", Impact.LIVE, None, "{in: cs0}")
+    police: Police | None = option("Policers: how much it carries.", Impact.LIVE, None)
     ra: Annotated[Ra, OrBoolean()] | None = option("Router advertisements, for IPv6 hosts.", Impact.LIVE, None)
     leak: Annotated[Leak, OrBoolean()] | None = option(
         "Exchange routes with the router at the other end of the patch link, if it says so too.", Impact.LIVE, None
@@ -215,6 +237,17 @@ class Router:
     )
     dns: Dns = option("Names for the apps of the socket layer.", Impact.LIVE, Dns())
     rsock: Rsock = option("The socket layer.", Impact.LIVE, Rsock())
+    acls: Acls = option("Access control lists of its own; they come before the shared ones.", Impact.LIVE, {})
+    counters: Counted = option(
+        "Prefixes to count for: what is forwarded counts for the longest that holds its destination.",
+        Impact.LIVE,
+        (),
+        "[192.0.2.0/24, '2001:db8::/32']",
+    )
+    control_plane: ControlPlane = option(
+        "How much of what is not forwarding the router works on.", Impact.LIVE, ControlPlane()
+    )
+    dataplane: Dataplane = option("The forwarder: workers, processors, driver.", Impact.LINK, Dataplane())
     policy: Policy = option("Route policies of its own; they come before the shared ones.", Impact.SOFT, Policy())
     bfd: BfdSessions | None = option("BFD sessions beside those that protocols ask for.", Impact.LIVE, None)
     router_id: Annotated[str, Ipv4Address()] | None = option(
@@ -285,4 +318,5 @@ class Config:
     rsock: Relaying = option("The socket layer for other hosts.", Impact.LIVE, Relaying())
     api: Api | None = option("Metrics and health over HTTP; without it there is no such process.", Impact.LIVE, None)
     policy: Policy = option("Route policies of all routers.", Impact.SOFT, Policy())
+    acls: Acls = option("Access control lists that interfaces of any router can name.", Impact.LIVE, {})
     routers: dict[Annotated[str, Name("router name")], Router] = option("Virtual routers by name.", Impact.LIVE, {})

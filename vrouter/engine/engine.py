@@ -22,6 +22,7 @@ from vrouter.engine.hosted import Hosted
 from vrouter.engine.inputs import Input
 from vrouter.engine.instances import KINDS, Kind
 from vrouter.engine.outputs import Output, Root
+from vrouter.engine.peers import named_peers
 from vrouter.engine.routes import Routes, Subscribers
 from vrouter.engine.show import show
 from vrouter.net.address import Prefix
@@ -66,6 +67,7 @@ class Engine:
         self._setting: Setting | None = None
         self._derived: dict[tuple[Prefix, Protocol, str], Route] = {}
         self._root = Root()
+        self._acl_clears: dict[str, int] = {}
         self._indices: Mapping[str, int] = {}
         self._links: dict[int, inputs.Link] = {}
         # A predecessor's routes, as long as their protocols may learn them again: instance, protocol.
@@ -181,7 +183,10 @@ class Engine:
         self._setting = Setting(router, policies)
         self._indices = event.indices
         self._update_derived(derived)
-        self._root = Root((), addresses, rules)
+        self._root = Root(
+            (), addresses, rules, router.control_plane, named_peers(router), router.acls, router.counters,
+            self._acl_clears,
+        )  # fmt: skip
         self._update_links()
         if first and self._surroundings.restarted:
             self._restart(now)
@@ -345,6 +350,9 @@ class Engine:
             self._ask(hosted, "closed", now, event.socket, event.error)
 
     def _clear(self, event: inputs.Clear, now: float) -> None:
+        if event.instance == "acl":
+            self._clear_acl(str(event.arguments.get("acl")))
+            return
         hosted = self._hosted.get(event.instance)
         if hosted is None or hosted.instance is None:
             raise KeyError(event.instance)
@@ -356,6 +364,13 @@ class Engine:
             self._failed(hosted, now)
         else:
             self._take(hosted, wanted)
+
+    def _clear_acl(self, name: str) -> None:
+        """Have a list count from 0."""
+        if name not in self._root.acls:
+            raise ValueError(f"no interface has an ACL {name!r}")
+        self._acl_clears = {**self._acl_clears, name: self._acl_clears.get(name, 0) + 1}
+        self._root = replace(self._root, acl_clears=self._acl_clears)
 
     def _timeout(self, _event: inputs.Timeout, now: float) -> None:
         if self._restart_until is not None and now >= self._restart_until:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from vrouter.config.acl import AclEntry
+from vrouter.config.police import ControlPlane
 from vrouter.config.router import Interface
+from vrouter.net.address import Address
 from vrouter.proto.base import (
     BfdClose,
     BfdOpen,
@@ -31,6 +35,11 @@ class Root:
     interfaces: tuple[Interface, ...] = ()
     addresses: tuple[InterfaceAddress, ...] = ()
     rules: tuple[RuleEntry, ...] = ()
+    control_plane: ControlPlane = ControlPlane()  # noqa: RUF009 - frozen
+    peers: tuple[Address, ...] = ()  # neighbors of routing protocols that the configuration names, ascending
+    acls: Mapping[str, tuple[AclEntry, ...]] = field(default_factory=dict)  # by name, those that are bound
+    counters: tuple[str, ...] = ()  # prefixes that are counted
+    acl_clears: Mapping[str, int] = field(default_factory=dict)  # how often each list was made to count from 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from vrouter.filters import explain as acl_explain
 from vrouter.net.address import Prefix, parse_address, parse_prefix
 from vrouter.rib import explain, policy_show
 from vrouter.rib.route import Protocol
@@ -76,5 +77,6 @@ _QUERIES: Final[dict[tuple[str, str], Callable[[Engine, Mapping[str, Any], float
     ("rib", "explain"): _explain,
     ("policy", "list"): lambda engine, arguments, _now: policy_show.listing(engine.policies, arguments),
     ("policy", "explain"): lambda engine, arguments, _now: policy_show.explain(engine.policies, arguments),
+    ("acl", "explain"): lambda engine, arguments, _now: acl_explain.explain(engine.root.acls, arguments),
     ("engine", "instances"): _instances,
 }

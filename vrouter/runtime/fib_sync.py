@@ -17,18 +17,21 @@ belong to the index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from fastpath import interfaces as published
 from fastpath import tables
 from fastpath.segment import KIND_TABLES, Segment
 from fastpath.tables import TableWriter
+from vrouter.config.police import Policer
 from vrouter.config.router import Interface
 from vrouter.engine.outputs import Root, Tables
 from vrouter.net.address import Prefix, parse_mac
 from vrouter.rib.connected import InterfaceAddress
 from vrouter.rib.route import FibChange, Hop, Protocol, Route
+from vrouter.runtime.filter_sync import FilterSync, features
 from vrouter.sockets.rules import RuleEntry
 
 # Constants of include/abi/tables.h; a unit test compares.
@@ -37,6 +40,9 @@ ADMIN_UP: Final = 1
 LINK_LOCAL: Final = 1
 NO_DAD: Final = 2
 MAX_INDEX: Final = 255
+DIRECTIONS: Final = {"in": 0, "out": 1}
+POLICE_UNITS: Final = {"bits": 1, "packets": 2}
+POLICE_FEATURES: Final = {"in": 0x4, "out": 0x400}
 
 
 class FibSync:
@@ -47,6 +53,7 @@ class FibSync:
         self._writer = writer
         with Segment(tables_fd, KIND_TABLES) as segment:
             self._indices = {name: index for index, name in published.names(segment).items()}
+            self._filters = FilterSync(writer, segment)
         self._root: Root | None = None
         self._last_index = max(self._indices.values(), default=0)
         self._unsettled: tuple[Protocol, ...] = ()
@@ -71,7 +78,7 @@ class FibSync:
         leaving = tuple(interface for interface in old.interfaces if interface.name not in names)
         if leaving and len(names) + len(leaving) <= MAX_INDEX:
             # Behind the others: where a port has changed hands, the first one owns it.
-            self._publish(Root(root.interfaces + leaving, root.addresses, root.rules))
+            self._publish(replace(root, interfaces=root.interfaces + leaving))
         elif not leaving:
             self._publish(root)
         if whole:
@@ -112,13 +119,16 @@ class FibSync:
             self._indices[interface.name] = self._last_index = index
 
     def _publish(self, root: Root) -> None:
+        # Filters and rates first: an interface is published with the features that ask for them.
+        self._filters.apply(root, self._indices)
+        self._writer.police(list(root.control_plane.numbers()), list(self._policers(root.interfaces)), root.peers)
         self._writer.publish(
-            [self._interface(interface) for interface in root.interfaces],
+            [self._interface(interface, root) for interface in root.interfaces],
             [self._address(entry) for entry in root.addresses],
             [_rule(entry) for entry in root.rules],
         )
 
-    def _interface(self, interface: Interface) -> tables.InterfaceEntry:
+    def _interface(self, interface: Interface, root: Root) -> tables.InterfaceEntry:
         return tables.InterfaceEntry(
             index=self._indices[interface.name],
             name=interface.name,
@@ -128,7 +138,16 @@ class FibSync:
             flags=ADMIN_UP,
             mtu=interface.mtu,
             mac=parse_mac(interface.mac),
+            features=sum(POLICE_FEATURES[direction] for direction in _policed(interface))
+            | features(interface, root.acls, counting=bool(root.counters)),
         )
+
+    def _policers(self, interfaces: Iterable[Interface]) -> Iterator[tables.PoliceEntry]:
+        for interface in interfaces:
+            for direction, policer in _policed(interface).items():
+                rate, burst, unit = policer.numbers()
+                index = self._indices[interface.name]
+                yield tables.PoliceEntry(index, DIRECTIONS[direction], POLICE_UNITS[unit], rate, burst)
 
     def _address(self, entry: InterfaceAddress) -> tables.AddressEntry:
         # Nobody else can be on a loopback (RFC 4862 section 5.4 is about links).
@@ -180,6 +199,12 @@ class FibSync:
     def _hop(self, hop: Hop) -> tables.Hop:
         index = self._indices[hop.interface] if hop.interface else 0
         return tables.Hop(hop.kind, index, hop.via, hop.weight)
+
+
+def _policed(interface: Interface) -> dict[str, Policer]:
+    """Give the policers of an interface by direction."""
+    found = {} if interface.police is None else {"in": interface.police.in_, "out": interface.police.out}
+    return {direction: policer for direction, policer in found.items() if policer is not None}
 
 
 def _rule(entry: RuleEntry) -> tables.RuleEntry:

@@ -6,10 +6,12 @@ connects anew; two may be connected while one replaces the other.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from vrouter.api.messages import Decoder, FrameError, encode
@@ -18,6 +20,7 @@ from vrouter.runtime.loop import READ, WRITE, Loop
 MAX_CONNECTIONS: Final = 8
 MAX_BACKLOG: Final = 64 * 1024 * 1024  # bytes that a peer may leave unread
 _CHUNK: Final = 64 * 1024
+_MAX_FDS: Final = 4
 _CREDENTIALS: Final = struct.Struct("3i")
 Handler = Callable[[dict[str, Any]], Any]
 log = logging.getLogger(__name__)
@@ -29,6 +32,16 @@ class RequestError(Exception):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+@contextlib.contextmanager
+def _owned(fds: list[int]) -> Iterator[list[int]]:
+    """Close fds at the end: who answers a message maps or duplicates what it wants to keep."""
+    try:
+        yield fds
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 class ManagerLink:
@@ -92,6 +105,7 @@ class _Connection:
         self._answer = answer
         self._closed = closed
         self._decoder = Decoder()
+        self._fds: list[int] = []  # came, and belong to messages that are not complete
         self._output = bytearray()
         peer.setblocking(False)
         loop.watch(peer.fileno(), READ, self._ready)
@@ -100,6 +114,9 @@ class _Connection:
         """Close it."""
         self._loop.forget(self._peer.fileno())
         self._peer.close()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
         self._closed(self)
 
     def _ready(self, events: int) -> None:
@@ -115,12 +132,16 @@ class _Connection:
             self.close()
 
     def _receive(self) -> None:
-        data = self._peer.recv(_CHUNK)
+        data, fds, _flags, _address = socket.recv_fds(self._peer, _CHUNK, _MAX_FDS)
+        self._fds += fds
         if not data:
             self.close()
             return
         for message in self._decoder.feed(data):
-            self._output += encode(self._answer(message))
+            count = message.get("fds", 0)
+            with _owned(self._fds[:count] if isinstance(count, int) and count > 0 else []) as message["fds"]:
+                self._fds = self._fds[len(message["fds"]) :]
+                self._output += encode(self._answer(message))
             if len(self._output) > MAX_BACKLOG:
                 raise FrameError("the peer does not read its answers")
         self._flush()

@@ -56,6 +56,7 @@ def _play(step: int) -> None:
         decoder.feed(manager.recv(1 << 16))
     wiring.fib.reclaim()
     wiring.close()
+    wiring.writer.close()
     wiring.loop.close()
     for end in (manager, accepted, forwarder):
         end.close()

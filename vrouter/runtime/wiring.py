@@ -65,6 +65,7 @@ class Wiring:
             ControlOp.SHOW: self.control.show,
             ControlOp.CLEAR: self.control.clear,
             ControlOp.RECORD: self.control.record,
+            ControlOp.OFFLOAD: self._offload,
             ControlOp.PING: lambda _message: {},
             ControlOp.SHUTDOWN: self._shutdown,
         }
@@ -99,6 +100,13 @@ class Wiring:
         self.transport.close()
         self.forwarder.close()
         self.bfd.close()
+
+    def _offload(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Copy the routes into the map that came with the message, from now on; without one into none."""
+        fds = message["fds"]
+        self.writer.mirror(fds[0] if fds else -1, int(message.get("size", 0)))
+        self.forwarder.nudge()
+        return {}
 
     def _shutdown(self, _message: dict[str, Any]) -> dict[str, Any]:
         self.control.stop()

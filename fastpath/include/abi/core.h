@@ -12,7 +12,11 @@ enum port_driver {
 	DRIVER_AF_PACKET = 1, // fds: packet socket with a version 2 RX ring
 	DRIVER_LINK = 2,      // fds: own segment (rw), peer's segment (ro), own eventfd, peer's eventfd
 	DRIVER_TRACE = 3,     // wrappers; they take no fd
-	DRIVER_FAULT = 4
+	DRIVER_FAULT = 4,
+	DRIVER_AF_XDP = 5,    // fds: AF_XDP socket, the memory of its frames
+	DRIVER_TAP = 6,       // fds: the device's, of /dev/net/tun
+	DRIVER_PCAP = 7,      // fds: files, as the mode tells: input, output
+	DRIVER_AF_PACKET_V3 = 8 // fds: packet socket with a version 3 RX ring
 };
 
 struct port_spec {
@@ -21,7 +25,7 @@ struct port_spec {
 	uint32_t ifindex;       // of the device; 0 for a link
 	uint32_t mtu;           // of the device
 	uint32_t link_up;       // 1: carrier
-	uint32_t block_size;    // AF_PACKET: tpacket_req as the manager set it
+	uint32_t block_size;    // AF_PACKET: tpacket_req as the manager set it; AF_XDP: port/af_xdp.c
 	uint32_t block_count;
 	uint32_t frame_size;
 	uint32_t frame_count;
@@ -30,6 +34,10 @@ struct port_spec {
 	uint32_t fault_permille[4]; // drop, duplicate, reorder, corrupt; all 0: no fault wrapper
 	uint64_t fault_seed;
 	uint64_t generation;    // of the coupling; a new one resets the progress
+	uint16_t queue;         // number of the worker that serves it; each has fds of its own
+	uint16_t queues;        // of this port: how many workers serve it, 0 or 1: worker 0 alone
+	uint16_t plain;         // 1: frames leave without a vnet header; the driver says so, not the manager
+	uint16_t mode;          // enum port_mode (state.h), as the manager set it
 };
 
 struct core; // one VR's data plane; opaque
@@ -41,10 +49,17 @@ void core_destroy(struct core *core);
 // Give the core its listening socket (vr/NAME.sock) and the read-only segment fds that it
 // hands to operators.  It keeps the fds open but does not close them.
 int core_serve(struct core *core, int listener_fd, int tables_ro_fd, int state_ro_fd);
-// Take a port.  Ownership of the fds passes to the core on success only.
+// Have `count` workers in all, of which worker 0 is whoever calls core_run or core_poll; the others are threads.
+// `cpus`: of each worker, -1 for any; NULL: any.  Once, before the first port.
+int core_workers(struct core *core, uint32_t count, const int32_t *cpus);
+// Take a port, or the part of one that worker spec->queue serves; part 0 comes first.  Ownership of the fds passes to
+// the core on success only.
 int core_port_add(struct core *core, const struct port_spec *spec, const int *fds, int fd_count);
 int core_port_remove(struct core *core, uint16_t port);
 int core_port_link(struct core *core, uint16_t port, uint32_t link_up, uint32_t mtu);
+// Serve the XDP offload by its two maps (bypass.h: links, fib), of these sizes, with counters of so many processors;
+// fds NULL: serve none.  Ownership of the fds passes to the core on success only.
+int core_offload(struct core *core, const int *fds, uint64_t links_bytes, uint64_t fib_bytes, uint32_t processors);
 // One iteration without waiting, at `now_ns` (any monotonic clock): receive, forward,
 // transmit, timers, sockets.  Returns the packets and messages handled.
 int core_poll(struct core *core, uint64_t now_ns);
@@ -106,6 +121,8 @@ struct forwarder_birth {
 	uint32_t uid;
 	uint32_t gid;
 	char name[ROUTER_NAME_SIZE];
+	uint32_t workers;            // 0: one
+	int32_t cpus[MAX_WORKERS];   // that they are pinned to; -1: free
 };
 int zygote_serve(int manager_fd, struct zygote_birth *birth);
 
@@ -117,6 +134,9 @@ struct address_entry;
 struct rule_entry;
 struct bfd_entry;
 struct nexthop;
+struct police_rate;
+struct police_entry;
+struct police_peer;
 struct route_change {
 	uint8_t address[16];
 	uint8_t family;
@@ -135,6 +155,12 @@ int table_writer_publish(struct table_writer *writer,
 	const struct rule_entry *rules, uint32_t rule_count);
 // Replace the BFD sessions; does nothing if they are the published ones.
 int table_writer_bfd(struct table_writer *writer, const struct bfd_entry *entries, uint32_t count);
+// Replace the rates of all control classes, the policers, and the known neighbors, which ascend by family and address.
+int table_writer_police(struct table_writer *writer, const struct police_rate *control,
+	const struct police_entry *entries, uint32_t entry_count, const struct police_peer *peers, uint32_t peer_count);
+// Replace the filters by this block (abi/filter.h; epoch and checksum are filled in here), or by none where
+// `bytes` is 0; does nothing if it is the published one.  -EINVAL: no forwarder would follow it.
+int table_writer_filter(struct table_writer *writer, const void *table, uint64_t bytes);
 // Find or make the group with exactly these hops; returns its index (counted reference) or -errno.
 int table_writer_group(struct table_writer *writer, const struct nexthop *hops, uint32_t count);
 // Make a group of its own, which nobody else is given for the same hops; else like table_writer_group.
@@ -149,6 +175,9 @@ int table_writer_apply(struct table_writer *writer, const struct route_change *c
 // Read what is installed: fills up to `room` entries from slot *cursor on; 0 at the end.
 struct prefix_entry;
 int table_writer_routes(struct table_writer *writer, uint64_t *cursor, struct prefix_entry *entries, uint32_t room);
+// Keep a copy of groups and tries in a map (struct bypass_fib, abi/bypass.h) of `size` bytes, instead of an earlier one;
+// map_fd -1: in none.  The fd stays the caller's.  What the map is too small for, it says itself.
+int table_writer_mirror(struct table_writer *writer, int map_fd, uint64_t size);
 // Give back what no reader can still see.
 int table_writer_reclaim(struct table_writer *writer);
 

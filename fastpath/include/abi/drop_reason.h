@@ -46,6 +46,12 @@ enum drop_reason {
 	DROP_IP6_DESTINATION,
 	DROP_IP6_EXTENSION,        // malformed or refused extension header
 	DROP_IP6_SCOPE,            // link-local traffic is not forwarded
+	// Stages that an operator has switched on
+	DROP_ACL_IN,
+	DROP_ACL_OUT,
+	DROP_RPF,                  // the source is not to be reached by the interface that it came in on
+	DROP_POLICE_IN,            // more than the policer of the interface that it came in on allows
+	DROP_POLICE_OUT,           // more than that of the interface that it would have left by
 	// Forwarding
 	DROP_TTL_EXPIRED,
 	DROP_NO_ROUTE,
@@ -61,7 +67,9 @@ enum drop_reason {
 	DROP_TX_TOO_BIG,
 	DROP_NO_BUFFER,
 	DROP_LOOP,                 // a packet of ours that would come back for ever
+	DROP_HANDOVER_FULL,        // worker 0 is behind with what other workers give it
 	// Local delivery
+	DROP_CONTROL_PLANE,        // more of its class than this router works on
 	DROP_REASSEMBLY_TIMEOUT,
 	DROP_REASSEMBLY_OVERLAP,
 	DROP_REASSEMBLY_FULL,

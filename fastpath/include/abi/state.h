@@ -10,7 +10,9 @@
 #include "abi/address.h"
 #include "abi/bfd.h"
 #include "abi/drop_reason.h"
+#include "abi/filter.h"
 #include "abi/limits.h"
+#include "abi/police.h"
 #include "abi/segment.h"
 #include "abi/tcp.h"
 
@@ -32,7 +34,10 @@ struct worker_state {
 	uint64_t reader_epoch;  // tables epoch of the running batch; 0: not reading
 	uint64_t batches;       // finished batches and idle wake-ups: the progress word
 	uint64_t busy_since_ns; // start of the running iteration; 0: asleep
-	uint64_t reserved[5];
+	uint64_t thread;        // as the kernel numbers it
+	uint64_t packets;       // received from ports
+	uint64_t handed;        // packets given to worker 0
+	uint64_t reserved[2];
 };
 
 enum port_flags {
@@ -41,15 +46,26 @@ enum port_flags {
 	PORT_FAILED = 4     // the driver met an error that it cannot get over by itself
 };
 
+// How a driver works on its device, where it has several ways.
+enum port_mode {
+	PORT_XDP_NATIVE = 1, PORT_XDP_GENERIC = 2, PORT_ZERO_COPY = 4, PORT_BUSY_POLL = 8,
+	PORT_INPUT = 16, PORT_OUTPUT = 32, PORT_REAL_TIME = 64 // capture files
+};
+
 struct port_state {
-	uint64_t progress;      // frames of the RX ring whose fate is recorded, ever
+	uint64_t progress;      // frames whose fate is recorded, ever; AF_PACKET_V3: blocks (af_packet_v3.c)
 	uint64_t rx_kernel_drops; // PACKET_STATISTICS, summed up
 	uint32_t flags;         // enum port_flags
 	uint32_t driver;        // enum port_driver (core.h)
 	uint32_t ifindex;
-	uint32_t reserved;
+	uint32_t mode;          // enum port_mode
 	uint64_t generation;    // changes with each coupling of another device
-	uint64_t reserved2[2];
+	uint64_t rx_ring_full;  // AF_XDP, from XDP_STATISTICS: frames that found no place in the receive ring,
+	uint64_t rx_fill_empty; // no frame in the fill ring,
+	uint64_t rx_invalid;    // descriptors of ours that the kernel refused
+	uint64_t tx_invalid;
+	uint64_t written;       // capture files: bytes of the output that are whole records
+	uint64_t ended;         // 1: nothing more will be received; 2: as the input made no sense
 };
 
 // RFC 4861 section 7.3.2, for ARP as well; STATIC is ours.
@@ -197,13 +213,15 @@ struct state_segment {
 	uint64_t tcp_timewaits_used;
 	uint64_t membership_sources_used; // the same of `membership_sources`
 	uint64_t accounts_used;    // the same of `accounts`
-	uint64_t reserved[2];
+	uint64_t workers_used;     // most workers that a forwarder ever had; 0: one.  Of the others nothing was touched
+	uint64_t reserved;
 	struct worker_state workers[MAX_WORKERS];
-	uint64_t host_drops[DROP_REASON_COUNT]; // our own packets, and those already punted
-	struct port_state ports[MAX_PORTS];
+	// Our own packets, and those already punted: DROP_REASON_COUNT words of each worker.
+	uint64_t host_drops[MAX_WORKERS * DROP_REASON_COUNT];
+	struct port_state ports[MAX_WORKERS * MAX_PORTS]; // MAX_PORTS of each worker
 	struct call_times calls[CALL_OPS]; // by operation (rsock/wire.py)
 	struct account accounts[MAX_ACCOUNTS];
-	struct interface_counters counters[MAX_INTERFACES];
+	struct interface_counters counters[MAX_WORKERS * MAX_INTERFACES]; // MAX_INTERFACES of each worker: the sum counts
 	struct dad_entry dad[MAX_ADDRESSES];
 	struct neighbor_entry neighbors[MAX_NEIGHBORS]; // open addressing
 	struct socket_entry sockets[MAX_SOCKETS];
@@ -218,6 +236,9 @@ struct state_segment {
 	uint64_t bfd_used;        // places of `bfd` below this were in use once
 	uint64_t bfd_events;      // changes of state of all sessions
 	struct bfd_session bfd[MAX_BFD_SESSIONS];
+	struct control_counters control_plane[CONTROL_CLASSES];
+	struct policer_counters policers[MAX_WORKERS * MAX_INTERFACES * POLICE_DIRECTIONS]; // worker, interface, direction
+	struct filter_counter filter_counters[MAX_WORKERS * MAX_FILTER_COUNTERS]; // MAX_FILTER_COUNTERS of each worker
 };
 
 #endif

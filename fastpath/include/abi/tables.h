@@ -8,6 +8,7 @@
 //     prefix_root -----> struct prefix_table: what the FIB was built from, for show
 //                        and for a control that comes back
 //     bfd_root --------> struct bfd_table (bfd.h): immutable
+//     filter_root -----> struct filter_table (filter.h): immutable
 //   arena ... size: blocks, addressed by byte offset from the start of the segment
 //
 // Every word that readers follow is one aligned 64-bit or 32-bit store.  A block is
@@ -20,7 +21,9 @@
 #include <stdint.h>
 #include "abi/address.h"
 #include "abi/bfd.h"
+#include "abi/filter.h"
 #include "abi/limits.h"
+#include "abi/police.h"
 #include "abi/segment.h"
 
 enum interface_kind {
@@ -31,6 +34,15 @@ enum interface_kind {
 
 enum interface_flags { INTERFACE_ADMIN_UP = 1 };
 
+// Stages that are on at an interface (forward/stage.h); what they do stands in tables of their own.
+enum interface_features {
+	FEATURE_ACL_IN = 1, FEATURE_RPF = 2, FEATURE_POLICE_IN = 4, FEATURE_DSCP_IN = 8,
+	FEATURES_INGRESS = 0xff,
+	FEATURE_ACL_OUT = 0x100, FEATURE_DSCP_OUT = 0x200, FEATURE_POLICE_OUT = 0x400,
+	FEATURES_EGRESS = 0xff00,
+	FEATURE_COUNT_ROUTES = 0x10000 // count what comes in here and is forwarded, by route
+};
+
 struct interface_entry {
 	uint16_t index;     // 1..MAX_INTERFACES-1, stable while the interface lives
 	uint16_t port;      // port id whose frames are ours; 0 for a loopback
@@ -39,7 +51,8 @@ struct interface_entry {
 	uint8_t flags;      // enum interface_flags
 	uint32_t mtu;       // largest IP packet in bytes
 	uint8_t mac[6];     // source of our frames
-	uint8_t reserved[6];
+	uint8_t reserved[2];
+	uint32_t features;  // enum interface_features
 	char name[INTERFACE_NAME_SIZE];
 };
 
@@ -130,23 +143,37 @@ struct nexthop_group {
 	struct nexthop hops[];
 };
 
-// Population-count trie.  References are in units of 8 bytes from the start of the
-// segment ("offset8").  An entry of the direct table, indexed by the first
-// direct_bits of the address, is FIB_LEAF | group or the offset8 of one fib_node.
-// A node consumes 6 bits: bit i of `children` says that slot i is a node, found at
+// Population-count trie with path compression.  References are in units of 8 bytes from the
+// start of the segment ("offset8").  An entry of the direct table, indexed by the first
+// direct_bits of the address, is FIB_LEAF | group or the offset8 of one node.
+// A fib_node consumes 6 bits: bit i of `children` says that slot i is a node, found at
 // child_base + 3 * popcount(children below i); else it is a leaf: the u16 at
 // leaf_base[popcount(leaf_starts up to and including i) - 1].
+// With FIB_PATH in child_base it is a fib_path instead: it consumes 64 - shift bits, which have
+// to be the first ones of `path`, else the answer is `miss`.  After them comes the one node at
+// child_base without the flag, or, where that is 0, the answer `hit`.
 // IPv4 addresses are 32 bits, IPv6 addresses 128, both followed by zeros in the last stride.
-// Children of one node lie side by side.  `leaf_starts` changes only together with leaf_base
-// and `children` with child_base, by replacing the whole block that the node lies in; a
-// single u16 leaf, child_base alone and an entry of the direct table are stored in place.
+// Children of one node lie side by side.  What a node is, `leaf_starts`, `path` and `shift` change
+// only by replacing the whole block that the node lies in, and so do leaf_base with leaf_starts and
+// child_base with children; a single u16 leaf, the word with hit and miss, the offset in child_base
+// alone and an entry of the direct table are stored in place.
 #define FIB_LEAF 0x80000000
+#define FIB_PATH 0x80000000
 
 struct fib_node {
 	uint64_t children;
 	uint64_t leaf_starts;
 	uint32_t leaf_base;
 	uint32_t child_base;
+};
+
+struct fib_path {
+	uint64_t path;         // bits that follow, from the highest; zeros behind them
+	uint16_t hit;
+	uint16_t miss;
+	uint32_t shift;        // 64 - their number, which is 1..60
+	uint32_t reserved;
+	uint32_t child_base;   // where fib_node has it
 };
 
 struct fib_root {
@@ -194,7 +221,10 @@ struct tables_segment {
 	uint64_t arena_end;    // first byte that was never allocated
 	uint64_t generation;   // odd while control rewrites prefixes, for consistent show
 	uint64_t bfd_root;     // byte offset of struct bfd_table; 0: no sessions
-	uint8_t reserved[64];
+	uint64_t police_root;  // byte offset of struct police_table; 0: no limits
+	uint64_t filter_root;  // byte offset of struct filter_table; 0: nothing is filtered
+	uint64_t mirrored;     // 1: control keeps a copy for the XDP offload in line with this (bypass.h)
+	uint8_t reserved[40];
 	uint64_t groups[MAX_GROUPS]; // byte offsets of struct nexthop_group; 0: none
 };
 

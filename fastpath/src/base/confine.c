@@ -293,7 +293,10 @@ int confine_seccomp(uint32_t profile)
 	if (filter.overflow != 0)
 		return -E2BIG;
 	struct sock_fprog program = { .len = filter.length, .filter = filter.code };
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) < 0)
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
-	return 0;
+	// A forwarder has threads, and all of them are to be confined.
+	unsigned int flags = profile == 1 ? SECCOMP_FILTER_FLAG_TSYNC : 0;
+	long failed = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+	return failed < 0 ? -errno : failed > 0 ? -ESRCH : 0;
 }

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "abi/limits.h"
+#include "base/cksum.h"
 
 #ifdef __has_feature
 #if __has_feature(address_sanitizer)
@@ -52,7 +53,7 @@ void packet_pull(struct packet *packet, uint32_t bytes)
 
 bool packet_push(struct packet *packet, uint32_t bytes)
 {
-	if (bytes > packet->offset)
+	if (bytes + PACKET_FRONT > packet->offset)
 		return false;
 	packet->offset -= bytes;
 	packet->length += bytes;
@@ -73,6 +74,27 @@ void packet_gather(struct packet *packet)
 	}
 	packet->part_count = 0;
 	packet->part_bytes = 0;
+}
+
+bool packet_finish_checksum(struct packet *packet)
+{
+	uint32_t start = packet->vnet.csum_start;
+	uint32_t field = start + packet->vnet.csum_offset;
+	uint8_t *data = packet_data(packet);
+	uint16_t checksum;
+
+	packet_gather(packet);
+	if ((packet->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) == 0)
+		return true;
+	if (field + 2 > packet->length)
+		return false;
+	// The field holds the sum of the pseudo header.
+	checksum = cksum_finish_udp(cksum_add(0, data + start, packet->length - start));
+	memcpy(data + field, &checksum, sizeof checksum);
+	packet->vnet.flags &= (uint8_t)~VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	packet->vnet.csum_start = 0;
+	packet->vnet.csum_offset = 0;
+	return true;
 }
 
 struct packet_pool *packet_pool_new(uint32_t ordinary, uint32_t super)

@@ -22,7 +22,10 @@
 #define VIRTIO_NET_HDR_GSO_UDP_L4 5
 #endif
 
-enum { PACKET_PARTS = 18 }; // of one packet, at most
+enum {
+	PACKET_PARTS = 18, // of one packet, at most
+	PACKET_FRONT = 16  // bytes at the front of the headroom that are a driver's, for a header of its own
+};
 
 // How a packet is counted when it has left an interface.
 enum packet_account {
@@ -47,13 +50,23 @@ struct packet {
 	uint16_t vlan_tci;  // tag that the driver took off the frame
 	bool vlan_present;
 	bool link_broadcast; // came in a link-layer broadcast or multicast frame
+	bool staged;        // has passed the ingress stages
 	bool urgent;        // of network control: the last places of a full link are for such packets
 	uint8_t account;    // enum packet_account
 	uint8_t family;     // of the IP header, once known
 	uint16_t l3;        // offset of the IP header from data, once known
-	uint32_t trace;     // nonzero: trace id, each stage reports
+	uint32_t trace;     // TRACE_ID: its number, if somebody watches; TRACE_FATE: only its end is of interest
 	struct packet *next; // free list, queues
 };
+
+enum { TRACE_ID = 0x7fffffff };
+#define TRACE_FATE 0x80000000u
+
+// Does each stage report?
+static inline bool packet_traced(const struct packet *packet)
+{
+	return packet->trace != 0 && (packet->trace & TRACE_FATE) == 0;
+}
 
 static inline uint8_t *packet_data(struct packet *packet)
 {
@@ -83,6 +96,8 @@ void packet_pull(struct packet *packet, uint32_t bytes);
 bool packet_push(struct packet *packet, uint32_t bytes);
 // Bring the parts, if there are any, behind the data.
 void packet_gather(struct packet *packet);
+// Finish a checksum that its sender left to others, gathering the packet; false where its place lies outside.
+bool packet_finish_checksum(struct packet *packet);
 
 // Buffers: a fixed number of ordinary ones and a few super ones, made once.
 struct packet_pool;

@@ -70,6 +70,8 @@ void arena_close(struct arena *arena)
 
 int arena_back(struct arena *arena, uint64_t offset, uint64_t bytes)
 {
+	if (arena->fd < 0) // memory that is there
+		return 0;
 	while (fallocate(arena->fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes) < 0)
 		if (errno != EINTR)
 			return errno == ENOMEM ? -ENOSPC : -errno;
@@ -159,6 +161,8 @@ static void pages_give(struct arena *arena, uint32_t page, uint32_t count)
 // Return the memory of free pages.  Should that fail, they merely keep it.
 static void pages_punch(struct arena *arena, uint32_t page, uint32_t stop)
 {
+	if (arena->fd < 0)
+		return;
 	if (fallocate(arena->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)page * ARENA_PAGE,
 	              (off_t)(stop - page) * ARENA_PAGE) < 0)
 		return;
@@ -318,9 +322,11 @@ void arena_release(struct arena *arena)
 
 void arena_trim(struct arena *arena)
 {
-	for (uint32_t page = arena->first; page < arena->end; page++) {
+	// Beyond the last page that was used lie those that were given memory ahead.
+	uint32_t limit = arena->page_count - arena->end < BACK_MOST ? arena->page_count : arena->end + BACK_MOST;
+	for (uint32_t page = arena->first; page < limit; page++) {
 		uint32_t stop = page, backed = 0;
-		for (; stop < arena->end && arena->pages[stop].kind == PAGE_FREE; stop++)
+		for (; stop < limit && arena->pages[stop].kind == PAGE_FREE; stop++)
 			backed += arena->pages[stop].backed;
 		if (backed >= TRIM_PAGES)
 			pages_punch(arena, page, stop);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/crc32.h"
+#include "bulk/mirror.h"
 #include "bulk/publish.h"
 #include "bulk/writer.h"
 
@@ -150,6 +151,7 @@ static int group_make(struct table_writer *w, const union group_draft *draft, bo
 	if (!own)
 		bucket_add(w, (uint16_t)group, draft->group.checksum);
 	PUBLISH(&w->tables->groups[group], where, "group");
+	mirror_group(w, (uint16_t)group);
 	return (int)group;
 }
 
@@ -200,6 +202,7 @@ int table_writer_group_set(struct table_writer *w, uint16_t group, const struct 
 	if (!w->groups[group].own)
 		bucket_add(w, group, draft.group.checksum);
 	PUBLISH(&w->tables->groups[group], where, "group flip");
+	mirror_group(w, group);
 	writer_retire(w, old, old_bytes);
 	return 0;
 }
@@ -267,6 +270,7 @@ void group_reclaim(struct table_writer *w, uint16_t group, uint64_t epoch)
 	bucket_remove(w, group);
 	*info = (struct group_info){0};
 	PUBLISH(&w->tables->groups[group], 0, "group gone");
+	mirror_group(w, group);
 	writer_give(w, where, bytes);
 	if (group < w->group_low)
 		w->group_low = group;

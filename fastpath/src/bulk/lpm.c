@@ -30,6 +30,14 @@ static uint64_t cover(uint32_t bits, uint32_t value)
 	return slots << value * width;
 }
 
+// What the kids of a tail are.
+static const struct lpm_node tail_mark;
+
+static bool is_tail(const struct lpm_node *node)
+{
+	return node->children == 0 && node->kids != NULL;
+}
+
 static uint32_t group_count(const struct lpm_node *node)
 {
 	return total(node->shorts) + total(node->fulls);
@@ -47,6 +55,8 @@ static uint16_t *groups_mut(struct lpm_node *node)
 
 static void node_free(struct lpm_node *node)
 {
+	if (is_tail(node))
+		return;
 	for (uint32_t i = 0, count = total(node->children); i < count; i++) {
 		if (i + 1 < count)
 			__builtin_prefetch(node->kids[i + 1].kids);
@@ -152,7 +162,7 @@ static void child_remove(struct lpm_node *node, uint32_t slot)
 
 static bool node_empty(const struct lpm_node *node)
 {
-	return (node->shorts | node->fulls | node->children) == 0;
+	return (node->shorts | node->fulls | node->children) == 0; // a tail's length is never 0
 }
 
 static struct lpm_node *child_of(struct lpm_node *node, uint32_t slot)
@@ -165,16 +175,58 @@ const struct lpm_node *lpm_child(const struct lpm_node *node, uint32_t slot)
 	return node->children >> slot & 1 ? &node->kids[rank(node->children, slot)] : NULL;
 }
 
-// `length` is what is left of the prefix at this node, at least 1.
-static int node_set(struct lpm_node *node, struct key key, uint32_t length, uint16_t group)
+static void tail_make(struct lpm_node *node, struct key key, uint32_t length, uint16_t group)
 {
+	*node = (struct lpm_node){.shorts = key.hi, .fulls = length, .few = {group}};
+	node->kids = (struct lpm_node *)(uintptr_t)&tail_mark; // never followed
+}
+
+static bool tail_is(const struct lpm_node *node, struct key key, uint32_t length)
+{
+	return node->fulls == length && node->shorts == key.hi;
+}
+
+static int node_set(struct lpm_node *node, struct key key, uint32_t length, uint16_t group, uint32_t depth);
+
+// Make an ordinary node of a tail.  -ENOMEM leaves the tail.
+static int tail_open(struct lpm_node *node, uint32_t depth)
+{
+	struct lpm_node tail = *node;
+	*node = (struct lpm_node){0};
+	int error = node_set(node, (struct key){.hi = tail.shorts}, (uint32_t)tail.fulls, tail.few[0], depth);
+	if (error < 0)
+		*node = tail;
+	return error;
+}
+
+// `length` is what is left of the prefix at this node, at least 1; `depth` what is above it.
+static int node_set(struct lpm_node *node, struct key key, uint32_t length, uint16_t group, uint32_t depth)
+{
+	if (is_tail(node)) {
+		if (tail_is(node, key, length)) {
+			node->few[0] = group;
+			return 0;
+		}
+		if (tail_open(node, depth) < 0)
+			return -ENOMEM;
+	}
 	if (length <= KEY_STRIDE)
 		return group_set(node, length, key_head(key, length), group);
 	uint32_t slot = key_head(key, KEY_STRIDE);
-	if (child_of(node, slot) == NULL && child_add(node, slot) < 0)
-		return -ENOMEM;
+	struct key rest = key_tail(key, KEY_STRIDE);
+	length -= KEY_STRIDE;
+	depth += KEY_STRIDE;
 	struct lpm_node *child = child_of(node, slot);
-	int error = node_set(child, key_tail(key, KEY_STRIDE), length - KEY_STRIDE, group);
+	if (child == NULL) {
+		if (child_add(node, slot) < 0)
+			return -ENOMEM;
+		child = child_of(node, slot);
+		if (depth >= LPM_TAILS && length <= LPM_TAIL_BITS) {
+			tail_make(child, rest, length, group);
+			return 0;
+		}
+	}
+	int error = node_set(child, rest, length, group, depth);
 	if (node_empty(child)) // made for nothing
 		child_remove(node, slot);
 	return error;
@@ -182,6 +234,12 @@ static int node_set(struct lpm_node *node, struct key key, uint32_t length, uint
 
 static bool node_clear(struct lpm_node *node, struct key key, uint32_t length)
 {
+	if (is_tail(node)) {
+		if (!tail_is(node, key, length))
+			return false;
+		*node = (struct lpm_node){0};
+		return true;
+	}
 	if (length <= KEY_STRIDE) {
 		uint32_t value = key_head(key, length);
 		if (!group_present(node, length, value))
@@ -203,7 +261,7 @@ int lpm_set(struct lpm *lpm, struct key key, uint32_t length, uint16_t group)
 	bool present = lpm_get(lpm, key, length) != 0;
 	if (length == 0)
 		lpm->fallback = group;
-	else if (node_set(&lpm->root, key, length, group) < 0)
+	else if (node_set(&lpm->root, key, length, group, 0) < 0)
 		return -ENOMEM;
 	lpm->count += !present;
 	return 0;
@@ -214,11 +272,13 @@ uint16_t lpm_get(const struct lpm *lpm, struct key key, uint32_t length)
 	if (length == 0)
 		return lpm->fallback;
 	const struct lpm_node *node = &lpm->root;
-	for (; length > KEY_STRIDE; length -= KEY_STRIDE, key = key_tail(key, KEY_STRIDE)) {
+	for (; !is_tail(node) && length > KEY_STRIDE; length -= KEY_STRIDE, key = key_tail(key, KEY_STRIDE)) {
 		node = lpm_child(node, key_head(key, KEY_STRIDE));
 		if (node == NULL)
 			return 0;
 	}
+	if (is_tail(node))
+		return tail_is(node, key, length) ? node->few[0] : 0;
 	uint32_t value = key_head(key, length);
 	return group_present(node, length, value) ? groups_of(node)[group_place(node, length, value)] : 0;
 }
@@ -288,10 +348,35 @@ static uint64_t covered_beyond(const struct lpm_node *node, uint32_t bits)
 
 uint64_t lpm_bare(const struct lpm_node *node)
 {
-	return ~covered_beyond(node, 0);
+	return is_tail(node) ? 0 : ~covered_beyond(node, 0);
 }
 
 uint64_t lpm_best(const struct lpm_node *node, uint32_t bits, uint32_t value)
 {
-	return cover(bits, value) & ~covered_beyond(node, bits);
+	return is_tail(node) ? 0 : cover(bits, value) & ~covered_beyond(node, bits);
+}
+
+uint32_t lpm_passage(const struct lpm_node *node)
+{
+	bool one = node->children != 0 && (node->children & (node->children - 1)) == 0;
+	return one && (node->shorts | node->fulls) == 0 ? (uint32_t)__builtin_ctzll(node->children) : KEY_SLOTS;
+}
+
+uint32_t lpm_single(const struct lpm_node *node, uint64_t *bits, uint16_t *group)
+{
+	if (is_tail(node)) {
+		*bits = node->shorts;
+		*group = node->few[0];
+		return (uint32_t)node->fulls;
+	}
+	if (node->children != 0 || group_count(node) != 1)
+		return 0;
+	*group = node->few[0];
+	uint32_t index = (uint32_t)__builtin_ctzll(node->fulls != 0 ? node->fulls : node->shorts), length = KEY_STRIDE;
+	if (node->fulls == 0) {
+		length = 31 - (uint32_t)__builtin_clz(index);
+		index ^= 1u << length;
+	}
+	*bits = (uint64_t)index << (64 - length);
+	return length;
 }

@@ -4,6 +4,9 @@
 // under its path as bits, and their groups side by side; the default route stands beside the
 // root.  Its shape is that of the published trie (abi/tables.h), which is the same thing with
 // each prefix spread over the slots that it is the best match of.
+//
+// A node from LPM_TAILS bits on that was made for one prefix is a tail: it holds what is left of
+// the prefix, however long, until another one comes under it.
 #ifndef BULK_LPM_H
 #define BULK_LPM_H
 
@@ -11,7 +14,11 @@
 #include <stdint.h>
 #include "table/key.h"
 
-enum { LPM_FEW = 4 }; // groups that a node holds itself: as many as most have
+enum {
+	LPM_FEW = 4,     // groups that a node holds itself: as many as most have
+	LPM_TAILS = 18,  // as deep as a direct table may be: above it, nodes are needed one by one
+	LPM_TAIL_BITS = 10 * KEY_STRIDE // most
+};
 
 struct lpm_node {
 	uint64_t shorts;       // bit (1 << l | v): the prefix of l = 1..5 bits with value v
@@ -23,6 +30,9 @@ struct lpm_node {
 	};
 	struct lpm_node *kids; // of the set bits of children
 };
+
+// With no children, but kids: the node is a tail.  Its prefix is `fulls` bits of `shorts`, from the
+// highest; the group is few[0].
 
 struct lpm {
 	struct lpm_node root;
@@ -48,5 +58,10 @@ uint16_t lpm_slot(const struct lpm_node *node, uint32_t slot, uint16_t inherited
 uint64_t lpm_bare(const struct lpm_node *node);
 // Slots in which a prefix of `bits` (1..6) with that value is, or would be, the best match.
 uint64_t lpm_best(const struct lpm_node *node, uint32_t bits, uint32_t value);
+// The slot of its only child, if a node has nothing else; otherwise KEY_SLOTS.
+uint32_t lpm_passage(const struct lpm_node *node);
+// The length, bits from the highest, and group of the only prefix under a node without children: of 1..6 bits of an
+// ordinary node, 1..LPM_TAIL_BITS of a tail.  0: there are others, or none.
+uint32_t lpm_single(const struct lpm_node *node, uint64_t *bits, uint16_t *group);
 
 #endif

@@ -26,10 +26,8 @@ static uint64_t table_bytes(uint64_t capacity)
 
 static uint64_t home_of(uint64_t capacity, const struct prefix_entry *entry)
 {
-	struct key key = key_of(FAMILY_IPV6, entry->address); // all 16 bytes, in either family
-	uint64_t y = (key.lo ^ ((uint64_t)entry->family << 8 | entry->length)) * 0xc2b2ae3d27d4eb4full;
-	uint64_t x = key.hi * 0x9e3779b97f4a7c15ull + (y << 31 | y >> 33);
-	return ((x ^ x >> 32) * 0x9e3779b97f4a7c15ull >> 32) * capacity >> 32;
+	// All 16 bytes, in either family.
+	return key_home(key_of(FAMILY_IPV6, entry->address), entry->family, entry->length, capacity);
 }
 
 static bool same_prefix(const struct prefix_entry *a, const struct prefix_entry *b)
@@ -136,7 +134,7 @@ int prefixes_reserve(struct table_writer *w, uint64_t more)
 	uint64_t count = table == NULL ? 0 : table->count;
 	if (table != NULL && (count + more) * 4 <= table->capacity * 3)
 		return 0;
-	uint64_t wanted = more > count / 2 ? count + more : count + count / 2;
+	uint64_t wanted = more > count / 4 ? count + more : count + count / 4;
 	int error = table_move(w, capacity_for(wanted));
 	// Short of memory, a table that is fuller than we like does as well.
 	if (error < 0 && table != NULL && count + more < table->capacity)

@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "bulk/bfd.h"
+#include "bulk/filter.h"
+#include "bulk/police.h"
 #include "bulk/publish.h"
 #include "bulk/recover.h"
 #include "table/view.h"
@@ -41,8 +43,11 @@ static int routes_load(struct table_writer *w)
 int writer_recover(struct table_writer *w)
 {
 	struct tables_segment *tables = w->tables;
+	PUBLISH(&tables->mirrored, 0, "mirrored"); // what was copied follows us no more
 	root_recover(w);
 	bfd_recover(w);
+	filter_recover(w);
+	police_recover(w);
 	int error = groups_recover(w);
 	if (error < 0)
 		return error;

@@ -9,6 +9,7 @@
 
 #include "base/crc32.h"
 #include "base/segment.h"
+#include "bulk/mirror.h"
 #include "bulk/publish.h"
 #include "bulk/recover.h"
 #include "bulk/writer.h"
@@ -48,18 +49,12 @@ static uint64_t oldest_reader(const struct table_writer *w)
 		if (epoch != 0 && epoch < oldest)
 			oldest = epoch;
 	}
-	return oldest;
+	return mirror_oldest(w, oldest);
 }
 
-void writer_reclaim(struct table_writer *w)
+static void limbo_reclaim(struct table_writer *w, uint64_t oldest)
 {
 	const struct limbo_entry *entry = limbo_first(&w->limbo);
-	if (entry == NULL)
-		return;
-	PUBLISH(&w->tables->epoch, w->tables->epoch + 1, "epoch");
-	// Counterpart of the fence in view_enter.
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	uint64_t oldest = oldest_reader(w);
 	for (; entry != NULL && entry->epoch < oldest; entry = limbo_first(&w->limbo)) {
 		struct limbo_entry found = *entry;
 		limbo_pop(&w->limbo);
@@ -72,6 +67,22 @@ void writer_reclaim(struct table_writer *w)
 		else
 			group_reclaim(w, (uint16_t)found.what, found.epoch);
 	}
+}
+
+void writer_reclaim(struct table_writer *w)
+{
+	w = w->owner != NULL ? w->owner : w;
+	struct table_writer *mirror = mirror_writer(w);
+	if (limbo_first(&w->limbo) == NULL && (mirror == NULL || limbo_first(&mirror->limbo) == NULL))
+		return;
+	PUBLISH(&w->tables->epoch, w->tables->epoch + 1, "epoch");
+	mirror_epoch(w);
+	// Counterpart of the fence in view_enter.
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	uint64_t oldest = oldest_reader(w);
+	if (mirror != NULL)
+		limbo_reclaim(mirror, oldest);
+	limbo_reclaim(w, oldest);
 }
 
 uint64_t root_bytes(const struct tables_root *root)
@@ -147,6 +158,7 @@ void table_writer_close(struct table_writer *w)
 {
 	if (w == NULL)
 		return;
+	mirror_close(w);
 	if (w->tables != NULL)
 		munmap(w->tables, w->size);
 	if (w->state != NULL)
@@ -271,8 +283,10 @@ static void route_forget(struct table_writer *w, const struct route_change *chan
 static int family_sync(struct table_writer *w, const struct route_change *change)
 {
 	uint32_t f = family_index(change->family);
-	int error = trie_sync(w, f, key_of(change->family, change->address), change->length);
+	struct key key = key_of(change->family, change->address);
+	int error = trie_sync(w, f, key, change->length);
 	w->owed[f] = error < 0;
+	mirror_sync(w, f, key, change->length);
 	return error;
 }
 
@@ -312,6 +326,8 @@ int owed_build(struct table_writer *w)
 	int result = 0;
 	for (uint32_t f = 0; f < 2; f++) {
 		int error = w->owed[f] ? trie_repair(w, f) : 0;
+		if (w->owed[f])
+			mirror_repair(w, f);
 		w->owed[f] = error < 0;
 		result = error < 0 ? error : result;
 	}

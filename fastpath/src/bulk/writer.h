@@ -1,9 +1,10 @@
 // The writer of a tables segment: what its parts share.
 //
 //   writer.c    open, publish, apply       recover.c   what a dead writer left
-//   trie.c      published trie <- lpm.c    prefixes.c  installed routes, a hash in the segment
+//   trie.c, trie_build.c  published trie <- lpm.c
+//   prefixes.c  installed routes, a hash in the segment
 //   groups.c    next-hop groups            limbo.c, arena.c   memory and its return
-//   mass.c      removal of most routes
+//   mass.c      removal of most routes     mirror.c    a second copy, for the XDP offload
 //
 // Order of stores: a group before what refers to it; an installed route before the trie leads
 // to its group, and removed after.  Only the writer's process stores into the segment, so what
@@ -33,7 +34,12 @@ struct group_info {
 	uint8_t dying;     // without a reference: noted in `dying` or in limbo
 };
 
+struct mirror;
+struct trie_kept;
+
 struct table_writer {
+	struct mirror *mirror;              // NULL: none (mirror.c)
+	struct table_writer *owner;         // of a mirror's writer; else NULL
 	struct tables_segment *tables;
 	uint64_t size;
 	int fd;                             // a duplicate of the caller's
@@ -43,6 +49,7 @@ struct table_writer {
 	struct limbo claimed;               // blocks of a dead writer's tries, until they are replaced
 	struct lpm lpm[2];                  // IPv4, IPv6
 	struct lpm spent[2];                // replaced ones, freed when readers have the new state
+	struct trie_kept *kept;             // while a part of the trie is replaced (trie.h)
 	bool owed[2];                       // the trie lags behind lpm for want of memory
 	struct group_info *groups;          // MAX_GROUPS of them
 	uint16_t buckets[GROUP_BUCKETS];

@@ -79,7 +79,10 @@ static enum drop_reason arp_process(struct forward *f, const struct interface_en
 	memcpy(sender, arp->sender, 4);
 	memcpy(target, arp->target, 4);
 	bool probe = ip4_is_any(sender); // RFC 5227 section 2.1.1: it claims nothing yet
+	const struct neighbor_entry *known = neighbor_find(f, in->index, FAMILY_IPV4, sender);
 	if (address_usable(f, FAMILY_IPV4, target, in->index)) {
+		if (!neighbor_admit(f, in->index, known, arp->sender_mac, operation == ARP_REPLY))
+			return DROP_CONTROL_PLANE;
 		enum neighbor_evidence evidence = operation == ARP_REQUEST ? EVIDENCE_ASKED_US : EVIDENCE_ANSWER;
 		if (!probe)
 			neighbor_learn(f, in->index, FAMILY_IPV4, sender, arp->sender_mac, evidence);
@@ -87,8 +90,10 @@ static enum drop_reason arp_process(struct forward *f, const struct interface_en
 			arp_reply(f, in, arp);
 		return DROP_NONE;
 	}
-	if (probe || neighbor_find(f, in->index, FAMILY_IPV4, sender) == NULL)
+	if (probe || known == NULL)
 		return DROP_ARP_NOT_FOR_US;
+	if (!neighbor_admit(f, in->index, known, arp->sender_mac, false))
+		return DROP_CONTROL_PLANE;
 	neighbor_learn(f, in->index, FAMILY_IPV4, sender, arp->sender_mac, EVIDENCE_UNSOLICITED);
 	return DROP_NONE;
 }

@@ -20,7 +20,7 @@ static const char *const drop_names[DROP_REASON_COUNT] = {DROP_NAMES};
 
 static struct interface_counters *counters_of(struct forward *f, uint16_t interface)
 {
-	return &f->state->counters[interface < MAX_INTERFACES ? interface : 0];
+	return &f->counters[interface < MAX_INTERFACES ? interface : 0];
 }
 
 void forward_trace(struct forward *f, const struct packet *packet, const char *stage, const char *format, ...)
@@ -28,7 +28,7 @@ void forward_trace(struct forward *f, const struct packet *packet, const char *s
 	char detail[TRACE_DETAIL_SIZE];
 	va_list arguments;
 
-	if (packet->trace == 0 || f->ops.trace == NULL)
+	if (!packet_traced(packet) || f->ops.trace == NULL)
 		return;
 	va_start(arguments, format);
 	vsnprintf(detail, sizeof detail, format, arguments);
@@ -43,7 +43,7 @@ void packet_drop(struct forward *f, struct packet *packet, enum drop_reason reas
 	if (packet->account == ACCOUNT_FORWARDED && packet->ingress != 0)
 		counters_of(f, packet->ingress)->drops[reason]++;
 	else
-		f->state->host_drops[reason]++;
+		f->host_drops[reason]++;
 	if (packet->trace != 0 && f->ops.trace != NULL)
 		f->ops.trace(f->ops.user, packet, "drop", drop_names[reason]);
 	packet_put(f->pool, packet);
@@ -70,7 +70,8 @@ enum drop_reason egress_queue(struct forward *f, const struct interface_entry *i
 		if (queue->count == EGRESS_QUEUE)
 			return DROP_TX_FULL;
 	}
-	forward_trace(f, packet, "transmit", "interface %s, %u bytes", interface->name, packet_bytes(packet));
+	if (packet_traced(packet))
+		forward_trace(f, packet, "transmit", "interface %s, %u bytes", interface->name, packet_bytes(packet));
 	queue->packets[queue->count++] = packet;
 	f->egress_pending[port / 64] |= 1ull << port % 64;
 	return DROP_NONE;

@@ -3,15 +3,17 @@
 // A tag stands in the frame or beside it (packet->vlan_tci, where the driver took it off);
 // VLAN 0 is a priority tag, which means untagged.  Not supported: stacked tags (802.1ad)
 // and 802.3 LLC frames, which are unknown types here.
-#include "forward/forward.h"
+#include "forward/hand.h"
 
 #include "base/bytes.h"
 #include "wire/ethernet.h"
 
 static void count_received(struct forward *f, const struct interface_entry *in, struct packet *packet)
 {
-	struct interface_counters *counters = &f->state->counters[in->index];
+	struct interface_counters *counters = &f->counters[in->index];
 
+	if (packet->ingress != 0) // by the worker that it came from
+		return;
 	packet->ingress = in->index;
 	counters->rx_packets++;
 	counters->rx_bytes += packet->length;
@@ -93,6 +95,8 @@ enum drop_reason ethernet_input(struct forward *f, struct packet *packet)
 		packet->family = FAMILY_IPV6;
 		return ip6_input(f, in, packet);
 	case ETHERNET_ARP:
+		if (f->hands != NULL)
+			return hand_frame(f, packet);
 		return arp_input(f, in, packet);
 	default:
 		return DROP_UNKNOWN_ETHERTYPE;

@@ -13,6 +13,7 @@
 #include "abi/state.h"
 #include "base/packet.h"
 #include "table/fib.h"
+#include "table/filter.h"
 #include "table/view.h"
 
 enum { EGRESS_QUEUE = 4 * BATCH_SIZE };
@@ -43,7 +44,9 @@ struct forward_ops {
 	// Send the queue of one port now; called when it is full and at the end of a batch.
 	// Entries that were sent are freed and counted by egress_sent, others by egress_lost.
 	void (*flush)(void *user, uint16_t port);
-	// One stage of a traced packet's life (packet->trace != 0); detail may be empty.
+	// A frame that another worker received and handed over, while `observed`.  May be NULL.
+	void (*handed)(void *user, struct packet *packet);
+	// One stage of a traced packet's life (packet_traced), or the end of one with a trace id; detail may be empty.
 	void (*trace)(void *user, const struct packet *packet, const char *stage, const char *detail);
 	void *user;
 };
@@ -51,14 +54,25 @@ struct forward_ops {
 struct forward {
 	struct tables_view tables;
 	struct state_segment *state;
+	struct interface_counters *counters; // of this worker, by interface
+	uint64_t *host_drops;         // the same, by reason
+	struct filter_view filters;   // what stages do (forward/stage.h)
+	struct filter_counter *filter_counters; // of this worker
 	struct packet_pool *pool;
+	uint32_t worker;              // number; those but 0 serve transit only
+	struct hand_ring *hands;      // hand.h: where they give all else to worker 0; NULL: this is worker 0
+	uint64_t served[MAX_PORTS / 64]; // ports that this worker sends on itself
 	struct forward_ops ops;
 	uint64_t now;                 // of the running iteration, ns
 	uint64_t random;              // state of the private generator
 	struct egress_queue *queues[MAX_PORTS]; // NULL: no such port
 	struct port_spec ports[MAX_PORTS];      // link_up, mtu
 	struct icmp_limiter *icmp;    // private to forward/icmp.c
-	struct neighbor_table *neighbors; // private to forward/neighbor.c
+	struct neighbor_table *neighbors; // private to forward/neighbor*.c, and worker 0's
+	struct police *police;        // forward/police.h; of all workers
+	struct transit *transit;      // private to forward/transit.c
+	struct bypass *bypass;        // bypass.h: the XDP offload; NULL: none
+	bool observed;                // traces or captures see packets
 	uint64_t egress_pending[MAX_PORTS / 64]; // ports whose queue is not empty
 	uint16_t ip4_id;
 	bool own_echoes;              // BFD echo packets from us to us come back from our neighbors
@@ -68,6 +82,11 @@ struct forward {
 int forward_init(struct forward *f, const uint8_t *tables, size_t tables_size, struct state_segment *state,
 	const struct forward_ops *ops);
 void forward_fini(struct forward *f);
+// A transit worker of `main`: same VR, own pool, queues and counters; `number` from 1 on.  It shares the neighbors.
+// Of `ops` it needs flush alone.
+int forward_init_worker(struct forward *f, const struct forward *main, uint32_t number, const struct forward_ops *ops);
+// Worker 0: do what the traffic of the others asks for.
+void neighbor_collect(struct forward *f);
 // Tell of a port that came (spec) or went (NULL), or whose link changed.
 void forward_port(struct forward *f, uint16_t port, const struct port_spec *spec);
 // Interfaces or addresses may have changed: start DAD, announce, drop stale neighbors.
@@ -164,7 +183,7 @@ uint32_t offload_unit(const struct packet *packet);
 static inline void packet_punt(struct forward *f, struct packet *packet)
 {
 	if (packet->ingress != 0 && packet->ingress < MAX_INTERFACES)
-		f->state->counters[packet->ingress].punt_packets++;
+		f->counters[packet->ingress].punt_packets++;
 	packet->ingress = 0;
 	packet->account = ACCOUNT_ORIGINATED;
 }

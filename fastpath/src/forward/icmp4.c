@@ -5,7 +5,9 @@
 // forwarder knows no time of day), address masks, source quench, redirects that we send.
 #include <string.h>
 #include "base/cksum.h"
+#include "forward/hand.h"
 #include "forward/icmp.h"
+#include "forward/police.h"
 #include "wire/icmp.h"
 #include "wire/ip4.h"
 
@@ -80,7 +82,7 @@ static bool error_source(struct forward *f, const struct ip4_header *ip, uint8_t
 	memcpy(address, ip->source, 4);
 	if (ip_source(f, FAMILY_IPV4, address, 0, source, &egress))
 		return true;
-	f->state->host_drops[DROP_NO_SOURCE_ADDRESS]++;
+	f->host_drops[DROP_NO_SOURCE_ADDRESS]++;
 	return false;
 }
 
@@ -109,6 +111,14 @@ void icmp4_error(struct forward *f, const struct packet *packet, uint8_t type, u
 	uint32_t quoted;
 	uint8_t source[16] = {0};
 	uint8_t destination[16] = {0};
+	if (f->hands != NULL) {
+		hand_error(f, packet, FAMILY_IPV4, type, code, info);
+		return;
+	}
+	if (!control_allow(f, packet->ingress, CONTROL_ERROR)) {
+		f->host_drops[DROP_ICMP_RATE_LIMITED]++;
+		return;
+	}
 	const struct ip4_header *ip = error_subject(f, packet, &quoted);
 	if (ip == NULL)
 		return;
@@ -122,7 +132,7 @@ void icmp4_error(struct forward *f, const struct packet *packet, uint8_t type, u
 		quoted = room;
 	struct packet *error = packet_get(f->pool, IP4_HEADER + ICMP_HEADER + quoted);
 	if (error == NULL) {
-		f->state->host_drops[DROP_NO_BUFFER]++;
+		f->host_drops[DROP_NO_BUFFER]++;
 		return;
 	}
 	error->length = IP4_HEADER + ICMP_HEADER + quoted;

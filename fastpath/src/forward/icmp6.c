@@ -4,7 +4,9 @@
 // information queries; flow labels of what we send are zero.
 #include <string.h>
 #include "base/cksum.h"
+#include "forward/hand.h"
 #include "forward/icmp.h"
+#include "forward/police.h"
 #include "wire/icmp.h"
 #include "wire/ip6.h"
 
@@ -61,7 +63,7 @@ static bool error_source(struct forward *f, const struct ip6_header *ip, uint16_
 	}
 	if (ip_source(f, FAMILY_IPV6, ip->source, ip6_is_link_local(ip->source) ? interface : 0, source, &egress))
 		return true;
-	f->state->host_drops[DROP_NO_SOURCE_ADDRESS]++;
+	f->host_drops[DROP_NO_SOURCE_ADDRESS]++;
 	return false;
 }
 
@@ -99,6 +101,14 @@ void icmp6_error(struct forward *f, const struct packet *packet, uint8_t type, u
 	uint16_t interface = packet->ingress != 0 ? packet->ingress : packet->egress;
 	uint32_t quoted;
 	uint8_t source[16] = {0};
+	if (f->hands != NULL) {
+		hand_error(f, packet, FAMILY_IPV6, type, code, info);
+		return;
+	}
+	if (!control_allow(f, packet->ingress, CONTROL_ERROR)) {
+		f->host_drops[DROP_ICMP_RATE_LIMITED]++;
+		return;
+	}
 	const struct ip6_header *ip = error_subject(packet, type, code, &quoted);
 	if (ip == NULL || (type != ICMP6_TOO_BIG && !icmp_limit_allow(f, FAMILY_IPV6, ip->source)) || !error_source(f, ip,
 	    interface, source))
@@ -107,7 +117,7 @@ void icmp6_error(struct forward *f, const struct packet *packet, uint8_t type, u
 		quoted = IP6_MIN_MTU - IP6_HEADER - ICMP_HEADER;
 	struct packet *error = packet_get(f->pool, IP6_HEADER + ICMP_HEADER + quoted);
 	if (error == NULL) {
-		f->state->host_drops[DROP_NO_BUFFER]++;
+		f->host_drops[DROP_NO_BUFFER]++;
 		return;
 	}
 	error->length = IP6_HEADER + ICMP_HEADER + quoted;

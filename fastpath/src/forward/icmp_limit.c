@@ -71,7 +71,7 @@ bool icmp_limit_allow(struct forward *f, uint8_t family, const uint8_t *destinat
 			return true;
 		}
 	}
-	f->state->host_drops[DROP_ICMP_RATE_LIMITED]++;
+	f->host_drops[DROP_ICMP_RATE_LIMITED]++;
 	return false;
 }
 

@@ -3,7 +3,10 @@
 // Where RFC 1812 leaves a choice, Linux's defaults are followed.  On purpose not as there: no
 // redirects are sent, and a unicast packet in a link-layer broadcast is not delivered
 // (RFC 1122 section 3.3.6).  Not supported: source routing, multicast forwarding.
+#include "forward/police.h"
+#include "forward/hand.h"
 #include "forward/route.h"
+#include "forward/stage.h"
 
 #include "base/cksum.h"
 #include "wire/ethernet.h"
@@ -57,10 +60,12 @@ static enum drop_reason check_addresses(const struct ip4_header *ip)
 }
 
 // One of our own addresses cannot be where a packet came from.
-static bool source_is_ours(const struct forward *f, const uint8_t *source)
+static bool source_is_ours(const struct forward *f, const uint8_t *source, uint16_t *group)
 {
-	uint16_t group = fib_lookup(&f->tables, FAMILY_IPV4, source);
-	const struct nexthop *hop = nexthop_select(&f->tables, group, 0);
+	const struct nexthop *hop;
+
+	*group = fib_lookup(&f->tables, FAMILY_IPV4, source);
+	hop = nexthop_select(&f->tables, *group, 0);
 
 	return hop != NULL && hop->kind == NEXTHOP_LOCAL;
 }
@@ -74,6 +79,13 @@ static bool is_own_echo(const struct forward *f, const struct packet *packet, co
 		&& packet->length >= packet->l3 + (uint32_t)IP4_HEADER + UDP_HEADER
 		&& memcmp(ip->source, ip->destination, 4) == 0
 		&& udp->destination == htons(BFD_ECHO);
+}
+
+// May a transit worker go on with it?
+static bool is_plain(const struct ip4_header *ip, bool own_echo)
+{
+	return !own_echo && ip4_header_length(ip) == IP4_HEADER && !ip4_is_multicast(ip->destination)
+		&& !ip4_is_limited_broadcast(ip->destination);
 }
 
 // Obey the options of a packet for `local`, or for somebody else where that is NULL.
@@ -90,6 +102,8 @@ static enum drop_reason process_options(struct forward *f, struct packet *packet
 		*options = (struct ip4_options){0};
 		return DROP_NONE;
 	}
+	if (control_options(f, packet) != DROP_NONE)
+		return DROP_CONTROL_PLANE;
 	if (!ip4_options_parse(data, options, &pointer)) {
 		icmp4_error(f, packet, ICMP4_PARAMETER_PROBLEM, 0, (uint32_t)pointer << 24);
 		return DROP_IP4_OPTIONS;
@@ -146,11 +160,15 @@ static enum drop_reason forward4(struct forward *f, struct packet *packet, const
 
 	packet_pull(packet, packet->l3);
 	packet->l3 = 0;
+	if (filter_counts(&f->filters))
+		stage_count_route(f, packet);
 	return ip_transmit(f, route->out, route->family, route->nexthop, packet);
 }
 
 static enum drop_reason deliver(struct forward *f, struct packet *packet, const struct ip4_options *options)
 {
+	if (f->hands != NULL)
+		return hand_frame(f, packet);
 	if (options->changed)
 		ip4_options_finish(packet_data(packet) + packet->l3, options, NULL);
 	return ip4_local(f, packet);
@@ -195,14 +213,24 @@ enum drop_reason ip4_input(struct forward *f, const struct interface_entry *in, 
 	struct ip4_options options;
 	const uint8_t *local;
 	struct route route;
+	uint16_t source_group;
+	bool own_echo;
 
 	if (reason == DROP_NONE)
 		reason = check_addresses(ip);
 	if (reason != DROP_NONE)
 		return reason;
 	header_trace(f, packet, FAMILY_IPV4, ip->source, ip->destination, ip->ttl, ip->protocol);
-	if (source_is_ours(f, ip->source) && !is_own_echo(f, packet, ip))
+	own_echo = source_is_ours(f, ip->source, &source_group);
+	if (own_echo && !is_own_echo(f, packet, ip))
 		return DROP_IP4_SOURCE;
+	if (f->hands != NULL && !is_plain(ip, own_echo))
+		return hand_frame(f, packet);
+	if ((in->features & FEATURES_INGRESS) != 0 && !packet->staged) {
+		reason = stages_ingress(f, in, packet, source_group, own_echo);
+		if (reason != DROP_NONE)
+			return reason;
+	}
 	if (ip4_is_multicast(ip->destination) || ip4_is_limited_broadcast(ip->destination))
 		return input_group(f, in, packet, ip);
 

@@ -4,7 +4,10 @@
 // On purpose not as there: no redirects are sent, and packets from :: or to a link-local
 // address are not forwarded even to the link that they came from.  Not supported: multicast
 // forwarding, source routing, jumbograms.
+#include "forward/police.h"
+#include "forward/hand.h"
 #include "forward/route.h"
+#include "forward/stage.h"
 
 #include "wire/icmp.h"
 #include "wire/ip6.h"
@@ -48,6 +51,8 @@ static enum drop_reason check_hop_by_hop(struct forward *f, const struct packet 
 
 	if (((const struct ip6_header *)(const void *)ip)->next != IPPROTO_HOPOPTS)
 		return DROP_NONE;
+	if (control_options(f, packet) != DROP_NONE)
+		return DROP_CONTROL_PLANE;
 	if (available < IP6_HEADER + 8 || (ip[IP6_HEADER + 1] + 1u) * 8 > available - IP6_HEADER)
 		return DROP_IP6_EXTENSION;
 	switch (ip6_options(ip, IP6_HEADER, true, &pointer)) {
@@ -92,6 +97,8 @@ static enum drop_reason forward6(struct forward *f, const struct interface_entry
 	ip->hop_limit--;
 	packet_pull(packet, packet->l3);
 	packet->l3 = 0;
+	if (filter_counts(&f->filters))
+		stage_count_route(f, packet);
 	return ip_transmit(f, route->out, route->family, route->nexthop, packet);
 }
 
@@ -107,6 +114,8 @@ static enum drop_reason dispatch(struct forward *f, const struct interface_entry
 	case NEXTHOP_LOCAL:
 		// RFC 4862 section 5.4: a tentative address receives neighbor discovery only,
 		// which comes to its solicited-node group.
+		if (f->hands != NULL)
+			return hand_frame(f, packet);
 		if (!address_usable(f, FAMILY_IPV6, ip->destination, 0))
 			return DROP_DUPLICATE_ADDRESS;
 		return ip6_local(f, in, packet);
@@ -121,6 +130,8 @@ static enum drop_reason dispatch(struct forward *f, const struct interface_entry
 static enum drop_reason input_scoped(struct forward *f, const struct interface_entry *in, struct packet *packet,
 	const struct ip6_header *ip)
 {
+	if (f->hands != NULL)
+		return hand_frame(f, packet);
 	if (ip6_is_multicast(ip->destination))
 		return ip6_group_joined(f, in, ip->destination) ? ip6_local(f, in, packet) : DROP_MULTICAST;
 	if (view_address(&f->tables, FAMILY_IPV6, ip->destination, in->index) == NULL)
@@ -137,11 +148,19 @@ enum drop_reason ip6_input(struct forward *f, const struct interface_entry *in, 
 
 	if (reason == DROP_NONE)
 		reason = check_addresses(ip);
-	if (reason == DROP_NONE)
-		reason = check_hop_by_hop(f, packet);
+	if (reason != DROP_NONE)
+		return reason;
+	if (f->hands != NULL && ip->next == IPPROTO_HOPOPTS)
+		return hand_frame(f, packet);
+	reason = check_hop_by_hop(f, packet);
 	if (reason != DROP_NONE)
 		return reason;
 	header_trace(f, packet, FAMILY_IPV6, ip->source, ip->destination, ip->hop_limit, ip->next);
+	if ((in->features & FEATURES_INGRESS) != 0 && !packet->staged) {
+		reason = stages_ingress(f, in, packet, 0, false);
+		if (reason != DROP_NONE)
+			return reason;
+	}
 	if (ip6_is_multicast(ip->destination) || ip6_is_link_local(ip->destination))
 		return input_scoped(f, in, packet, ip);
 	// RFC 4291 section 2.5.2: not even a default route leads to the unspecified address.

@@ -1,5 +1,6 @@
 // Packets for this VR itself: ICMP and neighbor discovery are answered in forwarding, all
 // else goes to the host stack.
+#include "forward/police.h"
 #include "forward/route.h"
 
 #include "wire/icmp.h"
@@ -17,7 +18,7 @@ enum drop_reason local_deliver(struct forward *f, struct packet *packet)
 	enum drop_reason reason = f->ops.deliver(f->ops.user, packet, f->now);
 
 	if (reason == DROP_NONE && ingress != 0)
-		f->state->counters[ingress].punt_packets++;
+		f->counters[ingress].punt_packets++;
 	return reason;
 }
 
@@ -38,8 +39,10 @@ enum drop_reason local_loop(struct forward *f, const struct interface_entry *in,
 enum drop_reason ip4_local(struct forward *f, struct packet *packet)
 {
 	const struct ip4_header *ip = (const void *)(packet_data(packet) + packet->l3);
-	enum drop_reason reason;
+	enum drop_reason reason = control_local4(f, packet);
 
+	if (reason != DROP_NONE)
+		return reason;
 	forward_trace(f, packet, "local", "protocol %u", ip->protocol);
 	if (ip->protocol == IPPROTO_ICMP && !ip4_is_fragment(ip)) {
 		reason = icmp4_input(f, packet, packet->l3 + ip4_header_length(ip));
@@ -85,6 +88,9 @@ enum drop_reason ip6_local(struct forward *f, const struct interface_entry *in, 
 		return DROP_IP6_SOURCE;
 	if (!ip6_walk(ip, packet->length - packet->l3, &walk))
 		return DROP_IP6_EXTENSION;
+	reason = control_local6(f, packet, &walk);
+	if (reason != DROP_NONE)
+		return reason;
 	forward_trace(f, packet, "local", "next header %u", walk.next);
 	switch (check_destination_options(ip, &walk, &pointer)) {
 	case IP6_ACCEPT:

@@ -175,6 +175,8 @@ static enum drop_reason solicitation_input(struct forward *f, const struct nd_re
 	struct dad_entry *ours = dad_find(f, FAMILY_IPV6, received->target, interface);
 	if (ours == NULL)
 		return DROP_ND_NOT_FOR_US;
+	if (!neighbor_admit(f, interface, neighbor_find(f, interface, FAMILY_IPV6, source), received->mac, false))
+		return DROP_CONTROL_PLANE;
 	if (ours->state == DAD_TENTATIVE && anonymous) {
 		dad_conflict(f, ours);
 		return DROP_DUPLICATE_ADDRESS;
@@ -219,6 +221,8 @@ static enum drop_reason advertisement_input(struct forward *f, const struct nd_r
 	struct neighbor_entry *entry = neighbor_find(f, received->in->index, FAMILY_IPV6, received->target);
 	if (entry == NULL)
 		return DROP_ND_NOT_FOR_US;
+	if (!neighbor_admit(f, received->in->index, entry, received->mac, solicited))
+		return DROP_CONTROL_PLANE;
 	entry->flags = (received->flags & NA_ROUTER) != 0;
 	if (entry->state == NEIGHBOR_STATIC)
 		return DROP_NONE;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "forward/neighbor.h"
+#include "forward/police.h"
 #include "wire/ethernet.h"
 #include "wire/icmp.h"
 #include "wire/ip4.h"
@@ -24,6 +25,7 @@ enum { SOLICITATIONS = 3, UNICAST_PROBES = 3 };
 #define STALE_NS (600 * NS_PER_S)            // an unused entry is forgotten after
 #define NEGATIVE_NS NS_PER_S                 // no new attempt for, after no answer
 #define FAILED_NS (60 * NS_PER_S)            // a failed entry is shown for
+#define HEARD_NS (NS_PER_S / 10)             // a known neighbor is heard out of turn after
 
 uint64_t forward_random(struct forward *f)
 {
@@ -47,7 +49,7 @@ struct packet *packet_own(struct forward *f, uint32_t length)
 {
 	struct packet *packet = packet_get(f->pool, length);
 	if (packet == NULL) {
-		f->state->host_drops[DROP_NO_BUFFER]++;
+		f->host_drops[DROP_NO_BUFFER]++;
 		return NULL;
 	}
 	packet->length = length;
@@ -168,7 +170,7 @@ void neighbor_reachable(struct forward *f, struct neighbor_entry *entry, const u
 {
 	bool waited = entry->state == NEIGHBOR_INCOMPLETE;
 	if (mac != NULL)
-		memcpy(entry->mac, mac, ETHERNET_ADDRESS);
+		neighbor_set_mac(entry, mac);
 	entry->confirmed_ns = f->now;
 	// RFC 4861 section 6.3.2: uniformly between 0.5 and 1.5 times the base.
 	neighbor_enter(f, entry, NEIGHBOR_REACHABLE, f->now + REACHABLE_NS / 2 + forward_random(f) % REACHABLE_NS);
@@ -179,13 +181,13 @@ void neighbor_reachable(struct forward *f, struct neighbor_entry *entry, const u
 // An address that nobody proved yet.  What waited is a use of it, so the proof is due.
 void neighbor_stale(struct forward *f, struct neighbor_entry *entry, const uint8_t *mac)
 {
-	memcpy(entry->mac, mac, ETHERNET_ADDRESS);
+	neighbor_set_mac(entry, mac);
 	if (entry->state != NEIGHBOR_INCOMPLETE || entry->pending == 0) {
 		neighbor_enter(f, entry, NEIGHBOR_STALE, f->now + STALE_NS);
 		return;
 	}
 	neighbor_enter(f, entry, NEIGHBOR_DELAY, f->now + DELAY_NS);
-	entry->used_ns = f->now;
+	neighbor_use(entry, f->now);
 	send_held(f, entry);
 }
 
@@ -230,8 +232,8 @@ static void expire(struct forward *f, struct neighbor_entry *entry)
 		neighbor_enter(f, entry, NEIGHBOR_STALE, f->now + STALE_NS);
 		return;
 	case NEIGHBOR_STALE:
-		if (entry->used_ns + STALE_NS > f->now)
-			neighbor_arm(f, entry, entry->used_ns + STALE_NS);
+		if (neighbor_used(entry) + STALE_NS > f->now)
+			neighbor_arm(f, entry, neighbor_used(entry) + STALE_NS);
 		else
 			neighbor_remove(f, entry, DROP_NEIGHBOR_UNRESOLVED);
 		return;
@@ -256,6 +258,21 @@ static void expire(struct forward *f, struct neighbor_entry *entry)
 }
 
 // --- learning ---
+
+bool neighbor_admit(struct forward *f, uint16_t interface, const struct neighbor_entry *entry, const uint8_t *mac,
+	bool answer)
+{
+	if (entry != NULL && answer && (entry->state == NEIGHBOR_INCOMPLETE || entry->state == NEIGHBOR_PROBE))
+		return true;
+	if (entry != NULL && neighbor_has_mac(entry) && mac != NULL && memcmp(mac, entry->mac, ETHERNET_ADDRESS) == 0) {
+		uint64_t *heard = &f->neighbors->heard_ns[entry - f->state->neighbors];
+		if (f->now - *heard >= HEARD_NS) {
+			*heard = f->now;
+			return true;
+		}
+	}
+	return control_allow(f, interface, CONTROL_NEIGHBOR);
+}
 
 void neighbor_learn(struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address, const uint8_t *mac,
 	enum neighbor_evidence evidence)
@@ -304,6 +321,8 @@ static enum drop_reason resolve(struct forward *f, const struct interface_entry 
 	if (entry == NULL) {
 		if (neighbor_was_solicited(f, neighbor_hash(f, out->index, family, address)))
 			return DROP_NEIGHBOR_RATE_LIMITED;
+		if (!control_allow(f, packet->ingress, CONTROL_RESOLVE))
+			return DROP_CONTROL_PLANE;
 		entry = neighbor_create(f, out->index, family, address, &reason);
 		if (entry == NULL)
 			return reason;
@@ -314,7 +333,7 @@ static enum drop_reason resolve(struct forward *f, const struct interface_entry 
 	bool first = entry->state != NEIGHBOR_INCOMPLETE;
 	if (first)
 		neighbor_enter(f, entry, NEIGHBOR_INCOMPLETE, f->now + RETRANS_NS);
-	entry->used_ns = f->now;
+	neighbor_use(entry, f->now);
 	forward_trace(f, packet, "neighbor", "held: resolving on %.*s", INTERFACE_NAME_SIZE, out->name);
 	reason = neighbor_hold(f, entry, packet);
 	if (first)
@@ -327,6 +346,8 @@ enum drop_reason neighbor_output(struct forward *f, const struct interface_entry
 {
 	if (out->port == 0 || out->index >= MAX_INTERFACES)
 		return DROP_BAD_NEXTHOP;
+	if (f->hands != NULL)
+		return neighbor_transit(f, out, family, address, packet);
 	if (!f->neighbors->up[out->index])
 		return DROP_EGRESS_DOWN;
 	uint16_t ethertype = packet_ethertype(packet);
@@ -336,10 +357,27 @@ enum drop_reason neighbor_output(struct forward *f, const struct interface_entry
 	struct neighbor_entry *entry = neighbor_find(f, out->index, family, address);
 	if (entry == NULL || !neighbor_has_mac(entry))
 		return resolve(f, out, family, address, entry, packet);
-	entry->used_ns = f->now;
+	neighbor_use(entry, f->now);
 	if (entry->state == NEIGHBOR_STALE)
 		neighbor_enter(f, entry, NEIGHBOR_DELAY, f->now + DELAY_NS);
 	return ethernet_output(f, out, entry->mac, ethertype, packet);
+}
+
+// Traffic of other workers uses a stale entry as ours does: it has to be proven.
+void neighbor_collect(struct forward *f)
+{
+	struct neighbor_table *table = f->neighbors;
+	if (__atomic_load_n(&table->touched_any, __ATOMIC_RELAXED) == 0)
+		return;
+	__atomic_store_n(&table->touched_any, 0, __ATOMIC_SEQ_CST);
+	for (uint32_t i = 0; i < MAX_NEIGHBORS / 64; i++) {
+		uint64_t touched = __atomic_exchange_n(&table->touched[i], 0, __ATOMIC_SEQ_CST);
+		for (; touched != 0; touched &= touched - 1) {
+			struct neighbor_entry *entry = &f->state->neighbors[i * 64 + (uint32_t)__builtin_ctzll(touched)];
+			if (entry->state == NEIGHBOR_STALE)
+				neighbor_enter(f, entry, NEIGHBOR_DELAY, f->now + DELAY_NS);
+		}
+	}
 }
 
 // --- changes around us ---

@@ -46,10 +46,14 @@ struct neighbor_table {
 	uint32_t pending_free_count;
 	uint32_t pending_fresh;          // slots from here on were never used
 	struct solicited solicited[SOLICITED_SLOTS];
+	uint64_t heard_ns[MAX_NEIGHBORS]; // when a known neighbor was last heard out of turn
 	bool up[MAX_INTERFACES];
 	uint8_t macs[MAX_INTERFACES][ETHERNET_ADDRESS];
 	uint64_t prefixes[MAX_INTERFACES]; // digest; 0: not known
 	struct dad_index dad;
+	// Set by other workers, atomically: entries that they have sent to while they were STALE.
+	uint64_t touched[MAX_NEIGHBORS / 64];
+	uint32_t touched_any;
 };
 
 // --- neighbor_table.c ---
@@ -65,6 +69,11 @@ void neighbor_remove(struct forward *f, struct neighbor_entry *entry, enum drop_
 // The only place that changes a state.  deadline 0: no timer.
 void neighbor_enter(struct forward *f, struct neighbor_entry *entry, enum neighbor_state state, uint64_t deadline_ns);
 void neighbor_arm(struct forward *f, struct neighbor_entry *entry, uint64_t deadline_ns);
+// Change the link-layer address, in one store.
+void neighbor_set_mac(struct neighbor_entry *entry, const uint8_t *mac);
+// When it was last sent to; any worker may note that.
+uint64_t neighbor_used(const struct neighbor_entry *entry);
+void neighbor_use(struct neighbor_entry *entry, uint64_t now);
 // Keep a packet until the neighbor is known.  Takes it on DROP_NONE.
 enum drop_reason neighbor_hold(struct forward *f, struct neighbor_entry *entry, struct packet *packet);
 // Detach the chain of waiting packets; feed it to neighbor_next_held until that gives NULL.
@@ -81,6 +90,10 @@ enum neighbor_evidence {
 	EVIDENCE_ANSWER,     // an answer that may be to our request
 	EVIDENCE_UNSOLICITED // an announcement: news of those that we know, nothing more
 };
+// May a message about `address` cause work?  What answers us always may, what a known neighbor says
+// may now and then; all else is policed.  `entry`: of that address, or NULL.
+bool neighbor_admit(struct forward *f, uint16_t interface, const struct neighbor_entry *entry, const uint8_t *mac,
+	bool answer);
 void neighbor_learn(struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address, const uint8_t *mac,
 	enum neighbor_evidence evidence);
 void neighbor_reachable(struct forward *f, struct neighbor_entry *entry, const uint8_t *mac);
@@ -95,6 +108,14 @@ struct packet *packet_own(struct forward *f, uint32_t length);
 // Send a packet of ours to a link-layer address; counts and frees it where that fails.
 void packet_send_own(struct forward *f, const struct interface_entry *out, const uint8_t *mac, uint16_t ethertype,
 	struct packet *packet);
+
+// --- neighbor_worker.c ---
+// The entry of a neighbor whose MAC is known, or NULL; any worker may ask.
+struct neighbor_entry *neighbor_known(const struct forward *f, uint16_t interface, uint8_t family,
+	const uint8_t *address);
+// neighbor_output of a transit worker: send, or hand over.
+enum drop_reason neighbor_transit(struct forward *f, const struct interface_entry *out, uint8_t family,
+	const uint8_t *address, struct packet *packet);
 
 // --- arp.c ---
 // Ask for `target`; mac NULL: broadcast.  source NULL: choose one of the interface's.

@@ -5,8 +5,12 @@
 // successor finds it: an entry's state is stored last, a waiting packet's length is; what
 // hangs on no entry is free.  A key lies at most NEIGHBOR_WINDOW slots after its hash:
 // look-ups are bounded whatever the table went through.
+//
+// Worker 0 alone writes entries, but for `used_ns`; the others read them (neighbor_worker.c).  So
+// address, interface and the word of MAC, family and state are stored whole.
 #include <string.h>
 #include "base/siphash.h"
+#include "forward/bypass.h"
 #include "forward/neighbor.h"
 
 enum { NOT_EVICTABLE = 3 };
@@ -52,6 +56,46 @@ struct neighbor_entry *neighbor_find(const struct forward *f, uint16_t interface
 			return entry;
 	}
 	return NULL;
+}
+
+// --- what other workers read ---
+
+static void entry_set_word(struct neighbor_entry *entry, const uint8_t *mac, uint8_t family, uint8_t state)
+{
+	uint8_t bytes[sizeof(uint64_t)];
+	uint64_t word;
+	memcpy(bytes, mac, ETHERNET_ADDRESS);
+	bytes[6] = family;
+	bytes[7] = state;
+	memcpy(&word, bytes, sizeof(word));
+	__atomic_store_n((uint64_t *)(void *)entry->mac, word, __ATOMIC_RELEASE);
+}
+
+// Only in an entry that is DELETED: whoever reads it meanwhile finds that out afterwards.
+static void entry_set_key(struct neighbor_entry *entry, uint16_t interface, uint8_t family, const uint8_t *address)
+{
+	static const uint8_t no_mac[ETHERNET_ADDRESS];
+	uint64_t words[2] = {0};
+	memcpy(words, address, family == FAMILY_IPV4 ? 4 : 16);
+	entry_set_word(entry, no_mac, family, NEIGHBOR_DELETED);
+	for (int i = 0; i < 2; i++)
+		__atomic_store_n((uint64_t *)(void *)entry->address + i, words[i], __ATOMIC_RELEASE);
+	__atomic_store_n(&entry->interface, interface, __ATOMIC_RELEASE);
+}
+
+void neighbor_set_mac(struct neighbor_entry *entry, const uint8_t *mac)
+{
+	entry_set_word(entry, mac, entry->family, entry->state);
+}
+
+uint64_t neighbor_used(const struct neighbor_entry *entry)
+{
+	return __atomic_load_n(&entry->used_ns, __ATOMIC_RELAXED);
+}
+
+void neighbor_use(struct neighbor_entry *entry, uint64_t now)
+{
+	__atomic_store_n(&entry->used_ns, now, __ATOMIC_RELAXED);
 }
 
 // --- timers: a binary heap of entry numbers, ordered by deadline ---
@@ -158,6 +202,7 @@ void neighbor_enter(struct forward *f, struct neighbor_entry *entry, enum neighb
 	entry->changed_ns = f->now;
 	__atomic_store_n(&entry->state, (uint8_t)state, __ATOMIC_RELEASE);
 	neighbor_arm(f, entry, deadline_ns);
+	bypass_neighbor(f, entry);
 }
 
 // --- packets that wait ---
@@ -171,7 +216,7 @@ static void pending_release(struct forward *f, uint32_t reference)
 {
 	struct pending_packet *slot = &f->state->pending[reference - 1];
 	if (slot->ingress != 0)
-		f->state->counters[slot->ingress].held_packets--;
+		f->counters[slot->ingress].held_packets--;
 	slot->length = 0;
 	f->neighbors->pending_free[f->neighbors->pending_free_count++] = (uint16_t)(reference - 1);
 }
@@ -181,9 +226,9 @@ static void pending_drop(struct forward *f, uint32_t reference, enum drop_reason
 {
 	const struct pending_packet *slot = &f->state->pending[reference - 1];
 	if (slot->ingress != 0)
-		f->state->counters[slot->ingress].drops[reason]++;
+		f->counters[slot->ingress].drops[reason]++;
 	else
-		f->state->host_drops[reason]++;
+		f->host_drops[reason]++;
 	pending_release(f, reference);
 }
 
@@ -243,7 +288,7 @@ enum drop_reason neighbor_hold(struct forward *f, struct neighbor_entry *entry, 
 	else
 		__atomic_store_n(&entry->pending, reference, __ATOMIC_RELEASE);
 	if (slot->ingress != 0)
-		f->state->counters[slot->ingress].held_packets++;
+		f->counters[slot->ingress].held_packets++;
 	packet_put(f->pool, packet);
 	return DROP_NONE;
 }
@@ -290,7 +335,7 @@ static void slot_clear(struct forward *f, uint16_t index)
 	if (entries[(at + 1) & (MAX_NEIGHBORS - 1)].state != NEIGHBOR_FREE)
 		return;
 	while (entries[at].state == NEIGHBOR_DELETED) {
-		memset(&entries[at], 0, sizeof(entries[at]));
+		__atomic_store_n(&entries[at].state, NEIGHBOR_FREE, __ATOMIC_RELEASE);
 		at = (at - 1) & (MAX_NEIGHBORS - 1);
 	}
 }
@@ -326,7 +371,7 @@ static int eviction_rank(const struct neighbor_entry *entry)
 
 static uint64_t last_active(const struct neighbor_entry *entry)
 {
-	return entry->used_ns > entry->changed_ns ? entry->used_ns : entry->changed_ns;
+	return neighbor_used(entry) > entry->changed_ns ? neighbor_used(entry) : entry->changed_ns;
 }
 
 static struct neighbor_entry *window_victim(const struct forward *f, uint64_t hash)
@@ -376,17 +421,12 @@ struct neighbor_entry *neighbor_create(struct forward *f, uint16_t interface, ui
 	if (f->state->neighbors_used == 0)
 		f->state->neighbors_used = 1;
 	// A hole stays DELETED until neighbor_enter: half an entry is none.
-	__atomic_store_n(&entry->state, NEIGHBOR_DELETED, __ATOMIC_RELEASE);
-	memset(entry->address, 0, sizeof(entry->address));
-	memcpy(entry->address, address, family == FAMILY_IPV4 ? 4 : 16);
-	memset(entry->mac, 0, sizeof(entry->mac));
-	entry->family = family;
-	entry->interface = interface;
+	entry_set_key(entry, interface, family, address);
 	entry->flags = 0;
 	entry->probes = 0;
 	entry->pending = 0;
 	entry->confirmed_ns = 0;
-	entry->used_ns = 0;
+	neighbor_use(entry, 0);
 	entry->deadline_ns = 0;
 	table->used++;
 	return entry;
@@ -433,7 +473,7 @@ static void chain_attach(struct forward *f, struct neighbor_entry *entry, bool *
 		}
 		taken[*link - 1] = true;
 		if (slot->ingress != 0)
-			f->state->counters[slot->ingress].held_packets++;
+			f->counters[slot->ingress].held_packets++;
 		link = &slot->next;
 	}
 }
@@ -476,7 +516,7 @@ void neighbor_table_attach(struct forward *f)
 	if (state->neighbors_used == 0)
 		return;
 	for (uint32_t i = 0; i < MAX_INTERFACES; i++)
-		state->counters[i].held_packets = 0;
+		f->counters[i].held_packets = 0;
 	entries_settle(f);
 	bool taken[MAX_PENDING] = {false};
 	for (uint32_t i = 0; i < MAX_NEIGHBORS; i++) {

@@ -25,23 +25,7 @@ struct headers {
 
 bool offload_finish_checksum(struct packet *packet)
 {
-	uint32_t start = packet->vnet.csum_start;
-	uint32_t field = start + packet->vnet.csum_offset;
-	uint8_t *data = packet_data(packet);
-	uint16_t checksum;
-
-	packet_gather(packet);
-	if ((packet->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) == 0)
-		return true;
-	if (field + 2 > packet->length)
-		return false;
-	// The field holds the sum of the pseudo header.
-	checksum = cksum_finish_udp(cksum_add(0, data + start, packet->length - start));
-	memcpy(data + field, &checksum, sizeof checksum);
-	packet->vnet.flags &= (uint8_t)~VIRTIO_NET_HDR_F_NEEDS_CSUM;
-	packet->vnet.csum_start = 0;
-	packet->vnet.csum_offset = 0;
-	return true;
+	return packet_finish_checksum(packet);
 }
 
 static bool find_transport(const uint8_t *ip, uint32_t length, struct headers *headers)

@@ -102,6 +102,19 @@ enum drop_reason route_lookup(const struct forward *f, uint8_t family, const uin
 	return DROP_NONE;
 }
 
+bool route_leads(const struct forward *f, uint16_t group, uint16_t interface)
+{
+	uint32_t count = 0;
+	const struct nexthop *hops = group == 0 ? NULL : group_hops(f, group, &count);
+
+	for (uint32_t i = 0; hops != NULL && i < count; i++) {
+		if ((hops[i].kind == NEXTHOP_FORWARD || hops[i].kind == NEXTHOP_CONNECTED)
+		    && (interface == 0 || hops[i].interface == interface))
+			return true;
+	}
+	return false;
+}
+
 static void on_link(const struct interface_entry *out, uint8_t family, const uint8_t *destination, struct route *route)
 {
 	*route = (struct route){.kind = NEXTHOP_CONNECTED, .family = family, .out = out};
@@ -173,7 +186,7 @@ void header_trace(struct forward *f, const struct packet *packet, uint8_t family
 	int inet = family == FAMILY_IPV4 ? AF_INET : AF_INET6;
 	char from[INET6_ADDRSTRLEN] = "", to[INET6_ADDRSTRLEN] = "";
 
-	if (packet->trace == 0)
+	if (!packet_traced(packet))
 		return;
 	inet_ntop(inet, source, from, sizeof from);
 	inet_ntop(inet, destination, to, sizeof to);
@@ -188,7 +201,7 @@ void route_trace(struct forward *f, const struct packet *packet, const struct ro
 	};
 	char text[INET6_ADDRSTRLEN] = "";
 
-	if (packet->trace == 0)
+	if (!packet_traced(packet))
 		return;
 	if (route->kind == NEXTHOP_FORWARD)
 		inet_ntop(route->family == FAMILY_IPV4 ? AF_INET : AF_INET6, route->nexthop, text, sizeof text);

@@ -17,6 +17,8 @@ struct route {
 // interface is down is passed over for one that is up.
 enum drop_reason route_lookup(const struct forward *f, uint8_t family, const uint8_t *destination, uint32_t hash,
 	struct route *route);
+// A hop of the group leads to somebody on `interface`, or on any where that is 0.
+bool route_leads(const struct forward *f, uint16_t group, uint16_t interface);
 // For a packet of our own; groups, broadcasts and link-local addresses need no FIB.
 enum drop_reason route_output(const struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface,
 	uint32_t hash, struct route *route);

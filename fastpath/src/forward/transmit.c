@@ -1,9 +1,10 @@
 // The last step above the link: fit a packet to the egress MTU and give it to its neighbor.
 //
 //   fits, or is a super-packet whose segments fit -> as it is
-//   super-packet with larger segments             -> segments -> each fits or fragments
+//   super-packet with larger segments, or one for
+//   a port that takes plain frames only           -> segments -> each fits or fragments
 //   else                                          -> fragments, where that is allowed
-#include "forward/forward.h"
+#include "forward/stage.h"
 
 #include "wire/ip4.h"
 
@@ -15,6 +16,9 @@ static bool may_fragment(const struct packet *packet)
 		return packet->ingress == 0; // RFC 8200 section 5: only the source
 	return (ip4_fragment((const void *)data) & IP4_DF) == 0;
 }
+
+static enum drop_reason fit(struct forward *f, const struct interface_entry *out, uint8_t family,
+	const uint8_t *nexthop, struct packet *packet);
 
 // Give each piece to the neighbor.  What becomes of one is its own matter.
 static void output_chain(struct forward *f, const struct interface_entry *out, uint8_t family, const uint8_t *nexthop,
@@ -56,7 +60,7 @@ static enum drop_reason split(struct forward *f, const struct interface_entry *o
 {
 	struct packet *chain;
 
-	if (!may_fragment(packet))
+	if (offload_unit(packet) > out->mtu && !may_fragment(packet))
 		return DROP_FRAGMENTATION_NEEDED;
 	chain = offload_segment(f, packet);
 	if (chain == NULL)
@@ -66,7 +70,7 @@ static enum drop_reason split(struct forward *f, const struct interface_entry *o
 		enum drop_reason reason;
 
 		chain->next = NULL;
-		reason = ip_transmit(f, out, family, nexthop, chain);
+		reason = fit(f, out, family, nexthop, chain);
 		if (reason != DROP_NONE)
 			packet_drop(f, chain, reason);
 		chain = next;
@@ -74,13 +78,26 @@ static enum drop_reason split(struct forward *f, const struct interface_entry *o
 	return DROP_NONE;
 }
 
+static enum drop_reason fit(struct forward *f, const struct interface_entry *out, uint8_t family,
+	const uint8_t *nexthop, struct packet *packet)
+{
+	bool super = packet->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
+
+	if (offload_unit(packet) <= out->mtu && !(super && f->ports[out->port].plain != 0))
+		return neighbor_output(f, out, family, nexthop, packet);
+	if (super)
+		return split(f, out, family, nexthop, packet);
+	return fragment(f, out, family, nexthop, packet);
+}
+
 enum drop_reason ip_transmit(struct forward *f, const struct interface_entry *out, uint8_t family,
 	const uint8_t *nexthop, struct packet *packet)
 {
 	packet->egress = out->index;
-	if (offload_unit(packet) <= out->mtu)
-		return neighbor_output(f, out, family, nexthop, packet);
-	if (packet->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE)
-		return split(f, out, family, nexthop, packet);
-	return fragment(f, out, family, nexthop, packet);
+	if ((out->features & FEATURES_EGRESS) != 0) {
+		enum drop_reason reason = stages_egress(f, out, packet);
+		if (reason != DROP_NONE)
+			return reason;
+	}
+	return fit(f, out, family, nexthop, packet);
 }

@@ -22,14 +22,12 @@
 // and the progress.  Whoever attaches gives back the marked slots before progress, and steps
 // over the marked ones after it, so no frame is lost and at most one batch is repeated.
 //
-// Not supported: TPACKET_V3 (its timer costs a millisecond), TX rings (a veth makes the kernel copy what lies in
-// them all the same), fanout.
+// Not supported: TX rings (a veth makes the kernel copy what lies in them all the same).
 #define _GNU_SOURCE
-#include "port/port.h"
+#include "port/packet_socket.h"
 
 #include <errno.h>
 #include <linux/if_packet.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -38,11 +36,7 @@
 
 enum {
 	VNET_SIZE = sizeof(struct virtio_net_hdr),
-	VECTORS = 512,           // of one sendmmsg: each frame has two, and one for each part
-	TX_RETRIES = 4,          // of a full peer, with a yield between them
-	STALE_WAKES = 4096,      // fruitless wake-ups after which the queue's head is given up
-	FRAME_BYTES_MIN = 128,   // headers of a slot and of an ordinary frame
-	RING_BYTES_MAX = 1 << 30
+	STALE_WAKES = 4096       // fruitless wake-ups after which the queue's head is given up
 };
 
 struct af_packet_port {
@@ -55,9 +49,7 @@ struct af_packet_port {
 	bool super_peeked;   // and that copy is the queue's head
 	bool losing;         // the kernel dropped frames since we last asked
 	uint32_t stale_wakes;
-	struct mmsghdr messages[BATCH_SIZE];
-	struct iovec vectors[VECTORS];
-	struct virtio_net_hdr headers[BATCH_SIZE];
+	struct packet_sender sender;
 };
 
 static struct af_packet_port *af_packet_of(struct port *port)
@@ -290,16 +282,6 @@ static int af_packet_receive(struct port *port, struct packet_pool *pool, struct
 	return count;
 }
 
-// Reading the statistics clears them in the kernel, and TP_STATUS_LOSING with them.
-static void af_packet_count_losses(struct af_packet_port *ap)
-{
-	struct tpacket_stats stats;
-	socklen_t size = sizeof(stats);
-	if (getsockopt(ap->port.fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size) == 0)
-		ap->port.state->rx_kernel_drops += stats.tp_drops;
-	ap->losing = false;
-}
-
 static void af_packet_release(struct port *port)
 {
 	struct af_packet_port *ap = af_packet_of(port);
@@ -316,53 +298,15 @@ static void af_packet_release(struct port *port)
 	__atomic_store_n(&port->state->progress, ap->position, __ATOMIC_RELEASE);
 	for (uint64_t frame = first; frame < ap->position; frame++)
 		slot_give_back(slot_at(ap, frame));
-	if (ap->losing)
-		af_packet_count_losses(ap);
-}
-
-// As many as there are messages and vectors for.
-static int transmit_prepare(struct af_packet_port *ap, struct packet **packets, int count)
-{
-	uint32_t used = 0;
-	if (count > BATCH_SIZE)
-		count = BATCH_SIZE;
-	for (int i = 0; i < count; i++) {
-		struct packet *packet = packets[i];
-		struct iovec *vectors = &ap->vectors[used];
-		if (used + 2 + packet->part_count > VECTORS)
-			return i;
-		struct virtio_net_hdr *vnet = &ap->headers[i];
-		*vnet = packet->vnet;
-		vnet->flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM; // "data is valid" is for receivers only
-		if (vnet->hdr_len > packet->length)
-			vnet->hdr_len = (uint16_t)packet->length;
-		vectors[0] = (struct iovec){ .iov_base = vnet, .iov_len = VNET_SIZE };
-		vectors[1] = (struct iovec){ .iov_base = packet_data(packet), .iov_len = packet->length };
-		memcpy(vectors + 2, packet_parts(packet), packet->part_count * sizeof(*vectors));
-		ap->messages[i].msg_hdr = (struct msghdr){ .msg_iov = vectors, .msg_iovlen = 2u + packet->part_count };
-		used += 2u + packet->part_count;
+	if (ap->losing) {
+		packet_socket_losses(port->fd, port->state);
+		ap->losing = false;
 	}
-	return count;
 }
 
-// A veth peer's queue (256 deep) refuses with ENOBUFS until its CPU has run: let it.
-// ENETDOWN is reported once for a time that may be over, and again if it is not.
 static int af_packet_transmit(struct port *port, struct packet **packets, int count)
 {
-	struct af_packet_port *ap = af_packet_of(port);
-	count = transmit_prepare(ap, packets, count);
-	for (int attempt = 0; ; attempt++) {
-		int sent = sendmmsg(port->fd, ap->messages, (unsigned int)count, MSG_DONTWAIT);
-		if (sent > 0)
-			return sent;
-		if (errno == ENETDOWN && attempt == 0)
-			continue;
-		if (errno != ENOBUFS && errno != EAGAIN && errno != EINTR)
-			return -errno;
-		if (attempt == TX_RETRIES)
-			return 0;
-		sched_yield();
-	}
+	return packet_sender_transmit(&af_packet_of(port)->sender, port->fd, packets, count);
 }
 
 static bool af_packet_pending(const struct port *port)
@@ -380,10 +324,7 @@ static void af_packet_sleeping(struct port *port, bool sleeping)
 static void af_packet_event(struct port *port)
 {
 	struct af_packet_port *ap = af_packet_of(port);
-	int error = 0;
-	socklen_t size = sizeof(error);
-	// Reading the error clears it; the device's state comes from the manager.
-	getsockopt(port->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+	packet_socket_clear(port->fd);
 	// A copy without a slot would keep the fd readable for ever.  The kernel queues it a
 	// moment before the slot, so only patience tells one from the other.
 	if (af_packet_pending(port) || ++ap->stale_wakes < STALE_WAKES)
@@ -411,28 +352,9 @@ static const struct port_ops af_packet_ops = {
 	.close = af_packet_close,
 };
 
-static bool af_packet_geometry_valid(const struct port_spec *spec)
-{
-	if (spec->frame_size < FRAME_BYTES_MIN || spec->frame_size % TPACKET_ALIGNMENT != 0 ||
-	    spec->block_size < spec->frame_size || spec->block_count == 0 || spec->frame_count <= 2 * BATCH_SIZE)
-		return false;
-	uint64_t frames = (uint64_t)(spec->block_size / spec->frame_size) * spec->block_count;
-	return frames == spec->frame_count && (uint64_t)spec->block_size * spec->block_count <= RING_BYTES_MAX;
-}
-
-static bool af_packet_socket_valid(int fd)
-{
-	int version = -1;
-	int vnet = 0;
-	socklen_t version_size = sizeof(version);
-	socklen_t vnet_size = sizeof(vnet);
-	return getsockopt(fd, SOL_PACKET, PACKET_VERSION, &version, &version_size) == 0 && version == TPACKET_V2 &&
-		getsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &vnet, &vnet_size) == 0 && vnet != 0;
-}
-
 int af_packet_open(const struct port_spec *spec, const int *fds, int fd_count, struct port_state *state, struct port **out)
 {
-	if (fd_count != 1 || !af_packet_geometry_valid(spec) || !af_packet_socket_valid(fds[0]))
+	if (fd_count != 1 || !packet_ring_valid(spec) || !packet_socket_valid(fds[0], TPACKET_V2))
 		return -EINVAL;
 	struct af_packet_port *ap = calloc(1, sizeof(*ap));
 	if (ap == NULL)

@@ -111,6 +111,13 @@ static void fault_close(struct port *port)
 	free(port);
 }
 
+static void fault_poke(struct port *port)
+{
+	struct port *inner = fault_of(port)->inner;
+	if (inner->ops->poke != NULL)
+		inner->ops->poke(inner);
+}
+
 static const struct port_ops fault_ops = {
 	.name = "fault",
 	.receive = fault_receive,
@@ -120,6 +127,7 @@ static const struct port_ops fault_ops = {
 	.sleeping = fault_sleeping,
 	.event = fault_event,
 	.close = fault_close,
+	.poke = fault_poke,
 };
 
 int fault_wrap(struct port *inner, struct port **out)

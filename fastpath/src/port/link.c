@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { RESERVED_SLOTS = LINK_SLOTS / 16 }; // for urgent packets
+enum { RESERVED_UNITS = LINK_UNITS / 16 }; // for urgent packets
 
 struct link_port {
 	struct port port;
@@ -68,7 +68,7 @@ static int link_transmit(struct port *port, struct packet **packets, int count)
 
 	if (packet_bytes(packets[0]) == 0 || packet_bytes(packets[0]) > SUPER_ROOM)
 		return -EMSGSIZE;
-	while (sent < count && (packets[sent]->urgent || link_end_room(end) > RESERVED_SLOTS) && link_fill(end, packets[sent]))
+	while (sent < count && (packets[sent]->urgent || link_end_has_room(end, RESERVED_UNITS)) && link_fill(end, packets[sent]))
 		sent++;
 	if (sent > 0)
 		link_end_publish(end);

@@ -20,7 +20,13 @@
 
 #include "base/segment.h"
 
-_Static_assert(sizeof(struct virtio_net_hdr) <= sizeof(((struct link_slot *)0)->vnet), "vnet header fits a slot");
+_Static_assert(sizeof(struct virtio_net_hdr) <= sizeof(((struct link_head *)0)->vnet), "vnet header fits a frame's head");
+
+enum {
+	UNIT_MASK = LINK_UNITS - 1,
+	RING_BYTES = LINK_UNITS * LINK_UNIT,
+	AHEAD = 32 * LINK_UNIT    // how far before the frame at hand memory is asked for
+};
 
 int link_end_map(struct link_end *end, int own_fd, int peer_fd)
 {
@@ -46,6 +52,8 @@ int link_end_map(struct link_end *end, int own_fd, int peer_fd)
 	end->peer = peer;
 	end->producer = __atomic_load_n(&end->own->producer, __ATOMIC_RELAXED);
 	end->consumer = __atomic_load_n(&end->own->consumer, __ATOMIC_RELAXED);
+	end->peer_producer = end->consumer;
+	end->peer_consumer = __atomic_load_n(&end->peer->consumer, __ATOMIC_ACQUIRE);
 	__atomic_store_n(&end->own->sleeping, 0, __ATOMIC_RELAXED);
 	return 0;
 }
@@ -56,51 +64,51 @@ void link_end_unmap(struct link_end *end)
 	munmap((void *)(uintptr_t)end->peer, sizeof(struct link_segment));
 }
 
-// Where copying has come to: of the first part so many bytes are done.
-struct source {
-	const struct iovec *parts;
-	size_t done;
-};
-
-static void take_bytes(struct source *from, uint8_t *to, size_t length)
+// Where the byte lies that is so far behind the beginning of a unit.
+static uint32_t place_of(uint64_t unit, uint32_t bytes)
 {
-	while (length > 0) {
-		size_t left = from->parts->iov_len - from->done;
-		size_t bytes = left < length ? left : length;
-		memcpy(to, (const uint8_t *)from->parts->iov_base + from->done, bytes);
-		from->done += bytes;
-		to += bytes;
-		length -= bytes;
-		if (bytes == left)
-			*from = (struct source){ .parts = from->parts + 1 };
-	}
+	return ((uint32_t)(unit & UNIT_MASK) * LINK_UNIT + bytes) & (RING_BYTES - 1);
 }
 
-uint64_t link_end_room(const struct link_end *end)
+static uint64_t units_of(uint32_t length)
 {
-	uint64_t used = end->producer - __atomic_load_n(&end->peer->consumer, __ATOMIC_ACQUIRE);
+	return (sizeof(struct link_head) + length + LINK_UNIT - 1) / LINK_UNIT;
+}
+
+static void put_bytes(struct link_end *end, uint32_t place, const uint8_t *bytes, size_t length)
+{
+	size_t first = RING_BYTES - place < length ? RING_BYTES - place : length;
+	memcpy(&end->own->units[place], bytes, first);
+	if (first < length)
+		memcpy(end->own->units, bytes + first, length - first);
+}
+
+bool link_end_has_room(struct link_end *end, uint64_t units)
+{
 	// A consumer that is ahead of us gives a huge number: no room for a peer that lies.
-	return used > LINK_SLOTS ? 0 : LINK_SLOTS - used;
+	uint64_t used = end->producer - end->peer_consumer;
+	if (used <= LINK_UNITS && LINK_UNITS - used >= units)
+		return true;
+	end->peer_consumer = __atomic_load_n(&end->peer->consumer, __ATOMIC_ACQUIRE);
+	used = end->producer - end->peer_consumer;
+	return used <= LINK_UNITS && LINK_UNITS - used >= units;
 }
 
 bool link_end_fill(struct link_end *end, const struct iovec *parts, uint32_t length, const void *vnet)
 {
-	struct source source = { .parts = parts };
-	if (length == 0 || length > SUPER_ROOM)
+	if (length == 0 || length > SUPER_ROOM || !link_end_has_room(end, units_of(length)))
 		return false;
-	uint32_t slots = (length + LINK_SLOT_ROOM - 1) / LINK_SLOT_ROOM;
-	if (link_end_room(end) < slots)
-		return false;
+	__builtin_prefetch(&end->own->units[place_of(end->producer, AHEAD)], 1);
+	__builtin_prefetch(&end->own->units[place_of(end->producer, AHEAD + LINK_UNIT)], 1);
 
-	for (uint32_t done = 0; done < length;) {
-		struct link_slot *slot = &end->own->slots[end->producer++ & (LINK_SLOTS - 1)];
-		uint32_t part = length - done < LINK_SLOT_ROOM ? length - done : LINK_SLOT_ROOM;
-		slot->length = (uint16_t)part;
-		slot->flags = done + part < length ? LINK_MORE : 0;
-		memcpy(slot->vnet, vnet, sizeof(struct virtio_net_hdr));
-		take_bytes(&source, slot->data, part);
-		done += part;
+	struct link_head *head = (void *)&end->own->units[place_of(end->producer, 0)];
+	head->length = length;
+	memcpy(head->vnet, vnet, sizeof(struct virtio_net_hdr));
+	for (uint32_t done = 0; done < length; parts++) {
+		put_bytes(end, place_of(end->producer, (uint32_t)sizeof(*head) + done), parts->iov_base, parts->iov_len);
+		done += (uint32_t)parts->iov_len;
 	}
+	end->producer += units_of(length);
 	return true;
 }
 
@@ -115,50 +123,46 @@ void link_end_publish(struct link_end *end)
 	}
 }
 
+// Units that are known to be filled, looking for more where there are none.
+static uint64_t link_end_filled(struct link_end *end)
+{
+	if (end->peer_producer == end->consumer)
+		end->peer_producer = __atomic_load_n(&end->peer->producer, __ATOMIC_ACQUIRE);
+	uint64_t filled = end->peer_producer - end->consumer;
+	if (filled <= LINK_UNITS)
+		return filled;
+	// The peer began anew or lies; there is nothing to believe before its index.
+	end->consumer = end->peer_producer;
+	end->resyncs++;
+	return 0;
+}
+
 bool link_end_next(struct link_end *end, struct link_frame *frame)
 {
-	uint64_t producer = __atomic_load_n(&end->peer->producer, __ATOMIC_ACQUIRE);
-	uint64_t available = producer - end->consumer;
-	if (available > LINK_SLOTS) {
-		// The peer began anew or lies; there is nothing to believe before its index.
-		end->consumer = producer;
-		end->resyncs++;
+	uint64_t filled = link_end_filled(end);
+	if (filled == 0)
 		return false;
-	}
-	if (available == 0)
-		return false;
-
-	*frame = (struct link_frame){ .length = 0 };
-	bool more = true;
-	while (more && !frame->malformed) {
-		if (frame->slots == available || frame->slots == LINK_FRAME_SLOTS) {
-			frame->malformed = true;
-			break;
-		}
-		const struct link_slot *slot = &end->peer->slots[(end->consumer + frame->slots) & (LINK_SLOTS - 1)];
-		uint16_t length = __atomic_load_n(&slot->length, __ATOMIC_RELAXED);
-		more = (__atomic_load_n(&slot->flags, __ATOMIC_RELAXED) & LINK_MORE) != 0;
-		if (length == 0 || length > LINK_SLOT_ROOM || frame->length + length > SUPER_ROOM)
-			frame->malformed = true;
-		else
-			frame->length += length;
-		frame->lengths[frame->slots++] = length;
-	}
+	const struct link_head *head = (const void *)&end->peer->units[place_of(end->consumer, 0)];
+	__builtin_prefetch(&end->peer->units[place_of(end->consumer, AHEAD)]);
+	__builtin_prefetch(&end->peer->units[place_of(end->consumer, AHEAD + LINK_UNIT)]);
+	frame->length = __atomic_load_n(&head->length, __ATOMIC_RELAXED);
+	frame->malformed = frame->length == 0 || frame->length > SUPER_ROOM || units_of(frame->length) > filled;
+	frame->units = frame->malformed ? filled : units_of(frame->length);
 	return true;
 }
 
 void link_end_take(struct link_end *end, const struct link_frame *frame, uint8_t *data, void *vnet)
 {
 	if (data != NULL) {
-		const struct link_slot *first = &end->peer->slots[end->consumer & (LINK_SLOTS - 1)];
-		memcpy(vnet, first->vnet, sizeof(struct virtio_net_hdr));
-		for (uint32_t i = 0; i < frame->slots; i++) {
-			const struct link_slot *slot = &end->peer->slots[(end->consumer + i) & (LINK_SLOTS - 1)];
-			memcpy(data, slot->data, frame->lengths[i]);
-			data += frame->lengths[i];
-		}
+		const struct link_head *head = (const void *)&end->peer->units[place_of(end->consumer, 0)];
+		uint32_t place = place_of(end->consumer, sizeof(*head));
+		uint32_t first = RING_BYTES - place < frame->length ? RING_BYTES - place : frame->length;
+		memcpy(vnet, head->vnet, sizeof(struct virtio_net_hdr));
+		memcpy(data, &end->peer->units[place], first);
+		if (first < frame->length)
+			memcpy(data + first, end->peer->units, frame->length - first);
 	}
-	end->consumer += frame->slots;
+	end->consumer += frame->units;
 }
 
 void link_end_record(struct link_end *end)
@@ -168,7 +172,7 @@ void link_end_record(struct link_end *end)
 
 bool link_end_pending(const struct link_end *end)
 {
-	return __atomic_load_n(&end->peer->producer, __ATOMIC_RELAXED) != end->consumer;
+	return end->peer_producer != end->consumer || __atomic_load_n(&end->peer->producer, __ATOMIC_RELAXED) != end->consumer;
 }
 
 void link_end_sleeping(struct link_end *end, bool sleeping)

@@ -15,6 +15,7 @@ void port_init(struct port *port, const struct port_ops *ops, const struct port_
 {
 	port->ops = ops;
 	port->spec = *spec;
+	port->spec.plain = ops->plain;
 	port->state = state;
 	port->fd = -1;
 	port->fd_count = fd_count;
@@ -63,8 +64,20 @@ int port_open(const struct port_spec *spec, const int *fds, int fd_count, struct
 	case DRIVER_AF_PACKET:
 		error = af_packet_open(spec, fds, fd_count, state, &port);
 		break;
+	case DRIVER_AF_PACKET_V3:
+		error = af_packet_v3_open(spec, fds, fd_count, state, &port);
+		break;
 	case DRIVER_LINK:
 		error = link_open(spec, fds, fd_count, state, &port);
+		break;
+	case DRIVER_PCAP:
+		error = pcap_open(spec, fds, fd_count, state, &port);
+		break;
+	case DRIVER_AF_XDP:
+		error = af_xdp_open(spec, fds, fd_count, state, &port);
+		break;
+	case DRIVER_TAP:
+		error = tap_open(spec, fds, fd_count, state, &port);
 		break;
 	default:
 		return -ENODEV;

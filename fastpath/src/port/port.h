@@ -29,6 +29,11 @@ struct port_ops {
 	// The fd became ready: take errors and wake-ups off it.
 	void (*event)(struct port *port);
 	void (*close)(struct port *port);
+	// Busy polling: have the kernel look for frames at once.  NULL: nothing to be gained.
+	void (*poke)(struct port *port);
+	// Frames leave without a vnet header: a super-packet is split before it comes here, and
+	// the driver itself finishes a partial checksum.
+	bool plain;
 };
 
 struct port {
@@ -52,7 +57,11 @@ struct port_observer {
 
 // --- the drivers and wrappers ---
 int af_packet_open(const struct port_spec *spec, const int *fds, int fd_count, struct port_state *state, struct port **out);
+int af_packet_v3_open(const struct port_spec *spec, const int *fds, int fd_count, struct port_state *state, struct port **out);
 int link_open(const struct port_spec *spec, const int *fds, int fd_count, struct port_state *state, struct port **out);
+int pcap_open(const struct port_spec *spec, const int *fds, int fd_count, struct port_state *state, struct port **out);
+int af_xdp_open(const struct port_spec *spec, const int *fds, int fd_count, struct port_state *state, struct port **out);
+int tap_open(const struct port_spec *spec, const int *fds, int fd_count, struct port_state *state, struct port **out);
 // A wrapper takes the inner port; its close closes both.
 int fault_wrap(struct port *inner, struct port **out);
 int trace_wrap(struct port *inner, const struct port_observer *observer, struct port **out);
@@ -65,5 +74,7 @@ void port_close_fds(struct port *port);
 // Forget a vnet header that does not fit its frame: what is hostile or broken goes on as a
 // plain frame, and whatever checksum it has will be found wrong.
 void port_vnet_check(struct packet *packet);
+// Find out by itself whether a frame that came without a vnet header has a partial checksum.
+void port_vnet_guess(struct packet *packet);
 
 #endif

@@ -68,6 +68,13 @@ static void trace_close(struct port *port)
 	inner->ops->close(inner);
 }
 
+static void trace_poke(struct port *port)
+{
+	struct port *inner = trace_of(port)->inner;
+	if (inner->ops->poke != NULL)
+		inner->ops->poke(inner);
+}
+
 static const struct port_ops trace_ops = {
 	.name = "trace",
 	.receive = trace_receive,
@@ -77,6 +84,7 @@ static const struct port_ops trace_ops = {
 	.sleeping = trace_sleeping,
 	.event = trace_event,
 	.close = trace_close,
+	.poke = trace_poke,
 };
 
 int trace_wrap(struct port *inner, const struct port_observer *observer, struct port **out)

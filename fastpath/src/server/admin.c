@@ -37,10 +37,32 @@ static void adopt(struct server *server, struct connection *connection, const st
 	struct port_spec spec;
 	int fds[MAX_REQUEST_FDS];
 	int fd_count = 0;
-	for (int n = 0; n < MAX_PORTS && !connection->closing && server->ops.port_at(server->ops.user, n, &spec, fds, &fd_count); n++)
+	for (int n = 0; n < MAX_WORKERS * MAX_PORTS && !connection->closing && server->ops.port_at(server->ops.user, n, &spec, fds, &fd_count); n++)
 		connection_reply_fds(connection, request, RSOCK_FLAG_MORE, &spec, sizeof(spec), fds, fd_count);
 	if (!connection->closing)
 		connection_reply(connection, request, 0, NULL, 0);
+}
+
+static int offload(struct server *server, struct request *request)
+{
+	struct rsock_offload maps;
+	if (request->length < sizeof(maps) || (request->fd_count != 0 && request->fd_count != 2))
+		return -EINVAL;
+	memcpy(&maps, request->body, sizeof(maps));
+	int error = server->ops.offload(server->ops.user, &maps, request->fd_count == 2 ? request->fds : NULL);
+	if (error == 0)
+		request->fd_count = 0;
+	return error;
+}
+
+static void offload_maps(struct server *server, struct connection *connection, const struct request *request)
+{
+	struct rsock_offload maps;
+	int fds[2];
+	if (server->ops.offload_maps(server->ops.user, &maps, fds))
+		connection_reply_fds(connection, request, 0, &maps, sizeof(maps), fds, 2);
+	else
+		connection_reply(connection, request, ENODATA, NULL, 0);
 }
 
 static void segments(struct server *server, struct connection *connection, const struct request *request)
@@ -79,6 +101,12 @@ void admin_run(struct server *server, struct connection *connection, struct requ
 	case RSOCK_OP_PORT_REMOVE:
 	case RSOCK_OP_PORT_LINK:
 		connection_reply(connection, request, port_change(server, request), NULL, 0);
+		break;
+	case RSOCK_OP_OFFLOAD:
+		connection_reply(connection, request, offload(server, request), NULL, 0);
+		break;
+	case RSOCK_OP_OFFLOAD_MAPS:
+		offload_maps(server, connection, request);
 		break;
 	case RSOCK_OP_SHUTDOWN:
 		connection_reply(connection, request, 0, NULL, 0);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 #include "rsock_wire.h"
+#include "server/filter.h"
 #include "server/server.h"
 
 enum server_limits {
@@ -82,6 +83,8 @@ struct connection {
 	uint32_t waiters;            // streams that answer when TCP is connected: the first, index + 1
 	int answer;                  // errno of the last answer
 	struct trace_memory *memory; // stages of packets that may yet end in a drop; NULL: all are told
+	struct trace_choice *choice; // which packets are traced; NULL: all of the interface
+	struct filter *capture_filter;
 };
 
 // The forwarder's side of one socket; slots are those of the state segment.
@@ -201,6 +204,7 @@ struct server {
 	bool bfd_untold;             // it has not heard of the last change of a BFD session
 	uint32_t tracers;
 	uint32_t capturers;
+	struct held_frames *held;    // of captures; NULL: there are none
 	struct app apps[MAX_SOCKETS];
 	struct streams streams;
 	uint32_t kept_used;
@@ -449,8 +453,15 @@ void interfaces_tell(struct server *server, struct connection *connection, const
 
 // --- observe.c ---
 void observe_trace(struct server *server, struct connection *connection, const struct request *request);
-void observe_capture(struct server *server, struct connection *connection, const struct request *request);
 void observe_stop(struct server *server, struct connection *connection);
+// Others look, or nobody does any more.
+void observe_changed(struct server *server);
+
+// --- capture.c ---
+void capture_request(struct server *server, struct connection *connection, const struct request *request);
+void capture_stop(struct server *server, struct connection *connection);
+// The frame with this trace id, if it is held, met its end.
+void capture_dropped(struct server *server, uint32_t trace, uint32_t reason);
 
 // --- admin.c ---
 void admin_run(struct server *server, struct connection *connection, struct request *request);

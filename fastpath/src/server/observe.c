@@ -1,13 +1,14 @@
-// Traces and captures for operators: records go out as they happen, and what a slow reader
-// cannot take is counted, never waited for.  Who wants drops only gets the earlier stages of
-// a packet once it is dropped, as far back as TRACE_MEMORY stages of any packets reach.
+// Traces for operators: records go out as they happen, and what a slow reader cannot take is
+// counted, never waited for.  Who wants drops only gets the earlier stages of a packet once it is
+// dropped, as far back as TRACE_MEMORY stages of any packets reach.  A filter chooses packets when
+// they come: which it has chosen is remembered by their numbers.
 #include "server/internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include "drop_names.h"
 
-enum { TRACE_MEMORY = 64, TRACE_DETAIL = 256 };
+enum { TRACE_MEMORY = 64, TRACE_DETAIL = 256, TRACE_CHOSEN = 1024 };
 
 struct remembered {
 	struct rsock_trace_record record;
@@ -19,48 +20,43 @@ struct trace_memory {
 	struct remembered stages[TRACE_MEMORY];
 };
 
+struct trace_choice {
+	struct filter filter;
+	uint32_t chosen[TRACE_CHOSEN]; // numbers of packets, each in its place
+};
+
 static const char *const drop_names[DROP_REASON_COUNT] = {DROP_NAMES};
 
-static void observe_changed(struct server *server)
+void observe_changed(struct server *server)
 {
 	server->ops.observe(server->ops.user, server->tracers > 0, server->capturers > 0);
 }
 
 void observe_trace(struct server *server, struct connection *connection, const struct request *request)
 {
-	if (!connection->trusted || request->length < sizeof(connection->trace)) {
-		connection_reply(connection, request, connection->trusted ? EINVAL : EACCES, NULL, 0);
+	const uint32_t fixed = sizeof(connection->trace);
+	struct filter filter;
+	int error = !connection->trusted ? EACCES : request->length < fixed ? EINVAL :
+		filter_load(&filter, request->body + fixed, request->length - fixed);
+	if (error != 0) {
+		connection_reply(connection, request, error, NULL, 0);
 		return;
 	}
-	memcpy(&connection->trace, request->body, sizeof(connection->trace));
+	memcpy(&connection->trace, request->body, fixed);
 	free(connection->memory);
+	free(connection->choice);
 	connection->memory = connection->trace.drops_only ? calloc(1, sizeof(*connection->memory)) : NULL;
-	if (connection->trace.drops_only && connection->memory == NULL) {
+	connection->choice = filter.count != 0 ? calloc(1, sizeof(*connection->choice)) : NULL;
+	if ((connection->trace.drops_only && connection->memory == NULL) || (filter.count != 0 && connection->choice == NULL)) {
 		connection_reply(connection, request, ENOMEM, NULL, 0);
 		return;
 	}
+	if (connection->choice != NULL)
+		connection->choice->filter = filter;
 	connection->trace_request = request->header.request;
-	if (!connection->traces) {
-		connection->traces = true;
-		server->tracers++;
-		observe_changed(server);
-	}
-	connection_reply(connection, request, 0, NULL, 0);
-}
-
-void observe_capture(struct server *server, struct connection *connection, const struct request *request)
-{
-	if (!connection->trusted || request->length < sizeof(connection->capture)) {
-		connection_reply(connection, request, connection->trusted ? EINVAL : EACCES, NULL, 0);
-		return;
-	}
-	memcpy(&connection->capture, request->body, sizeof(connection->capture));
-	connection->capture_request = request->header.request;
-	if (!connection->captures) {
-		connection->captures = true;
-		server->capturers++;
-		observe_changed(server);
-	}
+	server->tracers += !connection->traces;
+	connection->traces = true;
+	observe_changed(server);
 	connection_reply(connection, request, 0, NULL, 0);
 }
 
@@ -69,22 +65,39 @@ void observe_stop(struct server *server, struct connection *connection)
 	if (!connection->traces && !connection->captures)
 		return;
 	server->tracers -= connection->traces;
-	server->capturers -= connection->captures;
 	connection->traces = false;
-	connection->captures = false;
 	free(connection->memory);
+	free(connection->choice);
 	connection->memory = NULL;
+	connection->choice = NULL;
+	capture_stop(server, connection);
 	observe_changed(server);
 }
 
-bool server_wants_trace(const struct server *server, uint16_t interface)
+bool server_wants_trace(struct server *server, uint16_t interface, const struct packet *packet, bool link, uint32_t trace)
 {
+	struct filter_subject view;
+	bool looked = false, wanted = false;
 	for (uint32_t i = 0; server->tracers > 0 && i < MAX_CONNECTIONS; i++) {
-		const struct connection *connection = server->connections[i];
-		if (connection != NULL && connection->traces && (connection->trace.interface == 0 || connection->trace.interface == interface))
-			return true;
+		struct connection *connection = server->connections[i];
+		if (connection == NULL || !connection->traces || (connection->trace.interface != 0 && connection->trace.interface != interface))
+			continue;
+		if (connection->choice != NULL) {
+			if (!looked)
+				filter_look(packet, link, &view);
+			looked = true;
+			if (!filter_matches(&connection->choice->filter, &view))
+				continue;
+			connection->choice->chosen[trace % TRACE_CHOSEN] = trace;
+		}
+		wanted = true;
 	}
-	return false;
+	return wanted;
+}
+
+static bool trace_chosen(const struct connection *connection, uint32_t trace)
+{
+	return connection->choice == NULL || connection->choice->chosen[trace % TRACE_CHOSEN] == trace;
 }
 
 static void trace_send(struct connection *connection, const struct rsock_trace_record *record, const char *detail)
@@ -140,19 +153,21 @@ static uint32_t drop_of(const char *stage, const char *detail)
 
 void server_trace(struct server *server, const struct packet *packet, const char *stage, const char *detail, uint64_t now)
 {
-	if (server->tracers == 0)
-		return;
 	struct rsock_trace_record record = {
-		.packet = packet->trace,
+		.packet = packet->trace & TRACE_ID,
 		.interface = packet->ingress,
 		.timestamp = now,
 		.detail_length = (uint32_t)strnlen(detail, TRACE_DETAIL),
 		.drop = drop_of(stage, detail),
 	};
+	if (record.drop != DROP_NONE)
+		capture_dropped(server, record.packet, record.drop);
+	if (server->tracers == 0 || !packet_traced(packet))
+		return;
 	memcpy(record.stage, stage, strnlen(stage, sizeof(record.stage) - 1));
 	for (uint32_t i = 0; i < MAX_CONNECTIONS; i++) {
 		struct connection *connection = server->connections[i];
-		if (connection == NULL || !connection->traces)
+		if (connection == NULL || !connection->traces || !trace_chosen(connection, record.packet))
 			continue;
 		if (connection->trace.interface != 0 && connection->trace.interface != packet->ingress)
 			continue;
@@ -163,41 +178,5 @@ void server_trace(struct server *server, const struct packet *packet, const char
 		if (connection->memory != NULL)
 			trace_recall(connection, record.packet);
 		trace_send(connection, &record, detail);
-	}
-}
-
-void server_capture(struct server *server, uint16_t interface, bool outgoing, const struct packet *packet, uint64_t now)
-{
-	for (uint32_t i = 0; server->capturers > 0 && i < MAX_CONNECTIONS; i++) {
-		struct connection *connection = server->connections[i];
-		if (connection == NULL || !connection->captures)
-			continue;
-		if (connection->capture.interface != 0 && connection->capture.interface != interface)
-			continue;
-		uint32_t snap = connection->capture.snap;
-		uint32_t captured = snap != 0 && snap < packet->length ? snap : packet->length;
-		struct {
-			struct rsock_header header;
-			struct rsock_capture_record record;
-		} __attribute__((packed)) head = {
-			{
-				.magic = RSOCK_MAGIC,
-				.op = RSOCK_OP_CAPTURE,
-				.flags = RSOCK_FLAG_REPLY | RSOCK_FLAG_DATA,
-				.request = connection->capture_request,
-			},
-			{
-				.interface = interface,
-				.outgoing = outgoing,
-				.timestamp = now,
-				.captured = captured,
-				.length = packet->length,
-				.lost = connection->capture_lost,
-			},
-		};
-		if (connection_send(connection, &head, sizeof(head), packet->buffer + packet->offset, captured, NULL, 0))
-			connection->capture_lost = 0;
-		else
-			connection->capture_lost++;
 	}
 }

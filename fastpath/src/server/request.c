@@ -282,7 +282,7 @@ static void run(struct server *server, struct connection *connection, struct req
 		observe_trace(server, connection, request);
 		break;
 	case RSOCK_OP_CAPTURE:
-		observe_capture(server, connection, request);
+		capture_request(server, connection, request);
 		break;
 	default:
 		admin_run(server, connection, request);

@@ -12,12 +12,18 @@
 struct server;
 
 // What the server asks of the core for the manager and for operators.
+struct rsock_offload;
+
 struct server_ops {
 	int (*port_add)(void *user, const struct port_spec *spec, const int *fds, int fd_count);
 	int (*port_remove)(void *user, uint16_t port);
 	int (*port_link)(void *user, uint16_t port, uint32_t link_up, uint32_t mtu);
 	// The n-th port that is held (n from 0) with its fds (borrowed); false past the last.
 	bool (*port_at)(void *user, int n, struct port_spec *spec, int *fds, int *fd_count);
+	// Serve the maps of the XDP offload; fds NULL: none.  Owns the fds on success only.
+	int (*offload)(void *user, const struct rsock_offload *maps, const int *fds);
+	// Those that are served, with their two fds (borrowed); false: none.
+	bool (*offload_maps)(void *user, struct rsock_offload *maps, int *fds);
 	// A trace or capture is wanted (any > 0) or not any more.
 	void (*observe)(void *user, bool trace, bool capture);
 	void (*shutdown)(void *user);
@@ -41,9 +47,12 @@ void server_error(struct server *server, uint32_t slot, int error);
 uint32_t server_deliver(struct server *server, uint32_t slot, const struct iovec *parts, int count);
 void server_stream(struct server *server, uint32_t slot, uint32_t events);
 // Observation: trace records and captured frames go to those who asked.
-bool server_wants_trace(const struct server *server, uint16_t interface);
+// Does somebody want the life of this packet, a frame or (`link` false) an IP packet of ours?  It would have this number.
+bool server_wants_trace(struct server *server, uint16_t interface, const struct packet *packet, bool link, uint32_t trace);
 void server_trace(struct server *server, const struct packet *packet, const char *stage, const char *detail, uint64_t now);
 void server_capture(struct server *server, uint16_t interface, bool outgoing, const struct packet *packet, uint64_t now);
+// An iteration ends: tell what was captured in it, and what became of it.
+void server_capture_flush(struct server *server);
 // A BFD session has another state; control hears of it, and if it does not listen now, then later.
 void server_bfd_changed(struct server *server, uint32_t slot, uint32_t state);
 void server_tick(struct server *server, uint64_t now);

@@ -175,6 +175,7 @@ static bool view_follow(struct tables_view *view, const struct candidate *new)
 	free(view->copy);
 	free(view->by_address);
 	view->copy = new->copy;
+	view->generation++;
 	view->by_address = by_address;
 	view->by_address_mask = slots - 1;
 	view->interfaces = (const void *)new->copy;

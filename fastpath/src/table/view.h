@@ -21,6 +21,7 @@ struct tables_view {
 	uint32_t rule_count;
 	uint16_t by_index[MAX_INTERFACES];  // position + 1 in interfaces; 0: absent
 	uint64_t epoch;                 // of that root; an offset alone may come again
+	uint64_t generation;            // our own count of what was followed: another one, and pointers are stale
 	uint64_t refused, refused_epoch; // root that failed its checks: not looked at again
 	uint16_t by_port[2 * MAX_INTERFACES]; // hash of port and VLAN, same values
 	uint16_t *by_address;           // hash of family and address: position + 1 in addresses

@@ -52,7 +52,7 @@ def test_a_mistyped_word_gets_the_nearest(capsys: pytest.CaptureFixture[str]) ->
     code, out, err = run(capsys, "show", "rotues")
     assert (code, out) == (2, "")
     assert "did you mean 'routes'?" in err
-    assert "drops, fib, groups, interfaces" in err
+    assert "route, routers, routes, sockets" in err
 
 
 def test_errors_are_json_under_j(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,56 @@
+// Ports that are busy leave their worker's epoll set until it sleeps.
+//
+// For each frame that comes in, and for each that has been sent, the kernel calls whoever waits for
+// the fd of a packet or XDP socket, and an epoll set waits also while nobody sleeps in it: that is a
+// few percent of a busy port's time, for nothing, since the rings are looked at anyway.  Only taking
+// the fd out ends it (EPOLL_CTL_MOD keeps the wait queue entry).
+//
+// An error on such an fd is seen once it is back: events are told by level.
+#define _GNU_SOURCE
+#include "core.h"
+
+#include <errno.h>
+
+enum {
+	BUSY = 128 // frames since the last sleep: two system calls are little beside them
+};
+
+void watch_passed(struct watch *watch, int epoll_fd, const struct port *port, int frames)
+{
+	uint16_t id = port->spec.port;
+	uint64_t bit = 1ull << id % 64;
+	if ((watch->out[id / 64] & bit) != 0 || port->spec.driver == DRIVER_LINK)
+		return; // a link's peer rings only while we sleep
+	watch->passed[id] += (uint32_t)frames;
+	if (watch->passed[id] >= BUSY && epoll_ctl(epoll_fd, EPOLL_CTL_DEL, port->fd, NULL) == 0)
+		watch->out[id / 64] |= bit;
+}
+
+static bool watch_again(int epoll_fd, const struct port *port)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = port->spec.port };
+	return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, port->fd, &event) == 0 || errno == EEXIST;
+}
+
+bool watch_all(struct watch *watch, int epoll_fd, struct port *const *ports, const uint16_t *ids, int count)
+{
+	bool all = true;
+	for (int i = 0; i < count; i++) {
+		uint64_t *word = &watch->out[ids[i] / 64];
+		uint64_t bit = 1ull << ids[i] % 64;
+		watch->passed[ids[i]] = 0;
+		if ((*word & bit) == 0)
+			continue;
+		if (watch_again(epoll_fd, ports[ids[i]]))
+			*word &= ~bit;
+		else
+			all = false;
+	}
+	return all;
+}
+
+void watch_forget(struct watch *watch, uint16_t id)
+{
+	watch->out[id / 64] &= ~(1ull << id % 64);
+	watch->passed[id] = 0;
+}

@@ -1,0 +1,288 @@
+"""The AF_XDP driver on real veths: rings that outlive their forwarder, checksums, accounting."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from bare import Bare, inside_named, ip, numbers
+from bare_xdp import SMALL, XdpSide, bare
+
+from fastpath import stats
+from fastpath._layout import CONSTANTS
+from fastpath.binding import lib
+from manager import xdp, xsk
+from manager.netlink import Netlink
+
+pytestmark = [pytest.mark.root]
+BATCH = CONSTANTS["BATCH_SIZE"]
+
+
+@pytest.fixture
+def lab() -> Iterator[Bare]:
+    with bare() as made:
+        yield made
+
+
+def wait_filled(side: Any, count: int) -> None:
+    deadline = time.monotonic() + 5
+    while side.filled() < count:
+        assert time.monotonic() < deadline, f"{side.filled()} of {count} frames came"
+        time.sleep(0.001)
+
+
+def test_frames_are_forwarded_whole_and_accounted_for(lab: Bare) -> None:
+    assert isinstance(lab.left, XdpSide)
+    assert lab.left.mode == "native"
+    lab.start()
+    lab.warm()
+    with lab.sender() as sender, lab.receiver() as receiver:
+        for number in range(1, 1001):
+            sender.send(lab.frame(number, random.Random(number).randrange(60, 1514)))
+            if number % 50 == 0:
+                time.sleep(0.001)
+        assert numbers(receiver) == list(range(1, 1001))
+    lab.check_laws()
+    assert stats.interface_counters(lab.reader, 1)["forwarded_packets"] == 1001
+    assert lab.left.filled() == 0
+
+
+def test_the_rings_keep_what_comes_while_nobody_lives(lab: Bare) -> None:
+    lab.start()
+    lab.warm()
+    lab.kill()
+    with lab.sender() as sender, lab.receiver() as receiver:
+        for number in range(1, 201):
+            sender.send(lab.frame(number))
+        wait_filled(lab.left, 200)
+        lab.start()
+        assert numbers(receiver) == list(range(1, 201))
+    lab.check_laws()
+
+
+def test_kernel_drops_of_a_full_ring_are_counted(lab: Bare) -> None:
+    lab.start()
+    lab.warm()
+    lab.kill()
+    with lab.sender() as sender, lab.receiver() as receiver:
+        for number in range(1, SMALL.receive + 101):
+            sender.send(lab.frame(number))
+            time.sleep(0.0002)
+        wait_filled(lab.left, SMALL.receive)
+        lab.start()
+        assert numbers(receiver) == list(range(1, SMALL.receive + 1))
+        sender.send(lab.frame(5000))
+        assert numbers(receiver) == [5000]
+    port = stats.ports(lab.reader)[0]
+    assert port["rx_kernel_drops"] == port["rings"]["rx_fill_empty"] == 100
+    lab.check_laws()
+
+
+@pytest.mark.parametrize(("recorded", "given", "taken"), [(0, 0, 0), (8, 0, 0), (8, 3, 0), (8, 8, 0), (8, 8, 8)])
+def test_every_crash_point_of_a_release_loses_and_repeats_nothing(
+    lab: Bare, recorded: int, given: int, taken: int
+) -> None:
+    lab.start()
+    lab.warm()
+    lab.kill()
+    side = lab.left
+    assert isinstance(side, XdpSide)
+    first = lab.reader.view("ports", 1).integer("progress")
+    with lab.sender() as sender, lab.receiver() as receiver:
+        for number in range(1, 13):
+            sender.send(lab.frame(number))
+        wait_filled(side, 12)
+        lab.set_progress(side, first + recorded)
+        for frame in range(first, first + given):
+            side.give_back(frame)
+        side.take(first + taken)
+        lab.start()
+        assert numbers(receiver) == list(range(recorded + 1, 13))
+        # The rings go on turning, with all their frames.
+        for number in range(100, 100 + 2 * SMALL.receive):
+            sender.send(lab.frame(number))
+            if number % 20 == 0:
+                time.sleep(0.001)
+        assert numbers(receiver) == list(range(100, 100 + 2 * SMALL.receive))
+        lab.kill()
+        for number in range(1000, 1000 + SMALL.receive):
+            sender.send(lab.frame(number))
+            time.sleep(0.0002)
+        wait_filled(side, SMALL.receive)
+    lab.start()
+    lab.check_laws()
+
+
+@pytest.mark.slow
+def test_kills_under_load_lose_nothing_and_repeat_a_batch_at_most() -> None:
+    kills, rate = 12, 10_000
+    with bare(geometry=xsk.DEFAULT) as lab, contextlib.ExitStack() as stack:
+        lab.start()
+        lab.warm()
+        sender, receiver = stack.enter_context(lab.sender()), stack.enter_context(lab.receiver())
+        stop = threading.Event()
+        sent = 0
+
+        def send() -> None:
+            nonlocal sent
+            start = time.monotonic()
+            while not stop.is_set():
+                due = min(int((time.monotonic() - start) * rate), sent + 100)
+                while sent < due:
+                    try:
+                        sender.send(lab.frame(sent + 1))
+                    except OSError:  # the veth's queue is full: its processor has not run yet
+                        break
+                    sent += 1
+                time.sleep(0.0005)
+
+        generator = threading.Thread(target=send)
+        generator.start()
+        for _ in range(kills):
+            time.sleep(random.uniform(0.02, 0.08))
+            lab.kill()
+            lab.start()
+        stop.set()
+        generator.join()
+        arrived = numbers(receiver)
+        missing = set(range(1, sent + 1)) - set(arrived)
+        repeated = len(arrived) - len(set(arrived))
+        print(f"\n{kills} kills, {sent} frames at {rate}/s: {len(missing)} lost, {repeated} repeated")
+        assert sent > kills * rate * 0.02
+        assert not missing
+        assert repeated <= kills * BATCH
+        lab.check_laws()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+def test_a_checksum_that_the_sender_left_to_its_card_is_finished(lab: Bare, kind: socket.SocketKind) -> None:
+    """A veth hands such frames to XDP as they are; the other host checks what it gets."""
+    lab.start()
+    with inside_named(lab.right.namespace):
+        server = socket.socket(socket.AF_INET, kind)
+    with inside_named(lab.left.namespace):
+        client = socket.socket(socket.AF_INET, kind)
+    with server, client:
+        server.bind((lab.right.host, 7002))
+        server.settimeout(5)
+        client.settimeout(5)
+        data = random.Random(5).randbytes(1400)
+        if kind == socket.SOCK_STREAM:
+            server.listen()
+            client.connect((lab.right.host, 7002))
+            accepted, _peer = server.accept()
+            with accepted:
+                accepted.settimeout(5)
+                client.sendall(data * 100)
+                received = b""
+                while len(received) < len(data) * 100:
+                    received += accepted.recv(1 << 16)
+                assert received == data * 100
+        else:
+            client.sendto(data, (lab.right.host, 7002))
+            assert server.recv(2000) == data
+    time.sleep(0.3)  # the last frame may have arrived before it was counted
+    lab.check_laws()
+
+
+def test_a_link_that_goes_down_and_comes_back_needs_nothing_new(lab: Bare) -> None:
+    lab.start()
+    lab.warm()
+    with lab.sender() as sender, lab.receiver() as receiver:
+        ip("-n", lab.namespace, "link", "set", "p2", "down")
+        sender.send(lab.frame(1))
+        time.sleep(0.05)
+        ip("-n", lab.namespace, "link", "set", "p2", "up")
+        ip("-n", lab.right.namespace, "link", "set", "eth0", "up")
+        deadline = time.monotonic() + 5
+        arrived: list[int] = []
+        while not arrived and time.monotonic() < deadline:
+            sender.send(lab.frame(2))
+            arrived = numbers(receiver, 0.1)
+        assert set(arrived) == {2}
+    lab.check_laws()
+    assert stats.interface_counters(lab.reader, 1)["drops"] == {"egress_down": 1}
+
+
+def test_the_generic_mode_forwards_too(lab: Bare) -> None:
+    for side in (lab.left, lab.right):
+        assert isinstance(side, XdpSide)
+        side.switch("generic")
+    lab.start()
+    lab.warm()
+    with lab.sender() as sender, lab.receiver() as receiver:
+        for number in range(1, 201):
+            sender.send(lab.frame(number, 60 + number))
+        assert numbers(receiver) == list(range(1, 201))
+    lab.check_laws()
+
+
+def test_without_a_program_the_socket_gets_nothing(lab: Bare) -> None:
+    lab.start()
+    lab.warm()
+    netns = os.open(f"/run/netns/{lab.namespace}", os.O_RDONLY)
+    try:
+        with Netlink(netns) as netlink:
+            xdp.detach(netlink, lab.left.ifindex)
+    finally:
+        os.close(netns)
+    with lab.sender() as sender, lab.receiver() as receiver:
+        sender.send(lab.frame(1))
+        assert numbers(receiver) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("frame_size", 4096), ("frame_count", 3), ("frame_count", 0), ("frame_count", 1 << 20), ("block_count", 0),
+     ("block_count", 100), ("block_size", 16), ("block_size", 1 << 16), ("port", 0)],
+)  # fmt: skip
+def test_a_spec_that_cannot_be_is_refused(lab: Bare, field: str, value: int) -> None:
+    core = lab.attach()
+    try:
+        assert lib.core_port_remove(core, 1) == 0
+        spec = lab.left.spec(1)
+        setattr(spec, field, value)
+        fds = [os.dup(fd) for fd in lab.left.fds]
+        assert lib.core_port_add(core, spec, fds, 2) < 0
+        for fd in fds:
+            os.close(fd)  # still ours
+        assert lib.core_port_add(core, lab.left.spec(1), [os.dup(lab.left.fds[0])], 1) < 0
+    finally:
+        lib.core_destroy(core)
+
+
+def test_a_socket_whose_device_has_gone_is_known(lab: Bare) -> None:
+    assert xsk.is_bound(lab.left.ring)
+    ip("-n", lab.namespace, "link", "del", "p1")
+    assert not xsk.is_bound(lab.left.ring)
+
+
+def test_a_queue_that_its_last_owner_still_holds_is_waited_for(lab: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    ip("-n", lab.namespace, "link", "add", "q0", "type", "veth", "peer", "name", "q1")
+    with inside_named(lab.namespace):
+        index = socket.if_nametoindex("q0")
+    netns = os.open(f"/run/netns/{lab.namespace}", os.O_RDONLY)
+    try:
+        first = xsk.open_socket(netns, index, SMALL, busy_poll_us=0)
+        monkeypatch.setattr(xsk, "PATIENCE", 10.0)
+        timer = threading.Timer(0.1, first.socket.close)
+        timer.start()
+        second = xsk.open_socket(netns, index, SMALL, busy_poll_us=20)
+        assert second.busy_poll
+        monkeypatch.setattr(xsk, "PATIENCE", 0.05)
+        with pytest.raises(OSError, match="bind") as refused:
+            xsk.open_socket(netns, index, SMALL, busy_poll_us=0)
+        assert refused.value.errno == errno.EBUSY
+        second.socket.close()
+        for opened in (first, second):
+            os.close(opened.memory)
+    finally:
+        os.close(netns)

@@ -1,0 +1,311 @@
+"""Packets that are forwarded at the driver: the same answers, counters and life as those that are not.
+
+alice (10.0.0.2) --in-- red --out-- carol (10.0.1.2), and --other-- dave (10.0.2.2)
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from differential import Comparison
+from frames import Frames
+from hosts import check_laws, counters, transfer
+from lab import VR, Lab, Namespace, program, wait_until
+from router_side import RouterSide
+from test_differential import ROUTER, kernel_router, silent
+from traffic import Stream
+
+from fastpath import stats
+from manager.cli.segments import open_segments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+FRAMES: Final = int(os.environ.get("DIFFERENTIAL_FRAMES", "2000"))
+HOSTS: Final = {"alice": ("in", 0), "carol": ("out", 1), "dave": ("other", 2)}
+RATE: Final = 2000  # frames a second: what a busy machine's sender manages
+
+
+def red(offload: str = "xdp", **more: Any) -> dict[str, Any]:
+    interfaces = {
+        device: {
+            "device": device,
+            "offload": offload,
+            "addresses": [f"10.0.{number}.1/24", f"2001:db8:{number}::1/64"],
+        }
+        for device, number in HOSTS.values()
+    }
+    return {"red": {"interfaces": interfaces, **more}}
+
+
+@contextmanager
+def world(more: dict[str, Any] | None = None, *, gro: bool = True) -> Iterator[tuple[Lab, dict[str, Namespace]]]:
+    """A router with three hosts, past duplicate address detection."""
+    with Lab() as lab:
+        hosts = {}
+        for name, (device, number) in HOSTS.items():
+            hosts[name] = lab.host(name, device, f"10.0.{number}.2/24", f"10.0.{number}.1")
+            hosts[name].address("eth0", f"2001:db8:{number}::2/64")
+            hosts[name].ip("-6", "route", "add", "default", "via", f"2001:db8:{number}::1")
+            if gro:
+                hosts[name].run("ethtool", "-K", "eth0", "gro", "on")
+        lab.configure(red(**(more or {})))
+        lab.start()
+        for peer in ("10.0.1.2", "10.0.2.2", "2001:db8:1::2"):
+            wait_until(partial(hosts["alice"].ping, peer), f"{peer} answers")
+        yield lab, hosts
+
+
+def told(lab: Lab, interface: str = "in") -> str:
+    return str(lab.interface("red", interface).get("offload", ""))
+
+
+def wait_offloaded(lab: Lab, *interfaces: str) -> None:
+    wanted = interfaces or ("in", "out")
+    wait_until(lambda: {told(lab, interface) for interface in wanted} == {"on"}, f"{wanted} are offloaded")
+
+
+def at_driver(lab: Lab, router: str, interface: str) -> int:
+    """Count the packets of an interface that never reached its ring."""
+    time.sleep(0.25)  # counters are folded ten times a second
+    with open_segments(lab.run_dir, router) as (_tables, state):
+        ports = {port["port"]: port["progress"] for port in stats.ports(state)}
+    recorded = json.loads((lab.run_dir / "routers.json").read_text())
+    port = next(r for r in recorded if r["name"] == router)["interfaces"][interface]["port"]
+    return int(counters(lab, router)[interface]["rx_packets"]) - int(ports[port])
+
+
+def mac_of(lab: Lab, interface: str) -> str:
+    return str(lab.interface("red", interface)["mac"])
+
+
+def stream(lab: Lab, hosts: dict[str, Namespace], tag: int, count: int) -> Stream:
+    sender, receiver = (hosts["alice"], "eth0"), (hosts["carol"], "eth0")
+    made = Stream(lab, sender, receiver, tag, RATE, count)
+    made.start(mac_of(lab, "in"), "10.0.0.2", "10.0.1.2")
+    return made
+
+
+def test_offloaded_router_and_kernel_do_the_same() -> None:
+    """Bit for bit, for frames of all kinds; and what can be forwarded at the driver is."""
+    with Lab() as lab:
+        peers = silent(lab.namespace("peers"))
+        reference = kernel_router(lab, peers)
+        for link in ("in", "out"):
+            lab.veth(f"vr-{link}", None, peers, f"vp-{link}")
+            peers.run("ethtool", "-K", f"vp-{link}", "gro", "on")
+        router: dict[str, Any] = copy.deepcopy(ROUTER)
+        for interface in router["interfaces"].values():
+            interface["offload"] = "xdp"
+        lab.configure({"red": router})
+        lab.start()
+        tested = RouterSide((peers, "vp-in"), (peers, "vp-out"))
+        warm_up = Frames(random.Random(0)).plain(50)
+        try:
+            wait_until(lambda: not Comparison(reference, tested).run(warm_up, most=1), "both forward the same", 15, 0.2)
+            wait_offloaded(lab)
+            compared = Comparison(reference, tested)
+            found = compared.run([*Frames(random.Random(2)).take(FRAMES), *Frames(random.Random(3)).plain(FRAMES // 4)])
+            assert not found, "\n".join(map(str, found))
+            assert compared.compared == FRAMES + FRAMES // 4
+            forwarded = counters(lab, "red")["in"]["forwarded_packets"]
+            assert at_driver(lab, "red", "in") > forwarded // 2
+            check_laws(lab, "red")
+        finally:
+            reference.close()
+            tested.close()
+
+
+def test_on_and_off_under_traffic() -> None:
+    with world() as (lab, hosts):
+        wait_offloaded(lab)
+        sent = stream(lab, hosts, 1, 4 * RATE)
+        for turn, offload in enumerate(("none", "xdp", "none", "xdp")):
+            time.sleep(0.3)
+            lab.configure(red(offload))
+            lab.vr("apply")
+            if offload == "xdp":
+                wait_offloaded(lab)
+            else:
+                wait_until(lambda: not told(lab), f"it is off, turn {turn}")
+        found = sent.result(30)
+        assert (found["lost"], found["duplicates"], found["foreign"]) == (0, 0, 0), found
+        assert at_driver(lab, "red", "in") > 0
+        check_laws(lab, "red")
+
+
+def replaced(lab: Lab, role: str, pid: int) -> bool:
+    return lab.router("red")["pids"][role] not in {pid, None}
+
+
+def test_every_process_may_be_killed() -> None:
+    """Packets in transit never notice."""
+    with world() as (lab, hosts):
+        wait_offloaded(lab)
+        sent = stream(lab, hosts, 2, 5 * RATE)
+        for role in ("forwarder", "control"):
+            time.sleep(0.3)
+            pid = lab.router("red")["pids"][role]
+            os.kill(pid, signal.SIGKILL)
+            wait_until(partial(replaced, lab, role, pid), f"a new {role}")
+        lab.wait_state("red", "up")
+        wait_offloaded(lab)
+        lab.kill()
+        time.sleep(0.3)
+        lab.start()
+        wait_offloaded(lab)
+        found = sent.result(30)
+        assert (found["lost"], found["duplicates"], found["foreign"]) == (0, 0, 0), found
+        before = at_driver(lab, "red", "in")
+        assert hosts["alice"].ping("10.0.1.2", count=5)
+        assert at_driver(lab, "red", "in") >= before + 4
+        check_laws(lab, "red")
+
+
+def test_routes_neighbors_and_links_change_at_once() -> None:
+    route = {"static": {"192.0.2.0/24": {"via": "10.0.1.2"}}}
+    with world(route) as (lab, hosts):
+        wait_offloaded(lab, "in", "out", "other")
+        for name in ("carol", "dave"):
+            hosts[name].ip("address", "add", "192.0.2.1/32", "dev", "lo")
+
+        def reached(name: str) -> bool:
+            """Send one ping to the moving address, and see who takes it."""
+            with hosts[name].wire("eth0") as wire:
+                hosts["alice"].ping("192.0.2.1", wait=0.5)
+                return any(frame[30:34] == bytes([192, 0, 2, 1]) for frame in wire.frames(0.1))
+
+        assert reached("carol")
+        lab.configure(red(static={"192.0.2.0/24": {"via": "10.0.2.2"}}))
+        lab.vr("apply")
+        assert reached("dave")
+        assert not reached("carol")
+        # The route goes: an answer instead of silence, which only the slow path gives.
+        lab.configure(red())
+        lab.vr("apply")
+        done = hosts["alice"].run("ping", "-n", "-c", "1", "-W", "1", "192.0.2.1", check=False)
+        assert "Destination Net Unreachable" in done.stdout
+
+        # The neighbor gets another MAC, and says so; the router asks the one that it knows first.
+        hosts["carol"].ip("link", "set", "eth0", "address", "02:00:00:00:99:02")
+        hosts["carol"].ping("10.0.1.1", wait=0.1)
+        wait_until(lambda: hosts["alice"].ping("10.0.1.2", wait=0.5), "carol is found again", 20)
+
+        # Its link goes down and comes back.
+        hosts["carol"].ip("link", "set", "eth0", "down")
+        wait_until(lambda: lab.interface("red", "out")["state"] == "down", "the link is down")
+        assert not hosts["alice"].ping("10.0.1.2", wait=0.3)
+        assert "down" in told(lab, "out")
+        hosts["carol"].ip("link", "set", "eth0", "up")
+        hosts["carol"].ip("route", "replace", "default", "via", "10.0.1.1")  # her kernel has forgotten it
+        wait_until(lambda: hosts["alice"].ping("10.0.1.2", wait=0.5), "carol is back", 20)
+        check_laws(lab, "red")
+
+
+def test_a_device_that_takes_no_frames_is_no_way_out() -> None:
+    """A veth takes redirected frames only while its peer polls."""
+    with world(gro=False) as (lab, hosts):
+        wait_offloaded(lab)
+        before = at_driver(lab, "red", "in")
+        assert hosts["alice"].ping("10.0.1.2", count=5)
+        assert at_driver(lab, "red", "in") == before
+        for host in hosts.values():
+            host.run("ethtool", "-K", "eth0", "gro", "on")
+
+        def offloads() -> bool:
+            count = at_driver(lab, "red", "in")
+            return hosts["alice"].ping("10.0.1.2", count=3) and at_driver(lab, "red", "in") > count
+
+        wait_until(offloads, "GRO at the peers makes it work")
+        check_laws(lab, "red")
+
+
+def test_who_looks_sees_all_packets(tmp_path: Path) -> None:
+    with world() as (lab, hosts):
+        wait_offloaded(lab)
+        words = program(VR, "--run-dir", str(lab.run_dir), "capture", "red", "in", "-w", str(tmp_path / "all.pcap"))
+        capture = lab.helper(words, stdout=subprocess.DEVNULL)
+        wait_until(lambda: "captures" in told(lab), "the offload waits")
+        before = at_driver(lab, "red", "in")
+        assert hosts["alice"].ping("10.0.1.2", count=5)
+        assert at_driver(lab, "red", "in") == before
+        capture.send_signal(signal.SIGINT)
+        capture.wait(10)
+        wait_offloaded(lab)
+        assert hosts["alice"].ping("10.0.1.2", count=5)
+        assert at_driver(lab, "red", "in") >= before + 4
+        check_laws(lab, "red")
+
+
+def test_restarts_and_devices_that_come_again() -> None:
+    with world() as (lab, hosts):
+
+        def offloads_again() -> None:
+            wait_until(lambda: hosts["alice"].ping("10.0.1.2", wait=0.5), "carol answers", 20)
+            wait_offloaded(lab)
+            before = at_driver(lab, "red", "in")
+            assert hosts["alice"].ping("10.0.1.2", count=5)
+            assert at_driver(lab, "red", "in") >= before + 4
+            check_laws(lab, "red")
+
+        offloads_again()
+        lab.vr("router", "restart", "red")
+        lab.wait_state("red", "up")
+        offloads_again()
+        for pid in lab.router("red")["pids"].values():
+            os.kill(pid, signal.SIGKILL)
+        assert hosts["alice"].ping("10.0.1.2", count=3)
+        lab.wait_state("red", "up")
+        offloads_again()
+        hosts["carol"].ip("link", "del", "eth0")
+        wait_until(lambda: lab.interface("red", "out")["state"] == "down", "the device is gone")
+        carol = hosts["carol"]
+        carol.ip("link", "add", "eth0", "type", "veth", "peer", "name", "out", "netns", lab.box.name)
+        carol.run("ethtool", "-K", "eth0", "gro", "on")
+        carol.ip("link", "set", "eth0", "up")
+        carol.address("eth0", "10.0.1.2/24")
+        hosts["carol"].ip("route", "replace", "default", "via", "10.0.1.1")
+        offloads_again()
+        lab.stop()
+        for device in ("in", "out"):
+            assert "xdp" not in lab.box.ip("link", "show", device).stdout, "a device comes back as it was"
+
+
+def test_in_front_of_af_xdp_sockets() -> None:
+    """What the program leaves goes to the socket of the queue, with the offload and after it."""
+    with world({"dataplane": {"driver": "af-xdp"}}) as (lab, hosts):
+        wait_offloaded(lab)
+        assert lab.interface("red", "in")["driver"] == "af_xdp"
+        before = at_driver(lab, "red", "in")
+        assert hosts["alice"].ping("10.0.1.2", count=5)
+        assert at_driver(lab, "red", "in") >= before + 4
+        assert hosts["alice"].ping("10.0.0.1")
+        lab.configure(red("none", dataplane={"driver": "af-xdp"}))
+        lab.vr("apply")
+        wait_until(lambda: not told(lab), "it is off")
+        before = at_driver(lab, "red", "in")
+        assert hosts["alice"].ping("10.0.1.2", count=5)
+        assert at_driver(lab, "red", "in") == before
+        check_laws(lab, "red")
+
+
+def test_bulk_with_checksums_left_to_devices() -> None:
+    """The hosts' kernels leave checksums to their veths; XDP would lose that, so such packets go another way."""
+    with world() as (lab, hosts):
+        wait_offloaded(lab)
+        for address in ("10.0.1.2", "2001:db8:1::2"):
+            transfer(hosts["alice"], hosts["carol"], address, 4 << 20)
+        check_laws(lab, "red")

@@ -1,0 +1,1 @@
+"""Access control lists and their like: what they mean, and what the forwarder is given of them."""
