@@ -43,7 +43,8 @@ ASAN_ENV = ANABRANCH_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0:log_path
 TSAN_ENV = ANABRANCH_SANITIZE=thread TSAN_OPTIONS=log_path=$(CURDIR)/build/tsan/report \
 	LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)"
 TSAN_TESTS := tests/unit/test_workers.py
-PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest -q
+# The order of tests is another one each time; CI's can be had again.
+PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest -q $(if $(CI),--randomly-seed=1)
 # Most of a test's time is waiting: more of them than cores run side by side.  What measures times runs alone.
 WORKERS ?= 3
 BESIDE := -n $(WORKERS) --dist loadfile -m 'not quiet'
