@@ -122,8 +122,9 @@ def test_every_crash_point_of_a_release_loses_and_repeats_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.quiet  # the ring holds what comes in half a second: a successor must be there by then
 def test_kills_under_load_lose_nothing_and_repeat_a_batch_at_most() -> None:
-    kills, rate = 12, 10_000
+    kills, rate = 12, 4_000
     with bare(geometry=xsk.DEFAULT) as lab, contextlib.ExitStack() as stack:
         lab.start()
         lab.warm()
