@@ -37,6 +37,18 @@ struct watch {
 	uint32_t passed[MAX_PORTS];    // frames in and out since it last slept
 };
 
+// Looking for more before sleeping: where nothing came it is left out the next times, twice as many after each failure.
+struct spin {
+	uint32_t skip;                 // how often to sleep at once before looking for more again
+	uint32_t failures;             // times in a row that looking for more found nothing
+};
+
+enum {
+	TURN_ROUNDS = 4,               // turns of each port in an iteration
+	TURN_BATCHES = 4,              // of one turn, at most
+	SPIN_NS = 20000
+};
+
 struct core {
 	void *tables;
 	size_t tables_size;
@@ -62,8 +74,7 @@ struct core {
 	struct watch watch;
 	int signal_fd;
 	uint64_t polled_ns;            // when epoll was last asked while there was work
-	uint32_t spin_skip;            // how often to sleep at once before looking for more again
-	uint32_t spin_failures;        // times in a row that looking for more found nothing
+	struct spin spin;
 	uint32_t trace_id;             // last one given
 	uint64_t bfd_random;           // numbers drawn
 	struct core_mark marks[MAX_PORTS];
@@ -90,6 +101,25 @@ void watch_passed(struct watch *watch, int epoll_fd, const struct port *port, in
 // About to sleep: all are watched again, or false, where memory is short.  Then look whether frames wait.
 bool watch_all(struct watch *watch, int epoll_fd, struct port *const *ports, const uint16_t *ids, int count);
 void watch_forget(struct watch *watch, uint16_t id);
+
+// --- core_turn.c: what all workers do with their ports ---
+// Take a batch in; frames that cannot be taken are counted as dropped.  *handled: both together.
+int turn_receive(struct forward *f, struct port *port, struct packet **packets, int *handled);
+bool turn_pending(struct port *const *ports, const uint16_t *ids, int count);
+void turn_sleeping(struct port *const *ports, const uint16_t *ids, int count, bool sleeping);
+void turn_poke(struct port *const *ports, const uint16_t *ids, int count);
+// epoll has told of a port.
+void turn_event(struct port *port, uint32_t events);
+bool spin_is_left_out(struct spin *spin);
+void spin_failed(struct spin *spin);
+static inline void spin_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#else
+	__asm__ volatile("" ::: "memory");
+#endif
+}
 
 // --- core_run.c ---
 uint64_t core_clock(void);

@@ -23,10 +23,6 @@
 #include "forward/police.h"
 
 enum {
-	ROUNDS = 4,               // turns of each port before timers and sockets
-	BATCHES = 4,              // of one turn, at most
-	SPIN_NS = 20000,
-	SPIN_FAILURES = 8,        // of which each doubles the times that are left out
 	LOOKS = 4,                // at the rings, between two questions for events
 	POLL_INTERVAL_NS = 50000, // how often busy iterations ask for sockets' events
 	SLEEP_MAX_MS = 4000,      // whoever publishes tables rings (vr/NAME.sock); should that ever get lost, look now and then
@@ -40,15 +36,6 @@ uint64_t core_clock(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-	__builtin_ia32_pause();
-#else
-	__asm__ volatile("" ::: "memory");
-#endif
-}
-
 static uint64_t least(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;
@@ -60,17 +47,9 @@ static uint64_t least(uint64_t a, uint64_t b)
 static int take_batch(struct core *core, struct port *port)
 {
 	struct packet *packets[BATCH_SIZE];
-	uint64_t lost[DROP_REASON_COUNT] = { 0 };
 	struct forward *f = &core->forward;
+	int handled, count = turn_receive(f, port, packets, &handled);
 
-	int count = port->ops->receive(port, f->pool, packets, BATCH_SIZE, lost);
-	int handled = count;
-	for (int reason = 0; reason < DROP_REASON_COUNT; reason++) {
-		if (lost[reason] != 0) {
-			forward_lost(f, port->spec.port, (enum drop_reason)reason, lost[reason]);
-			handled += (int)lost[reason];
-		}
-	}
 	if (count > 0)
 		forward_receive(f, port->spec.port, packets, count);
 	core->worker->batches++;
@@ -98,7 +77,7 @@ static int iterate_port(struct core *core, struct port *port)
 	do {
 		handled += take_batch(core, port);
 		port->ops->release(port);
-	} while (handled < BATCH_SIZE && ++batches < BATCHES && port->ops->pending(port));
+	} while (handled < BATCH_SIZE && ++batches < TURN_BATCHES && port->ops->pending(port));
 	flush(core);
 	core_bfd_serve(core);
 	return handled;
@@ -123,7 +102,7 @@ static int iterate_ports(struct core *core)
 		return 0;
 	host_attach_ready(core->host);
 	bfd_begin(core->bfd, core_now(core));
-	for (int round = 0; round < ROUNDS; round++) {
+	for (int round = 0; round < TURN_ROUNDS; round++) {
 		int before = handled;
 		for (int i = 0; i < core->port_count; i++) {
 			struct port *port = core->ports[core->port_ids[i]];
@@ -204,30 +183,13 @@ uint64_t core_deadline(struct core *core)
 
 static bool ports_pending(const struct core *core)
 {
-	for (int i = 0; i < core->port_count; i++) {
-		const struct port *port = core->ports[core->port_ids[i]];
-		if (port->ops->pending(port))
-			return true;
-	}
-	return core_hands_pending(core);
-}
-
-static void ports_poke(struct core *core)
-{
-	for (int i = 0; i < core->port_count; i++) {
-		struct port *port = core->ports[core->port_ids[i]];
-		if (port->ops->poke != NULL)
-			port->ops->poke(port);
-	}
+	return turn_pending(core->ports, core->port_ids, core->port_count) || core_hands_pending(core);
 }
 
 static void ports_sleeping(struct core *core, bool sleeping)
 {
 	core_hands_sleeping(core, sleeping);
-	for (int i = 0; i < core->port_count; i++) {
-		struct port *port = core->ports[core->port_ids[i]];
-		port->ops->sleeping(port, sleeping);
-	}
+	turn_sleeping(core->ports, core->port_ids, core->port_count, sleeping);
 }
 
 static int ask_events(struct core *core, uint64_t now, struct epoll_event *events)
@@ -242,26 +204,22 @@ static int ask_events(struct core *core, uint64_t now, struct epoll_event *event
 static bool spin(struct core *core, uint64_t now, struct epoll_event *events, int *count)
 {
 	uint64_t until = now + SPIN_NS;
-	if (core->spin_skip > 0) {
-		core->spin_skip--;
+	if (spin_is_left_out(&core->spin))
 		return false;
-	}
 	for (; now < until; now = core_clock()) {
-		ports_poke(core);
+		turn_poke(core->ports, core->port_ids, core->port_count);
 		for (int i = 0; i < LOOKS; i++) {
 			if (ports_pending(core))
 				break;
-			relax();
+			spin_relax();
 		}
 		*count = ports_pending(core) ? 0 : ask_events(core, now, events);
 		if (*count > 0 || ports_pending(core)) {
-			core->spin_failures = 0;
+			core->spin.failures = 0;
 			return true;
 		}
 	}
-	if (core->spin_failures < SPIN_FAILURES)
-		core->spin_failures++;
-	core->spin_skip = (1u << core->spin_failures) - 1;
+	spin_failed(&core->spin);
 	return false;
 }
 
@@ -356,10 +314,7 @@ static int take_events(struct core *core, const struct epoll_event *events, int 
 		} else if (data == core_hands_event) {
 			core_hands_woken(core);
 		} else if (data < MAX_PORTS && core->ports[data] != NULL) {
-			struct port *port = core->ports[data];
-			// Frames alone need no event, they are looked for anyway.
-			if (events[i].events != EPOLLIN || !port->ops->pending(port))
-				port->ops->event(port);
+			turn_event(core->ports[data], events[i].events);
 		}
 	}
 	return handled;

@@ -26,25 +26,12 @@
 
 enum {
 	STACK_BYTES = 512 * 1024,
-	ROUNDS = 4,            // turns of each port in an iteration
-	BATCHES = 4,           // of one turn, at most
-	SPIN_NS = 20000,
-	SPIN_FAILURES = 8,     // of which each doubles the times that are left out
 	AWAIT_NS = 20000,      // between two looks whether worker 0 has caught up
 	EVENTS = 16
 };
 
 // epoll data that is no port's.
 static const uint64_t wake_event = MAX_PORTS;
-
-static void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-	__builtin_ia32_pause();
-#else
-	__asm__ volatile("" ::: "memory");
-#endif
-}
 
 // --- ports ---
 
@@ -59,17 +46,9 @@ static void worker_flush(void *user, uint16_t id)
 static int take_batch(struct worker *worker, struct port *port)
 {
 	struct packet *packets[BATCH_SIZE];
-	uint64_t lost[DROP_REASON_COUNT] = { 0 };
 	struct forward *f = &worker->forward;
-	int count = port->ops->receive(port, f->pool, packets, BATCH_SIZE, lost);
-	int handled = count;
+	int handled, count = turn_receive(f, port, packets, &handled);
 
-	for (int reason = 0; reason < DROP_REASON_COUNT; reason++) {
-		if (lost[reason] != 0) {
-			forward_lost(f, port->spec.port, (enum drop_reason)reason, lost[reason]);
-			handled += (int)lost[reason];
-		}
-	}
 	if (count > 0 && worker->observed)
 		hand_batch(f, port->spec.port, packets, count);
 	else if (count > 0)
@@ -97,7 +76,7 @@ static int iterate_port(struct worker *worker, struct port *port)
 		handled += take_batch(worker, port);
 		worker_publish(worker);
 		port->ops->release(port);
-	} while (handled < BATCH_SIZE && ++batches < BATCHES && !hand_behind(&worker->forward) && port->ops->pending(port));
+	} while (handled < BATCH_SIZE && ++batches < TURN_BATCHES && !hand_behind(&worker->forward) && port->ops->pending(port));
 	return handled;
 }
 
@@ -105,7 +84,7 @@ static int iterate_ports(struct worker *worker)
 {
 	int handled = 0;
 
-	for (int round = 0; round < ROUNDS; round++) {
+	for (int round = 0; round < TURN_ROUNDS; round++) {
 		int before = handled;
 		for (int i = 0; i < worker->port_count && !hand_behind(&worker->forward); i++) {
 			struct port *port = worker->ports[worker->port_ids[i]];
@@ -142,12 +121,7 @@ static int iterate(struct worker *worker, uint64_t now)
 
 static bool pending(const struct worker *worker)
 {
-	for (int i = 0; i < worker->port_count; i++) {
-		const struct port *port = worker->ports[worker->port_ids[i]];
-		if (port->ops->pending(port))
-			return true;
-	}
-	return false;
+	return turn_pending(worker->ports, worker->port_ids, worker->port_count);
 }
 
 static bool called(const struct worker *worker)
@@ -159,25 +133,17 @@ static bool called(const struct worker *worker)
 static bool spin(struct worker *worker)
 {
 	uint64_t until = core_clock() + SPIN_NS;
-	if (worker->spin_skip > 0) {
-		worker->spin_skip--;
+	if (spin_is_left_out(&worker->spin))
 		return false;
-	}
 	while (core_clock() < until) {
-		for (int i = 0; i < worker->port_count; i++) {
-			struct port *port = worker->ports[worker->port_ids[i]];
-			if (port->ops->poke != NULL)
-				port->ops->poke(port);
-		}
+		turn_poke(worker->ports, worker->port_ids, worker->port_count);
 		if (pending(worker) || called(worker)) {
-			worker->spin_failures = 0;
+			worker->spin.failures = 0;
 			return true;
 		}
-		relax();
+		spin_relax();
 	}
-	if (worker->spin_failures < SPIN_FAILURES)
-		worker->spin_failures++;
-	worker->spin_skip = (1u << worker->spin_failures) - 1;
+	spin_failed(&worker->spin);
 	return false;
 }
 
@@ -188,10 +154,7 @@ static void take_events(struct worker *worker, const struct epoll_event *events,
 		if (data == wake_event) {
 			(void)!read(worker->event_fd, &drained, sizeof(drained));
 		} else if (data < MAX_PORTS && worker->ports[data] != NULL) {
-			struct port *port = worker->ports[data];
-			// Frames alone need no event, they are looked for anyway.
-			if (events[i].events != EPOLLIN || !port->ops->pending(port))
-				port->ops->event(port);
+			turn_event(worker->ports[data], events[i].events);
 		}
 	}
 }
@@ -201,16 +164,14 @@ static void sleep_events(struct worker *worker)
 {
 	struct epoll_event events[EVENTS];
 	bool watched = watch_all(&worker->watch, worker->epoll_fd, worker->ports, worker->port_ids, worker->port_count);
-	for (int i = 0; i < worker->port_count; i++)
-		worker->ports[worker->port_ids[i]]->ops->sleeping(worker->ports[worker->port_ids[i]], true);
+	turn_sleeping(worker->ports, worker->port_ids, worker->port_count, true);
 	bool wait = !pending(worker);
 	if (wait)
 		__atomic_store_n(&worker->state->busy_since_ns, 0, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&worker->lock);
 	int count = epoll_wait(worker->epoll_fd, events, EVENTS, !wait ? 0 : watched ? -1 : 1);
 	pthread_mutex_lock(&worker->lock);
-	for (int i = 0; i < worker->port_count; i++)
-		worker->ports[worker->port_ids[i]]->ops->sleeping(worker->ports[worker->port_ids[i]], false);
+	turn_sleeping(worker->ports, worker->port_ids, worker->port_count, false);
 	take_events(worker, events, count);
 }
 

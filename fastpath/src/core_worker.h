@@ -28,8 +28,7 @@ struct worker {
 	struct watch watch;
 	int event_fd;                  // worker 0 calls
 	bool observed;                 // all frames go to worker 0, where somebody watches
-	uint32_t spin_skip;
-	uint32_t spin_failures;
+	struct spin spin;
 };
 
 struct crew {
