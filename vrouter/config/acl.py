@@ -23,17 +23,8 @@ import socket
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from vrouter.config.constraints import (
-    Boolean,
-    InvalidError,
-    IpPrefix,
-    MaxLength,
-    Name,
-    OneOrMany,
-    Shorthand,
-    Span,
-    clip,
-)
+from vrouter.config.address import IpPrefix
+from vrouter.config.constraints import Boolean, InvalidError, MaxLength, Name, OneOrMany, Shorthand, Span, clip
 from vrouter.config.dscp import Dscp, DscpChange
 from vrouter.config.option import Impact, option
 

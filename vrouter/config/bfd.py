@@ -14,7 +14,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from vrouter.config.constraints import Boolean, Duration, Integer, IpAddress, Name, OrBoolean, Secret
+from vrouter.config.address import IpAddress
+from vrouter.config.constraints import Boolean, Duration, Integer, Name, OrBoolean, Secret
 from vrouter.config.option import Impact, option
 
 Authentication = Literal["simple", "md5", "meticulous-md5", "sha1", "meticulous-sha1"]

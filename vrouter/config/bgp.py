@@ -19,20 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
+from vrouter.config.address import IpAddress, IpPrefix, Ipv4Address
 from vrouter.config.bfd import MaybeBfd
-from vrouter.config.constraints import (
-    Boolean,
-    Duration,
-    Integer,
-    IpAddress,
-    IpPrefix,
-    Ipv4Address,
-    Name,
-    OrBoolean,
-    Secret,
-    Shorthand,
-    Text,
-)
+from vrouter.config.constraints import Boolean, Duration, Integer, Name, OrBoolean, Secret, Shorthand, Text
 from vrouter.config.option import Impact, option
 
 Family = Literal["ipv4", "ipv6"]

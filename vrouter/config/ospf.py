@@ -18,13 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
+from vrouter.config.address import IpPrefix, Ipv4Address
 from vrouter.config.bfd import MaybeBfd
 from vrouter.config.constraints import (
     Boolean,
     Duration,
     Integer,
-    IpPrefix,
-    Ipv4Address,
     MaxLength,
     Name,
     OneOrMany,

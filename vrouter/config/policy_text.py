@@ -16,8 +16,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from vrouter.config.address import IpAddress, IpPrefix
 from vrouter.config.as_path import MAX_PATTERN, compile_pattern
-from vrouter.config.constraints import Integer, InvalidError, IpAddress, IpPrefix, Name, clip
+from vrouter.config.constraints import Integer, InvalidError, Name, clip
 from vrouter.net.address import BITS, IPV4, Prefix, parse_prefix
 
 Kind = Literal["community", "large-community", "extended-community"]

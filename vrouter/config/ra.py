@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
-from vrouter.config.constraints import Boolean, Domain, Duration, Integer, IpAddress, IpPrefix, MaxLength
+from vrouter.config.address import IpAddress, IpPrefix
+from vrouter.config.constraints import Boolean, Domain, Duration, Integer, MaxLength
 from vrouter.config.option import Impact, option
 
 MAX_PREFIXES: Final = 32

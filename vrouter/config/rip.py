@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, get_args
 
+from vrouter.config.address import IpAddress
 from vrouter.config.constraints import (
     Boolean,
     Duration,
     Integer,
-    IpAddress,
     MaxLength,
     Name,
     OneOrMany,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from vrouter.config.acl import RPF_WORDS, AclBinding, Acls, Counted, DscpMarks, Rpf
+from vrouter.config.address import InterfaceAddress, IpAddress, IpPrefix, Ipv4Address, Mac
 from vrouter.config.bfd import BfdSessions, MaybeBfd
 from vrouter.config.bgp import Bgp
 from vrouter.config.constraints import (
@@ -31,12 +32,7 @@ from vrouter.config.constraints import (
     Domain,
     Glob,
     Integer,
-    InterfaceAddress,
-    IpAddress,
-    IpPrefix,
-    Ipv4Address,
     LocalEndpoint,
-    Mac,
     MaxLength,
     Name,
     Namespace,
