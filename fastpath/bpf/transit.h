@@ -1,0 +1,377 @@
+// What a program of the offload makes of a frame: is it plain transit, where does it go, its new header, its counts.
+//
+//   ours, untagged, IPv4 or IPv6 without options -> longest prefix match -> next hop by the flow hash -> neighbor
+//     -> TTL, checksum, MAC addresses
+//
+// A packet is forwarded by a program only if forward/ip4.c or ip6.c would forward it, and leaves as it would leave there
+// (RFC 1812 section 5.2, RFC 8200): what is not certain goes on.  Its maps: abi/bypass.h.
+//
+// A frame of a veth may lack its checksum, which the sender left to a device (CHECKSUM_PARTIAL); XDP loses that.  The
+// field then holds the sum of the pseudo-header: such packets go on as well, and with them all that may carry such a
+// packet inside.
+#ifndef BPF_TRANSIT_H
+#define BPF_TRANSIT_H
+
+#include "bypass_fib.h"
+#include "table/bypass.h"
+
+enum {
+	ETHERNET = 14, IP4 = 20, IP6 = 40,
+	TYPE_IP4 = 0x0008, TYPE_IP6 = 0xdd86, // as they lie in memory
+	ICMP = 1, TCP = 6, UDP = 17, DCCP = 33, ICMP6 = 58, SCTP = 132, UDPLITE = 136,
+	TCP_CHECKSUM = 16, UDP_CHECKSUM = 6,
+	VXLAN = 4789, VXLAN_LINUX = 8472, GENEVE = 6081,
+	MIN_MTU_IP6 = 1280
+};
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "network order is the other one");
+
+struct map SECTION("maps") links = {MAP_ARRAY, sizeof(uint32_t), 0, 1, MAP_MMAPABLE};
+struct map SECTION("maps") fib = {MAP_ARRAY, sizeof(uint32_t), 0, 1, MAP_MMAPABLE};
+
+MAP_VALUE(links);
+CONSTANT(port);       // whose frames these are
+CONSTANT(processors); // with a place in struct bypass_links
+CONSTANT(partial);    // 1: checksums may be left to a device
+
+// What is known of a packet, and what becomes of it.
+struct transit {
+	uint8_t *data;
+	uint8_t *end;           // of what can be read
+	uint32_t frame;         // bytes of it all
+	const struct bypass_port *in;
+	uint64_t link;          // of the neighbor
+	uint64_t mac;           // of ours, as `link`
+	uint32_t port;          // that it leaves by
+	uint64_t now;
+	uint32_t length;        // of the IP packet
+	uint32_t hash;
+	uint32_t ingress, egress; // interfaces
+	uint32_t family;
+};
+
+#define LINKS ((struct bypass_links *)(void *)value_links)
+#define FIB ((struct bypass_fib *)(void *)value_fib)
+
+struct __attribute__((packed)) u16_at { uint16_t value; };
+struct __attribute__((packed)) u32_at { uint32_t value; };
+struct __attribute__((packed)) u64_at { uint64_t value; };
+#define U16(at) (((struct u16_at *)(void *)(at))->value)
+#define U32(at) (((struct u32_at *)(void *)(at))->value)
+#define U64(at) (((struct u64_at *)(void *)(at))->value)
+
+// A processor that lets loads pass each other needs more than the compiler's order.
+INLINE void ordered(void)
+{
+#ifdef ORDERED_LOADS
+	__asm__ volatile("" ::: "memory");
+#else
+	uint64_t word = 0;
+	__sync_lock_test_and_set((volatile uint64_t *)&word, 1);
+#endif
+}
+
+INLINE uint16_t fold(uint64_t sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)sum;
+}
+
+INLINE int has_ports(uint32_t protocol)
+{
+	return protocol == TCP || protocol == UDP || protocol == SCTP || protocol == DCCP || protocol == UDPLITE;
+}
+
+INLINE int is_tunnel(uint16_t port)
+{
+	return port == __builtin_bswap16(VXLAN) || port == __builtin_bswap16(VXLAN_LINUX)
+		|| port == __builtin_bswap16(GENEVE);
+}
+
+// Could the checksum of this packet, or of one inside, be unfinished?  `sum` is that of the addresses.
+INLINE int maybe_partial(const struct transit *t, uint32_t header, uint32_t protocol, uint64_t sum)
+{
+	const uint8_t *transport = t->data + ETHERNET + header;
+	uint32_t length = t->length - header;
+	uint16_t found;
+
+	if (VALUE(partial) == 0 || protocol == ICMP || protocol == ICMP6)
+		return 0;
+	if (protocol == TCP) {
+		if (transport + TCP_CHECKSUM + 2 > t->end || length < TCP_CHECKSUM + 2)
+			return 1;
+		found = U16(transport + TCP_CHECKSUM);
+	} else if (protocol == UDP) {
+		if (transport + UDP_CHECKSUM + 2 > t->end || length < UDP_CHECKSUM + 2 || is_tunnel(U16(transport + 2)))
+			return 1;
+		found = U16(transport + UDP_CHECKSUM);
+	} else {
+		return 1;
+	}
+	return found == fold(sum + __builtin_bswap16((uint16_t)length) + (protocol << 8));
+}
+
+// forward/flow.c: source and destination port as one number.
+INLINE uint64_t ports_of(const struct transit *t, uint32_t header, uint32_t protocol, int *failed)
+{
+	const uint8_t *transport = t->data + ETHERNET + header;
+
+	if (!has_ports(protocol) || t->length < header + 4)
+		return 0;
+	if (transport + 4 > t->end) {
+		*failed = 1;
+		return 0;
+	}
+	return __builtin_bswap32(U32(transport));
+}
+
+// Of the IPv4 packet, its group; 0: it goes on.
+INLINE uint32_t route_ip4(struct transit *t)
+{
+	const uint8_t *ip = t->data + ETHERNET;
+	uint32_t source, destination, bit, protocol;
+	uint64_t sum, hash, ports = 0;
+	int failed = 0;
+
+	if (ip + IP4 > t->end || ip[0] != 0x45 || ip[8] <= 1)
+		return 0;
+	t->length = __builtin_bswap16(U16(ip + 2));
+	if (t->length < IP4 || t->length > t->frame - ETHERNET)
+		return 0;
+	sum = (uint64_t)U32(ip) + U32(ip + 4) + U32(ip + 8) + U32(ip + 12) + U32(ip + 16);
+	if (fold(sum) != 0xffff)
+		return 0;
+	source = U32(ip + 12);
+	destination = U32(ip + 16);
+	// Multicast, broadcast, loopback and unspecified: the slow path has much to say of them.
+	if ((source & 0xf0) >= 0xe0 || (source & 0xff) == 127 || source == 0)
+		return 0;
+	if ((destination & 0xf0) >= 0xe0 || (destination & 0xff) == 127 || destination == 0)
+		return 0;
+	bit = bypass_source_bit(source);
+	if (ONCE(LINKS->sources[bit / 64 & (BYPASS_SOURCES / 64 - 1)]) >> (bit & 63) & 1)
+		return 0;
+	protocol = ip[9];
+	if ((U16(ip + 6) & 0xff3f) == 0) { // no fragment
+		if (maybe_partial(t, IP4, protocol, (uint64_t)source + destination))
+			return 0;
+		ports = ports_of(t, IP4, protocol, &failed);
+	}
+	if (failed)
+		return 0;
+	hash = hash_step(LINKS->hash_key[0], (uint64_t)destination << 32 | source);
+	t->hash = hash_end(hash_step(hash, ports << 8 | protocol), LINKS->hash_key[1]);
+	return fib_lookup(0, (struct fib_key){(uint64_t)__builtin_bswap32(destination) << 32, 0}, STEPS_IP4);
+}
+
+INLINE uint32_t route_ip6(struct transit *t)
+{
+	const uint8_t *ip = t->data + ETHERNET;
+	uint64_t source, source_low, first, second, hash, sum, ports;
+	uint32_t label, protocol;
+	int failed = 0;
+
+	if (ip + IP6 > t->end || ip[0] >> 4 != 6 || ip[7] <= 1)
+		return 0;
+	t->length = IP6 + (uint32_t)__builtin_bswap16(U16(ip + 4));
+	if (t->length > t->frame - ETHERNET)
+		return 0;
+	protocol = ip[6];
+	if (protocol == 0 || protocol == 43 || protocol == 44 || protocol == 60) // extension headers
+		return 0;
+	source = U64(ip + 8);
+	source_low = U64(ip + 16);
+	first = U64(ip + 24);
+	second = U64(ip + 32);
+	// Multicast, link-local, and ::/64 with what has a meaning of its own.
+	if (ip[8] == 0xff || ip[24] == 0xff || source == 0 || first == 0)
+		return 0;
+	if ((U16(ip + 8) & 0xc0ff) == 0x80fe || (U16(ip + 24) & 0xc0ff) == 0x80fe)
+		return 0;
+	sum = (source >> 32) + (uint32_t)source + (source_low >> 32) + (uint32_t)source_low + (first >> 32)
+		+ (uint32_t)first + (second >> 32) + (uint32_t)second;
+	if (maybe_partial(t, IP6, protocol, sum))
+		return 0;
+	ports = ports_of(t, IP6, protocol, &failed);
+	if (failed)
+		return 0;
+	hash = hash_step(hash_step(LINKS->hash_key[0], source), source_low);
+	hash = hash_step(hash_step(hash, first), second);
+	label = __builtin_bswap32(U32(ip)) & 0xfffff;
+	t->hash = hash_end(hash_step(hash, label != 0 ? label : ports << 8 | protocol), LINKS->hash_key[1]);
+	return fib_lookup(1, (struct fib_key){__builtin_bswap64(first), __builtin_bswap64(second)}, STEPS_IP6);
+}
+
+// The hop of a group that a flow hash picks, or NULL.
+INLINE const struct nexthop *choose(uint32_t group, uint32_t hash)
+{
+	uint64_t offset = ONCE(FIB->tables.groups[group & (MAX_GROUPS - 1)]), at;
+	const struct nexthop_group *set;
+	uint32_t count, point;
+
+	OPAQUE(offset);
+	set = FIB_AT(offset, sizeof(*set) + sizeof(struct nexthop));
+	if (offset == 0 || set == NULL)
+		return NULL;
+	count = set->count;
+	if (count == 1)
+		return &set->hops[0];
+	if (count > MAX_GROUP_HOPS)
+		return NULL;
+	point = nexthop_point(hash, set->total_weight);
+	at = offset + sizeof(*set);
+#pragma clang loop unroll(disable)
+	for (uint32_t i = 0; i < MAX_GROUP_HOPS; i++, at += sizeof(struct nexthop)) {
+		const struct nexthop *hop;
+
+		if (i >= count)
+			return NULL;
+		OPAQUE(at);
+		hop = FIB_AT(at, sizeof(*hop));
+		if (hop == NULL || point < hop->weight_end)
+			return hop;
+	}
+	return NULL;
+}
+
+// The link address of a neighbor, 0: not known.  It is looked at before and after the rest, which changes only while
+// it is 0.
+INLINE uint64_t neighbor(uint32_t interface, uint32_t family, uint64_t first, uint64_t second, uint64_t now)
+{
+	uint32_t place = bypass_place(LINKS->neighbor_key, interface, family, first, second);
+
+#pragma clang loop unroll(disable)
+	for (uint32_t i = 0; i < BYPASS_WINDOW; i++) {
+		struct bypass_neighbor *entry = &LINKS->neighbors[(place + i) & (BYPASS_NEIGHBORS - 1)];
+		uint64_t link = ONCE(entry->link);
+
+		ordered();
+		if ((link & BYPASS_LINK_VALID) == 0 || U64(entry->address) != first || U64(entry->address + 8) != second
+		    || entry->interface != interface || entry->family != family)
+			continue;
+		ordered();
+		if (ONCE(entry->link) != link)
+			return 0;
+		if (entry->used_ns != now)
+			entry->used_ns = now;
+		return link;
+	}
+	return 0;
+}
+
+// Where the packet goes: false, and it goes on.
+INLINE int resolve(struct transit *t, uint32_t group, uint32_t family)
+{
+	const uint8_t *ip = t->data + ETHERNET;
+	const struct nexthop *hop = choose(group, t->hash);
+	const struct bypass_interface *out;
+	uint64_t first, second = 0;
+	uint32_t mtu;
+
+	if (hop == NULL)
+		return 0;
+	if (hop->kind == NEXTHOP_FORWARD) {
+		first = U64(hop->via);
+		second = U64(hop->via + 8);
+		t->egress = hop->interface & (MAX_INTERFACES - 1);
+		t->link = neighbor(t->egress, hop->family, first, second, t->now);
+	} else if (hop->kind == NEXTHOP_CONNECTED) {
+		if (family == FAMILY_IPV4) {
+			first = U32(ip + 16);
+		} else {
+			first = U64(ip + 24);
+			second = U64(ip + 32);
+		}
+		t->egress = hop->interface & (MAX_INTERFACES - 1);
+		t->link = neighbor(t->egress, family, first, second, t->now);
+	} else {
+		return 0;
+	}
+	out = &LINKS->interfaces[t->egress];
+	t->port = ONCE(out->port);
+	ordered();
+	mtu = out->mtu;
+	t->mac = (uint64_t)U16(out->mac + 4) << 32 | U32(out->mac);
+	ordered();
+	if (t->link == 0 || (t->port & UINT16_MAX) == 0 || ONCE(out->port) != t->port)
+		return 0;
+	return t->length <= mtu && (family == FAMILY_IPV4 || mtu >= MIN_MTU_IP6);
+}
+
+// The header that it leaves with.
+INLINE void rewrite(struct transit *t)
+{
+	uint8_t *data = t->data, *ip = data + ETHERNET;
+
+	U32(data) = (uint32_t)t->link;
+	U16(data + 4) = (uint16_t)(t->link >> 32);
+	U32(data + 6) = (uint32_t)t->mac;
+	U16(data + 10) = (uint16_t)(t->mac >> 32);
+	if (t->family == FAMILY_IPV4) {
+		// RFC 1624, as in forward/ip4.c.
+		uint32_t before = U16(ip + 8), after = before - 1;
+		uint32_t sum = (uint16_t)~U16(ip + 10) + (uint16_t)~before + after;
+
+		sum = (sum & 0xffff) + (sum >> 16);
+		sum = (sum & 0xffff) + (sum >> 16);
+		ip[8] = (uint8_t)after;
+		U16(ip + 10) = (uint16_t)~sum;
+	} else {
+		ip[7]--;
+	}
+}
+
+INLINE void count(const struct transit *t, uint32_t processor, uint32_t received, uint32_t sent)
+{
+	struct bypass_processor *own = &LINKS->processors[processor];
+
+	own->counts[t->ingress].rx_packets++;
+	own->counts[t->ingress].rx_bytes += received;
+	own->counts[t->egress].tx_packets++;
+	own->counts[t->egress].tx_bytes += sent;
+}
+
+// Where a frame goes that came by t->in: true, and it may have its new header.
+INLINE int transit(struct transit *t)
+{
+	uint32_t group;
+
+	if (t->data + ETHERNET + IP4 > t->end)
+		return 0;
+	t->now = coarse_clock();
+	if (t->now >= ONCE(t->in->until_ns))
+		return 0;
+	ordered();
+	t->ingress = t->in->interface & (MAX_INTERFACES - 1);
+	if (U32(t->data) != U32(t->in->mac) || U16(t->data + 4) != U16(t->in->mac + 4))
+		return 0;
+	// A source that no frame can have: a group, none, or ourselves.
+	if ((t->data[6] & 1) != 0 || (U32(t->data + 6) | U16(t->data + 10)) == 0
+	    || (U32(t->data + 6) == U32(t->in->mac) && U16(t->data + 10) == U16(t->in->mac + 4)))
+		return 0;
+	if (U16(t->data + 12) == TYPE_IP4) {
+		t->family = FAMILY_IPV4;
+		group = route_ip4(t);
+	} else if (U16(t->data + 12) == TYPE_IP6) {
+		t->family = FAMILY_IPV6;
+		group = route_ip6(t);
+	} else {
+		return 0;
+	}
+	return group != 0 && resolve(t, group, t->family);
+}
+
+// Run `what` as a reader of the routes: what it follows is not given back before it has ended.
+#define READING(processor, what) do { \
+	volatile uint64_t *epoch_ = &FIB->readers[processor].epoch; \
+\
+	__sync_lock_test_and_set(epoch_, ONCE(FIB->tables.epoch)); \
+	what; \
+	__asm__ volatile("" ::: "memory"); \
+	*epoch_ = 0; \
+} while (0)
+
+#endif
