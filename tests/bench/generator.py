@@ -1,27 +1,29 @@
 """A packet generator in the kernel: an XDP program under BPF_PROG_TEST_RUN with live frames.
 
-    python generator.py DEVICE DESTINATION_MAC RATE [SIZE [FILE]]     until it gets SIGTERM
+    python generator.py DEVICE DESTINATION_MAC [SIZE [FILE]]     until the end of its input
 
 It writes the headers of each packet (Ethernet, IPv4 with its checksum, UDP), since pages come back
 changed, and redirects it out of DEVICE: several million packets a second from one core, which no
-sender in user space reaches.  RATE is packets a second; frames before their time are dropped inside the
-program, and a backlog of more than 200 us is forgotten.  SIZE is a frame's bytes without FCS, or `imix`:
-of twelve frames seven have 60 bytes, four 590, one 1514.  FILE holds up to 65,536 IPv4 addresses of 4
-bytes each, among which a random generator chooses; without it all go to 10.0.2.1.  It says `ready`, and
-at the end how many frames it sent.  The peer of DEVICE needs GRO on.
+sender in user space reaches.  Each line of its input is a rate in packets a second, which holds until the next
+one; 0 is a pause, in which no processor works for it.  The answer to each is the number of frames that were sent
+so far.  Frames before their time are dropped inside the program, and a backlog of more than 200 us is forgotten.
+SIZE is a frame's bytes without FCS, or `imix`: of twelve frames seven have 60 bytes, four 590, one 1514.  FILE holds
+up to 65,536 IPv4 addresses of 4 bytes each, among which a random generator chooses; without it all go to 10.0.2.1.
+It says `ready` first.  The peer of DEVICE needs GRO on.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import signal
 import socket
 import struct
 import sys
+import threading
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 SYS_BPF: Final = 321
@@ -29,6 +31,7 @@ MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, PROG_LOAD, TEST_RUN, MAP_UPDATE_BATCH, LINK_
 PROG_TYPE_XDP: Final = 6
 ATTACH_XDP: Final = 37
 MAP_TYPE_ARRAY: Final = 2
+MMAPABLE: Final = 1 << 10
 TEST_LIVE_FRAMES: Final = 2
 LOOKUP, KTIME, REDIRECT, ADJUST_TAIL = 1, 5, 23, 65  # helpers
 XDP_DROP, XDP_PASS = 1, 2
@@ -39,8 +42,10 @@ IMIX: Final = ((60, 7), (590, 4), (1514, 1))
 FLOWS: Final = 0x3F  # source ports, less one
 _libc = ctypes.CDLL(None, use_errno=True)
 
-# The words of the state map's one value: when the next frame is due, the random generator, frames sent.
-NEXT, RANDOM, SENT = 0, 8, 16
+# The words of the state map's one value: when the next frame is due, the random generator, frames sent, and the
+# time between two, which is the only one that is written from outside.
+NEXT, RANDOM, SENT, GAP = 0, 8, 16, 24
+STATE: Final = struct.Struct("<4Q")
 
 
 def bpf(command: int, attributes: bytes) -> int:
@@ -131,7 +136,7 @@ def _finish(program: Assembler, size: int, data: bytes, longest: int) -> None:
     program.jump(0x05, 0, "send")
 
 
-def _wait(program: Assembler, gap_ns: int) -> None:
+def _wait(program: Assembler) -> None:
     """Drop frames before their time: r8 is the state."""
     program.op(0x85, immediate=KTIME)
     program.op(0x79, 1, 8, NEXT)
@@ -141,7 +146,8 @@ def _wait(program: Assembler, gap_ns: int) -> None:
     program.jump(0xB5, 2, "on time", immediate=LATE_NS)
     program.op(0xBF, 1, 0)
     program.label("on time")
-    program.op(0x07, 1, immediate=gap_ns)
+    program.op(0x79, 2, 8, GAP)
+    program.op(0x0F, 1, 2)
     program.op(0x7B, 8, 1, NEXT)
 
 
@@ -155,7 +161,7 @@ def _random(program: Assembler) -> None:
     program.op(0x7B, 8, 9, RANDOM)
 
 
-def program(state_fd: int, addresses_fd: int, count: int, ifindex: int, gap_ns: int, mac: bytes, size: str) -> bytes:
+def program(state_fd: int, addresses_fd: int, count: int, ifindex: int, mac: bytes, size: str) -> bytes:
     """Assemble: wait for the time of the next frame, choose its destination and size, write it, redirect it."""
     made = Assembler()
     mix = IMIX if size == "imix" else ((int(size), 1),)
@@ -169,7 +175,7 @@ def program(state_fd: int, addresses_fd: int, count: int, ifindex: int, gap_ns: 
     made.op(0xB7, 2)
     made.value_of(state_fd)
     made.op(0xBF, 8, 0)
-    _wait(made, gap_ns)
+    _wait(made)
     _random(made)
     data = frame(mac, longest)
     for at in range(0, HEADERS, 4):
@@ -253,9 +259,9 @@ def attach_drop(ifindex: int, mac: bytes) -> int:
         os.close(fd)
 
 
-def array(count: int, size: int, values: bytes) -> int:
+def array(count: int, size: int, values: bytes, flags: int = 0) -> int:
     """Make an array map with these values."""
-    fd = bpf(MAP_CREATE, struct.pack("<IIIII", MAP_TYPE_ARRAY, 4, size, count, 0).ljust(72, b"\0"))
+    fd = bpf(MAP_CREATE, struct.pack("<IIIII", MAP_TYPE_ARRAY, 4, size, count, flags).ljust(72, b"\0"))
     keys = ctypes.create_string_buffer(struct.pack(f"<{count}I", *range(count)))
     data = ctypes.create_string_buffer(values, len(values))
     batch = struct.pack("<QQQQIIQQ", 0, 0, ctypes.addressof(keys), ctypes.addressof(data), count, fd, 0, 0)
@@ -263,49 +269,72 @@ def array(count: int, size: int, values: bytes) -> int:
     return fd
 
 
-def sent(state_fd: int) -> int:
-    """Read how many frames were sent."""
-    key, value = ctypes.create_string_buffer(4), ctypes.create_string_buffer(24)
-    look = struct.pack("<IIQQQ", state_fd, 0, ctypes.addressof(key), ctypes.addressof(value), 0)
-    bpf(MAP_LOOKUP, look)
-    found: int = struct.unpack("<3Q", value.raw)[SENT // 8]
-    return found
+class Generator:
+    """The program and the thread in whose time it runs."""
+
+    def __init__(self, device: str, destination: str, size: str, addresses: bytes) -> None:
+        """Load it; nothing is sent yet."""
+        mac = bytes.fromhex(destination.replace(":", ""))
+        count = 1 << (len(addresses) // 4).bit_length() - 1  # a power of two
+        state_fd = array(1, STATE.size, STATE.pack(0, 0x9E3779B97F4A7C15, 0, 0), MMAPABLE)
+        self._state = mmap.mmap(state_fd, mmap.PAGESIZE)
+        addresses_fd = array(count, 4, addresses[: 4 * count])
+        fd = load(program(state_fd, addresses_fd, count, socket.if_nametoindex(device), mac, size))
+        data = bytes(max(length for length, _share in IMIX) if size == "imix" else int(size))
+        self._data = ctypes.create_string_buffer(data, len(data))
+        test = struct.pack("<IIIIQQ", fd, 0, len(data), 0, ctypes.addressof(self._data), 0)
+        self._test = (test + struct.pack("<IIIIQQIII", 1 << 30, 0, 0, 0, 0, 0, TEST_LIVE_FRAMES, 0, 64)).ljust(
+            80, b"\0"
+        )
+        self._wanted, self._paused = threading.Event(), threading.Event()
+        self._paused.set()
+        signal.signal(signal.SIGUSR1, lambda *_: None)  # ends a call of test-run
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while self._wanted.wait():
+            self._paused.clear()
+            while self._wanted.is_set():
+                try:
+                    bpf(TEST_RUN, self._test)
+                except OSError as error:
+                    if error.errno != errno.EINTR:
+                        raise
+            self._paused.set()
+
+    def offer(self, rate: int) -> None:
+        """Send so many packets a second from now on."""
+        if rate > 0:
+            struct.pack_into("<Q", self._state, GAP, 1_000_000_000 // rate)
+            self._wanted.set()
+            return
+        self._wanted.clear()
+        while not self._paused.wait(0.01):
+            assert self._thread.ident is not None
+            signal.pthread_kill(self._thread.ident, signal.SIGUSR1)
+
+    @property
+    def sent(self) -> int:
+        """Give the frames that were sent so far."""
+        found: int = struct.unpack_from("<Q", self._state, SENT)[0]
+        return found
 
 
-def run(device: str, destination: str, rate: int, size: str, addresses: bytes) -> None:
-    """Generate until a signal ends it."""
-    mac = bytes.fromhex(destination.replace(":", ""))
-    count = 1 << (len(addresses) // 4).bit_length() - 1  # a power of two
-    state_fd = array(1, 24, struct.pack("<3Q", 0, 0x9E3779B97F4A7C15, 0))
-    addresses_fd = array(count, 4, addresses[: 4 * count])
-    code = program(state_fd, addresses_fd, count, socket.if_nametoindex(device), 1_000_000_000 // rate, mac, size)
-    fd = load(code)
-    data = bytes(max(length for length, _share in IMIX) if size == "imix" else int(size))
-    source = ctypes.create_string_buffer(data, len(data))
-    test = struct.pack("<IIIIQQ", fd, 0, len(data), 0, ctypes.addressof(source), 0)
-    test += struct.pack("<IIIIQQIII", 1 << 30, 0, 0, 0, 0, 0, TEST_LIVE_FRAMES, 0, 64)
+def main() -> None:
+    """Do what the input says."""
+    made = Generator(
+        sys.argv[1],
+        sys.argv[2],
+        sys.argv[3] if len(sys.argv) > 3 else str(HEADERS),
+        Path(sys.argv[4]).read_bytes()[: 4 * ADDRESSES] if len(sys.argv) > 4 else socket.inet_aton("10.0.2.1"),
+    )
     print("ready", flush=True)
-    try:
-        while True:
-            try:
-                bpf(TEST_RUN, test.ljust(80, b"\0"))
-            except OSError as error:
-                if error.errno != errno.EINTR:
-                    raise
-    except SystemExit:
-        print(sent(state_fd), flush=True)
-
-
-def _end(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit
+    for line in sys.stdin:
+        made.offer(int(line))
+        print(made.sent, flush=True)
+    made.offer(0)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)
-    run(
-        sys.argv[1],
-        sys.argv[2],
-        int(sys.argv[3]),
-        sys.argv[4] if len(sys.argv) > 4 else str(HEADERS),
-        Path(sys.argv[5]).read_bytes()[: 4 * ADDRESSES] if len(sys.argv) > 5 else socket.inet_aton("10.0.2.1"),
-    )
+    main()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -78,6 +79,12 @@ class Router:
     def start(self) -> None:
         """Begin to forward, all on the cores that it may use."""
         raise NotImplementedError
+
+    def rest(self) -> None:
+        """Use no processor until `wake`, as it is another row's turn."""
+
+    def wake(self) -> None:
+        """Go on."""
 
     def stop(self) -> None:
         """End it."""
@@ -205,6 +212,16 @@ class Dpdk(Router):
             raise AssertionError(f"testpmd ended:\n{self._log.read_text(errors='replace')}")
         self.line.use_cores(self.cores, self.namespace.name)
 
+    def rest(self) -> None:
+        """Stop it: it polls."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def prepare(self) -> None:
         """Keep the kernel's IP stack off the devices."""
 
@@ -212,6 +229,7 @@ class Dpdk(Router):
         """End it before its devices go."""
         if self._process is not None:
             self._process.terminate()
+            self.wake()
             self._process.wait()
         super().stop()
 

@@ -20,18 +20,21 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import generator
 import router_side
 from lab import run, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lab import Lab, Namespace
 
 GENERATOR: Final = Path(__file__).resolve().parent / "generator.py"
 GENERATOR_CPU, ROUTER_CPU = "0", "1"
 FOREIGN_MAC: Final = bytes.fromhex("02000000ffff")
+SETTLE: Final = 0.04  # seconds until what a rate does has begun
 NEXT_HOPS: Final = tuple(f"10.0.1.{number}" for number in range(9, 41))
 
 
@@ -72,6 +75,27 @@ class Responder(threading.Thread):
         self._socket.close()
 
 
+class Source:
+    """A generator that was started: see generator.py."""
+
+    def __init__(self, kind: tuple[str, Path | None], process: subprocess.Popen[str]) -> None:
+        self.kind = kind
+        self._process = process
+
+    def offer(self, rate: int) -> int:
+        """Send so many packets a second from now on; give the frames sent so far."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(rate, file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+    def end(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(5)
+
+
 class Line:
     """Generator, router's two devices in `router`, and sink.
 
@@ -102,6 +126,10 @@ class Line:
         self.mac = router.run("cat", f"/sys/class/net/{self.devices[0]}/address").stdout.strip()
         self._responder = Responder(self.sink, self._ends[1])
         self._responder.start()
+        # Open in the sink's namespace, and so about its devices, whoever reads.
+        with self.sink.entered():
+            self._counts = Path("/proc/thread-self/net/dev").open()  # noqa: SIM115
+        self._source: Source | None = None
 
     def use_cores(self, count: int, router: str) -> None:
         """Do all work on one core, or spread it over two; `router` is the namespace where its devices are now."""
@@ -123,43 +151,67 @@ class Line:
             os.setpriority(os.PRIO_PROCESS, int(pid), os.getpriority(os.PRIO_PROCESS, 0))
 
     def close(self) -> None:
-        """End the responder."""
+        """End the responder and the generator."""
+        if self._source is not None:
+            self._source.end()
         self._responder.stop()
+        self._counts.close()
         if self._drop >= 0:
             os.close(self._drop)
 
     def received(self) -> int:
         """Give the frames that reached the sink so far."""
-        return int(self.sink.run("cat", f"/sys/class/net/{self._ends[1]}/statistics/rx_packets").stdout)
+        self._counts.seek(0)
+        line = next(line for line in self._counts if line.lstrip().startswith(f"{self._ends[1]}:"))
+        return int(line.partition(":")[2].split()[1])
 
-    def _generate(self, offered: int, size: str, addresses: Path | None) -> subprocess.Popen[Any]:
-        """Start to offer frames."""
-        words = ("taskset", "-c", GENERATOR_CPU, sys.executable, str(GENERATOR), self._ends[0], self.mac, str(offered))
-        extra = () if addresses is None else (str(addresses),)
-        return self._lab.started(self._generator.command(*words, size, *extra))
+    def source(self, size: str = "60", addresses: Path | None = None) -> Source:
+        """Give the generator of such frames."""
+        if self._source is None or self._source.kind != (size, addresses):
+            if self._source is not None:
+                self._source.end()
+            words = ["taskset", "-c", GENERATOR_CPU, sys.executable, str(GENERATOR), self._ends[0], self.mac, size]
+            if addresses is not None:
+                words.append(str(addresses))
+            started = self._lab.started(self._generator.command(*words), stdin=subprocess.PIPE)
+            self._source = Source((size, addresses), started)
+        return self._source
+
+    def sweep(
+        self,
+        rates: Sequence[int],
+        seconds: float,
+        *,
+        settle: float = SETTLE,
+        size: str = "60",
+        addresses: Path | None = None,
+    ) -> list[float]:
+        """Offer rates one after the other; give the packets a second that reach the sink at each."""
+        source = self.source(size, addresses)
+        found = []
+        try:
+            for rate in rates:
+                source.offer(rate)
+                time.sleep(settle)
+                first, begin = self.received(), time.monotonic()
+                time.sleep(seconds)
+                last, end = self.received(), time.monotonic()
+                found.append((last - first) / (end - begin))
+        finally:
+            source.offer(0)
+        return found
 
     def rate(self, offered: int, seconds: float = 1.0, *, size: str = "60", addresses: Path | None = None) -> float:
-        """Offer a rate; give the packets a second that reach the sink."""
-        started = self._generate(offered, size, addresses)
-        try:
-            time.sleep(0.3)
-            first, begin = self.received(), time.monotonic()
-            time.sleep(seconds)
-            last, end = self.received(), time.monotonic()
-        finally:
-            started.terminate()
-            started.wait()
-        return (last - first) / (end - begin)
+        """Offer one rate; give the packets a second that reach the sink."""
+        return self.sweep([offered], seconds, settle=0.3, size=size, addresses=addresses)[0]
 
     def lost(self, offered: int, seconds: float = 1.0, *, size: str = "60", addresses: Path | None = None) -> float:
         """Offer a rate; give the part of the frames that did not reach the sink, once all have had the time to."""
-        first = self.received()
-        started = self._generate(offered, size, addresses)
-        assert started.stdout is not None
+        source = self.source(size, addresses)
+        first, before = self.received(), source.offer(0)
+        source.offer(offered)
         time.sleep(seconds)
-        started.terminate()
-        count = int(started.stdout.readline())
-        started.wait()
+        count = source.offer(0) - before
         time.sleep(0.1)
         return 1 - (self.received() - first) / count
 

@@ -453,9 +453,9 @@ class Lab:
         self._helpers.append(started)
         return started
 
-    def started(self, command: Sequence[str], says: str = "ready") -> subprocess.Popen[str]:
+    def started(self, command: Sequence[str], says: str = "ready", **options: Any) -> subprocess.Popen[str]:
         """Start a helper that says when it is ready, and wait until it does."""
-        made: subprocess.Popen[str] = self.helper(command, stdout=subprocess.PIPE, text=True)
+        made: subprocess.Popen[str] = self.helper(command, stdout=subprocess.PIPE, text=True, **options)
         assert made.stdout is not None
         line = made.stdout.readline()
         assert line
