@@ -203,8 +203,9 @@ static int ask_events(struct core *core, uint64_t now, struct epoll_event *event
 // needs this very processor, it is left out the next times: twice as many of them after each failure.
 static bool spin(struct core *core, uint64_t now, struct epoll_event *events, int *count)
 {
+	struct spin *spin = server_has_told(core->server) ? &core->spin_told : &core->spin;
 	uint64_t until = now + SPIN_NS;
-	if (spin_is_left_out(&core->spin))
+	if (spin_is_left_out(spin))
 		return false;
 	for (; now < until; now = core_clock()) {
 		turn_poke(core->ports, core->port_ids, core->port_count);
@@ -215,11 +216,11 @@ static bool spin(struct core *core, uint64_t now, struct epoll_event *events, in
 		}
 		*count = ports_pending(core) ? 0 : ask_events(core, now, events);
 		if (*count > 0 || ports_pending(core)) {
-			core->spin.failures = 0;
+			spin->failures = 0;
 			return true;
 		}
 	}
-	spin_failed(&core->spin);
+	spin_failed(spin);
 	return false;
 }
 

@@ -196,6 +196,7 @@ struct server {
 	struct connection *connections[MAX_CONNECTIONS];
 	uint32_t connection_count, datagram_count, stream_count;
 	uint32_t rules_checksum;     // of the rules that all sockets are judged by
+	bool told;                   // apps were given something since somebody asked
 	uint64_t turn;               // counts the rounds in which everybody has one
 	struct turn turns[MAX_ACCOUNTS];
 	uint64_t rules_root, rules_epoch; // the publication that they stood in

@@ -67,6 +67,13 @@ int server_listen(struct server *server, int listener_fd, int tables_ro_fd, int 
 	return streams_serve(server);
 }
 
+bool server_has_told(struct server *server)
+{
+	bool told = server->told;
+	server->told = false;
+	return told;
+}
+
 void server_turn(struct server *server)
 {
 	server->turn++;
@@ -79,6 +86,7 @@ static int take_requests(struct server *server, struct connection *connection, u
 	if (!connection->trusted && quota_turn_over(server, account))
 		return 0;
 	int handled = connection_event(server, connection, events);
+	server->told |= handled > 0;
 	quota_turn(server, account, start);
 	return handled;
 }

@@ -214,6 +214,7 @@ bool server_upcall(struct server *server, uint32_t slot, const void *header, con
 		{.iov_base = (void *)(uintptr_t)payload, .iov_len = length},
 	};
 	bool bare = server->state->sockets[slot].flags & SOCKET_CONNECTED;
+	server->told = true;
 	struct msghdr message = {.msg_iov = bare ? parts + 1 : parts, .msg_iovlen = bare ? 1 : 2};
 	return sendmsg(app->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
 }

@@ -249,6 +249,7 @@ uint32_t server_deliver(struct server *server, uint32_t slot, const struct iovec
 		return all; // the app reads no more
 	if (sent < 0)
 		sent = 0;
+	server->told |= sent > 0;
 	if ((uint32_t)sent < all) {
 		stream->full = true;
 		stream_watch_room(server, slot, true);
@@ -263,6 +264,7 @@ void stream_run(struct server *server, uint32_t slot, uint32_t events)
 	struct stream *stream = stream_at(server, slot);
 	stream->connected |= (events & HOST_STREAM_CONNECTED) != 0;
 	stream->peer_closed |= (events & HOST_STREAM_PEER_CLOSED) != 0;
+	server->told |= (events & ~(uint32_t)HOST_STREAM_WRITABLE) != 0;
 	if (stream->waiter != 0 && (events & (HOST_STREAM_CONNECTED | HOST_STREAM_FAILED))) {
 		stream_waited(server, slot);
 		events &= ~(uint32_t)HOST_STREAM_CONNECTED; // the app has had no fd to write to
