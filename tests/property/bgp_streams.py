@@ -266,8 +266,8 @@ ACTIONS: Final = (
 )
 
 
-def policies(seed: int) -> PolicySet:
-    """Choose some route policies."""
+def policies(seed: int, previous: PolicySet | None = None) -> PolicySet:
+    """Choose some route policies, in the place of others."""
     rng = Random(seed)
     return PolicySet(
         Policy(
@@ -277,5 +277,6 @@ def policies(seed: int) -> PolicySet:
                 )
                 for name in ("a", "b", "c")
             }
-        )
+        ),
+        previous,
     )

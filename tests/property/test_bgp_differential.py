@@ -21,7 +21,16 @@ from fastpath.tables import TableWriter
 from tests.property import bgp_streams as streams
 from vrouter.net.address import Address, Prefix, parse_prefix
 from vrouter.rib.bgp_reference import ReferenceTable
-from vrouter.rib.bgp_table import Afi, BgpTable, BulkRoute, EventKind, Identity, PeerKind, PeerSettings
+from vrouter.rib.bgp_table import (
+    Afi,
+    BgpTable,
+    BulkRoute,
+    EventKind,
+    FamilySettings,
+    Identity,
+    PeerKind,
+    PeerSettings,
+)
 from vrouter.rib.route import Hop, HopKind, Protocol
 from vrouter.runtime.bgp_bulk import BulkTable
 from vrouter.wire.bgp.message import HEADER, MAX_EXTENDED
@@ -218,8 +227,10 @@ class Run:
             for side in self.sides:
                 side.watched.clear()
             self.both("watch", rng.random() < 0.8)
-        elif what < 0.97:
+        elif what < 0.96:
             self.both("configure", streams.identity(rng))
+        elif what < 0.98:
+            self.change(peer)
         else:
             self.change_ways()
 
@@ -240,6 +251,37 @@ class Run:
         self.both("peer_up", peer, chosen)
         for side in self.sides:
             side.neighbors[peer] = Neighbor(chosen)
+
+    def change(self, peer: int) -> None:
+        """Let what is told to a neighbor, or by policies to all, leave otherwise than before."""
+        rng, old = self.rng, self.up[peer]
+        new = {peer: replace(old, send_communities=rng.random() < 0.8, remove_private_as=rng.random() < 0.2)}
+        if self.policies is not None and self.alike is None:
+            numbers = [0, *self.policies.programs()]
+            new[peer] = replace(
+                old,
+                families={afi: replace(one, export_policy=rng.choice(numbers)) for afi, one in old.families.items()},
+            )
+            if rng.random() < 0.5:
+                new = self.change_policies()
+        for number, settings in new.items():
+            self.up[number] = self.last[number] = settings
+            self.both("peer_change", number, settings)
+
+    def change_policies(self) -> dict[int, PeerSettings]:
+        """Take other policies; give the settings that name them."""
+        old, self.policies = self.policies, streams.policies(self.rng.randrange(1 << 30), self.policies)
+        self.both("policies", self.policies)
+        numbers = {0: 0} | {old.number(name): self.policies.number(name) for name in old.names}
+
+        def follow(family: FamilySettings) -> FamilySettings:
+            taken, told = numbers[family.import_policy], numbers[family.export_policy]
+            return replace(family, import_policy=taken, export_policy=told)
+
+        return {
+            peer: replace(settings, families={afi: follow(family) for afi, family in settings.families.items()})
+            for peer, settings in self.up.items()
+        }
 
     def take_down(self, peer: int) -> None:
         """End a session."""

@@ -13,8 +13,10 @@ from fastpath import routes
 from fastpath.segment import KIND_TABLES, Segment, create
 from fastpath.tables import Hop as TableHop
 from fastpath.tables import TableWriter
+from vrouter.config.policy import Actions, Conditions, Policy, Term
 from vrouter.net.address import parse_address, parse_prefix
 from vrouter.rib.bgp_table import Afi, EventKind, FamilySettings, Identity, PeerKind, PeerSettings
+from vrouter.rib.policy import PolicySet
 from vrouter.rib.route import Hop, HopKind
 from vrouter.runtime import bgp_bulk
 from vrouter.runtime.bgp_bulk import BulkTable
@@ -27,10 +29,10 @@ ROOM = 65535
 VIA = "192.0.2.77"
 
 
-def update(asn: int, prefixes: list[str], next_hop: str) -> bytes:
+def update(asn: int, prefixes: list[str], next_hop: str, *beyond: int) -> bytes:
     """Make an UPDATE."""
     attributes = encode(
-        Attributes(as_path=(PathSegment(SegmentKind.SEQUENCE, (asn,)),), next_hop=parse_address(next_hop))
+        Attributes(as_path=(PathSegment(SegmentKind.SEQUENCE, (asn, *beyond)),), next_hop=parse_address(next_hop))
     )
     nlri = b"".join(write_nlri(Nlri(parse_prefix(prefix)), add_path=False) for prefix in prefixes)
     return frame(2, struct.pack("!HH", 0, len(attributes)) + attributes + nlri)
@@ -208,6 +210,56 @@ def test_a_full_table_is_packed_and_leaves_in_a_few_messages(world: World) -> No
     world.settle({})
     assert world.fib() == {}
     assert world.table.export(2, ROOM).count(b"\xff" * 16) == 3
+
+
+def med_where(prefixes: tuple[str, ...], med: str, previous: PolicySet | None = None) -> PolicySet:
+    """Make a policy that sets MED for some prefixes, or for all."""
+    condition = Conditions(prefix=prefixes) if prefixes else Conditions()
+    terms = (Term(if_=condition, then=Actions(med=med, accept=True)), Term(if_=Conditions(), then=Actions(accept=True)))
+    return PolicySet(Policy(route_policies={"out": terms}), previous)
+
+
+@pytest.mark.parametrize("paths", [0, 4])
+def test_a_change_of_policy_tells_only_what_leaves_otherwise(world: World, paths: int) -> None:
+    """RFC 4271 section 9.2: what has been advertised, and is as it was, is not advertised again."""
+
+    def settings(policies: PolicySet) -> PeerSettings:
+        family = FamilySettings(
+            export_policy=policies.number("out"), next_hop=parse_address("192.0.2.254"), send_paths=paths
+        )
+        return PeerSettings(PeerKind.EXTERNAL, parse_address("192.0.2.2"), 65000, 65002, 2, {Afi.IPV4: family})
+
+    def change(policies: PolicySet) -> list[bytes]:
+        world.table.policies(policies)
+        world.table.peer_change(2, settings(policies))
+        return told()
+
+    def told() -> list[bytes]:
+        world.settle({"192.0.2.1": "e1"})
+        data = b""
+        while part := world.table.export(2, ROOM):
+            data += part
+        return [part for part in data.split(b"\xff" * 16) if part]
+
+    policies = med_where((), "5")
+    world.table.policies(policies)
+    world.table.peer_down(2)
+    world.table.peer_up(2, settings(policies))
+    names = [f"10.{high}.{low}.0/24" for high in range(4) for low in range(256)]
+    for start in range(0, len(names), 100):
+        world.table.feed(1, update(65001, names[start : start + 100], "192.0.2.1", start + 1))
+    assert sum(map(len, told())) > 4 * len(names)
+    policies = med_where(("10.0.0.0/8 le 24",), "5", policies)
+    assert change(policies) == []
+    policies = med_where(("10.0.0.0/8 le 24",), "6", policies)
+    assert sum(map(len, change(policies))) > 4 * len(names)
+    policies = med_where(("10.0.0.0/16 le 24", "10.2.0.0/15 le 24"), "6", policies)
+    others = change(policies)
+    assert sum(map(len, others)) < (4 if paths == 0 else 8) * len(names) // 2
+    assert any(bytes([24, 10, 1, 7]) in part for part in others)
+    assert not any(bytes([24, 10, 3, 255]) in part for part in others)
+    world.table.refresh(2, Afi.IPV4)
+    assert sum(map(len, told())) > 4 * len(names)
 
 
 def test_others_are_told_of_a_failed_neighbor_before_the_fib_follows(large_world: World) -> None:

@@ -421,6 +421,24 @@ def test_a_second_session_of_a_restarted_neighbor_replaces_the_first() -> None:
     assert red.prefixes() == {"10.1.0.0/16", "10.5.0.0/16"}
 
 
+def test_a_connection_that_crossed_ours_is_no_restart() -> None:
+    """RFC 4271 section 6.8: what the neighbor began before it knew of the session is refused, for a moment."""
+    world = BgpWorld()
+    can = capabilities.Capabilities(
+        families=frozenset({1}), as4=65002, graceful_restart=capabilities.GracefulRestart(120, families=((1, True),))
+    )
+    red, peer = scripted(world, can)
+    neighbor = red.instance.neighbors[parse_address(B)]
+    assert neighbor.session is not None
+    neighbor.session.outgoing, neighbor.up_since = True, world.now
+    peer.call(red)
+    world.run(0.5)
+    assert neighbor.flaps == 0
+    world.run(6)
+    greet(world, red, peer, can)
+    assert neighbor.flaps == 1
+
+
 def test_ipv6_is_not_taken_where_it_was_not_agreed() -> None:
     world = BgpWorld()
     red, _ = scripted(world)

@@ -165,6 +165,54 @@ def test_a_malformed_lsa_does_not_keep_an_adjacency_from_forming() -> None:
     assert drops(one)["lsa-mask"] >= 1
 
 
+def _held(node: Node, kind: str, router: str) -> dict[str, Any] | None:
+    return next((row for row in node.lsas(kind) if row["router"] == router), None)
+
+
+def test_a_malformed_lsa_in_our_name_is_outbid() -> None:
+    """RFC 2328 section 13.4: routers that do not look into it would pass it on in the place of ours."""
+    network, one, two = pair()
+    key = (LsaType.ROUTER, number("10.255.0.1"), number("10.255.0.1"))
+    for step in (10, 0x7FFFFFFF - INITIAL_SEQUENCE):  # the last number there is: it must be flushed first
+        raw = build_lsa(key, 2, INITIAL_SEQUENCE + step, OpaqueBody(b"\0\0\0\x09"), 1)
+        entry = DatabaseEntry(decode_header(raw), raw, OpaqueBody(raw[20:]), network.now, own=False)
+        two.instance._core.areas[0].database.put(entry)
+        say(network, one, Update((raw,)))
+        network.run(30)
+        assert drops(one)["lsa-router-links"] >= 1
+        held, ours = _held(two, "router", "10.255.0.1"), _held(one, "router", "10.255.0.1")
+        assert held is not None
+        assert ours is not None
+        assert held["checksum"] == ours["checksum"]
+        assert len(held["content"]["links"]) == 3
+    assert held is not None
+    assert held["sequence"].startswith("0x8000000")
+    unknown = build_lsa((LsaType.EXTERNAL, number("10.9.0.0"), number("10.255.0.1")), 2, INITIAL_SEQUENCE,
+                        ExternalBody(0xFF00FF00, 20), 1)  # fmt: skip
+    entry = DatabaseEntry(decode_header(unknown), unknown, OpaqueBody(b""), network.now, own=False)
+    two.instance._core.external.put(entry)
+    say(network, one, Update((unknown,)))
+    network.run(30)
+    assert two.show("summary")["external_lsas"] == 0
+
+
+def test_more_links_than_an_lsa_holds_are_left_out_by_name() -> None:
+    """The length of an LSA is 16 bits: adjacencies come before stub networks."""
+    network, one, two = pair()
+    own = tuple(OwnAddress(Address(4, 0x0B000000 + each), 32) for each in range(6000))
+    state = InterfaceState("lo", True, 65536, own, loopback=True)
+    network.outputs(one, one.instance.interface_changed(state, network.now))
+    network.run(30)
+    held = _held(two, "router", "10.255.0.1")
+    assert held is not None
+    links = held["content"]["links"]
+    assert len(links) == 5400
+    assert links[0]["id"] == "10.255.0.2"
+    assert one.show("summary")["areas"][0]["links_left_out"] == 6002 - 5400
+    assert sum("left out" in line for line in one.logs) == 1
+    assert one.neighbors() == {"10.255.0.2": "full"}
+
+
 def test_vertices_of_routers_that_are_gone_do_not_stay() -> None:
     network, one, _two = pair()
     key = (LsaType.ROUTER, number("10.255.0.3"), number("10.255.0.3"))

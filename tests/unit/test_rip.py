@@ -335,6 +335,28 @@ def test_redistribution_carries_tag_and_next_hop_and_ends() -> None:
     assert "192.168.0.0/16" not in reached(c)
 
 
+def test_what_is_redistributed_does_not_hide_what_neighbors_say() -> None:
+    """The RIB judges between the two: a static route of last resort must lose against RIP's."""
+    world = World()
+    a, b = world.node("a", ripv2), world.node("b", ripv2)
+    world.segment((a, "lan", "10.0.0.1/24"), (b, "lan", "10.0.0.2/24"))
+    for node in (a, b):
+        node.configure(plain("lan", redistribute=(RipRedistribution(protocol="static"),)))
+    prefix = parse_prefix("10.9.0.0/16")
+    hop = (Hop(HopKind.FORWARD, "lan", parse_address("10.0.0.7")),)
+    for node in (a, b):
+        route = Route(prefix, Protocol.STATIC, hop, 250)
+        node.take(node.instance.routes_changed((base.RouteEvent(prefix, Protocol.STATIC, route),), world.now))
+    world.run(40)
+    assert a.routes[prefix].metric > 0
+    a.take(a.instance.routes_changed((base.RouteEvent(prefix, Protocol.STATIC, None),), world.now))
+    world.run(5)
+    assert a.routes[prefix].metric > 0
+    b.take(b.instance.routes_changed((base.RouteEvent(prefix, Protocol.STATIC, None),), world.now))
+    world.run(5)
+    assert prefix not in a.routes
+
+
 def test_a_default_route_is_announced_on_request() -> None:
     world = World()
     nodes = line(world, 2)

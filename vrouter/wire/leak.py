@@ -8,6 +8,7 @@
     DELETE  prefixes
     END     nothing; all that there is has been said
     ALIVE   nothing
+    BYE     nothing; all that was said is taken back, and no more is said
 
 A path holds the names of the routers that a route has crossed, the first at its origin.  A protocol of our own: all
 that is received is checked against bounds, and what does not fit ends the session.
@@ -45,6 +46,7 @@ class Kind(enum.IntEnum):
     DELETE = 3
     END = 4
     ALIVE = 5
+    BYE = 6
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,15 @@ static void group_free(struct bgp_table *t, struct update_group *g)
 	memory_give(t, g->pending_bits);
 	list_free(t, &g->pending);
 	memory_give(t, g);
+	programs_sweep(t);
+}
+
+bool groups_use_policy(const struct bgp_table *t, uint32_t number)
+{
+	for (const struct update_group *g = t->update_groups; g != NULL; g = g->next)
+		if (g->key.family.export_policy == number || (g->comparing && g->before.family.export_policy == number))
+			return true;
+	return false;
 }
 
 void update_groups_close(struct bgp_table *t)
@@ -253,6 +262,8 @@ static int split_state(struct bgp_table *t, const struct update_group *from, str
 	}
 	to->advertised = from->advertised;
 	to->walking = from->walking;
+	to->comparing = from->comparing;
+	to->before = from->before;
 	to->walk = from->walk;
 	to->end_of_rib = from->end_of_rib;
 	to->forced = from->forced || from->run.count != 0;
@@ -279,7 +290,8 @@ static int group_split(struct bgp_table *t, struct peer *peer, uint32_t f)
 	return 0;
 }
 
-int group_restart(struct bgp_table *t, struct peer *peer, uint32_t f)
+// Give the neighbor a group of its own, which begins to look at all routes by its settings.
+static int group_rekey(struct bgp_table *t, struct peer *peer, uint32_t f)
 {
 	if (peer->out[f].group->members > 1) {
 		int error = group_split(t, peer, f);
@@ -287,17 +299,86 @@ int group_restart(struct bgp_table *t, struct peer *peer, uint32_t f)
 			return error;
 	}
 	struct update_group *g = peer->out[f].group;
+	g->before = g->key;
 	export_key_make(peer, f, &g->key);
 	g->walk = 0;
-	g->walking = g->forced = true;
+	g->walking = true;
 	return 0;
+}
+
+// What is being grouped goes on in the same run.
+static void group_force(struct update_group *g)
+{
+	g->forced = true;
+	g->run.forced |= g->run.building;
+}
+
+int group_restart(struct bgp_table *t, struct peer *peer, uint32_t f)
+{
+	int error = group_rekey(t, peer, f);
+	if (error < 0)
+		return error;
+	struct update_group *g = peer->out[f].group;
+	group_force(g);
+	g->comparing = false;
+	programs_sweep(t);
+	return 0;
+}
+
+int group_change(struct bgp_table *t, struct peer *peer, uint32_t f)
+{
+	// Of a walk that has not ended, some routes were told by this key and others by that.
+	const struct update_group *old = peer->out[f].group;
+	if (old->walking && (old->comparing || old->forced))
+		return group_restart(t, peer, f);
+	int error = group_rekey(t, peer, f);
+	if (error == 0)
+		peer->out[f].group->comparing = true;
+	return error;
+}
+
+// What a part of a walk has found out about bundles.
+struct memo {
+	bool by_prefix;
+	struct {
+		uint32_t bundle;
+		bool differs;
+	} known[512];
+};
+
+static bool told_otherwise(struct bgp_table *t, const struct update_group *g, uint32_t bundle,
+	const struct prefix *prefix, struct memo *memo, uint32_t *budget)
+{
+	uint32_t slot = bundle % (sizeof(memo->known) / sizeof(memo->known[0]));
+	if (memo->by_prefix || memo->known[slot].bundle != bundle) {
+		memo->known[slot].bundle = bundle;
+		memo->known[slot].differs = rewrite_differs(t, g, bundle_at(t, bundle), prefix);
+		*budget -= *budget > 1;
+	}
+	return memo->known[slot].differs;
+}
+
+// Find what members were told of a prefix otherwise than they would be now.
+static bool walk_compare(struct bgp_table *t, struct update_group *g, uint32_t number, struct memo *memo,
+	uint32_t *budget)
+{
+	struct prefix prefix;
+	if (group_told(g, number) == 0)
+		return false;
+	route_prefix(&t->routes[g->f], route_at(&t->routes[g->f], number), &prefix);
+	if (!g->several)
+		return told_otherwise(t, g, g->out[number], &prefix, memo, budget);
+	for (uint32_t i = 0; i < g->sent[number]->count; i++)
+		if (told_otherwise(t, g, g->sent[number]->list[i].bundle, &prefix, memo, budget))
+			g->sent[number]->list[i].otherwise = true;
+	return false; // others of its paths stay as they are
 }
 
 static bool walk_wants(const struct update_group *g, const struct route *route, uint32_t number)
 {
 	uint32_t best = route->best == BEST_NONE ? 0 : route_paths(route)[route->best];
 	uint32_t told = group_told(g, number);
-	if (g->several || g->forced)
+	if (g->several || (g->forced && !g->comparing))
 		return best != 0 || told != 0;
 	return best != told;
 }
@@ -305,10 +386,16 @@ static bool walk_wants(const struct update_group *g, const struct route *route, 
 static int walk(struct bgp_table *t, struct update_group *g, uint32_t *budget)
 {
 	const struct routes *routes = &t->routes[g->f];
+	struct memo memo = {0};
+	memo.by_prefix = rewrite_by_prefix(t, &g->key) || (g->comparing && rewrite_by_prefix(t, &g->before));
 	while (g->walk < routes->end && *budget != 0) {
 		uint32_t number = g->walk;
 		const struct route *route = route_at(routes, number);
-		bool wanted = route->flags & ROUTE_LIVE && walk_wants(g, route, number);
+		bool live = route->flags & ROUTE_LIVE, wanted = live && walk_wants(g, route, number);
+		if (live && g->comparing && walk_compare(t, g, number, &memo, budget)) {
+			wanted = true;
+			group_force(g);
+		}
 		int error = wanted ? group_mark(t, g, number) : 0;
 		if (error < 0)
 			return error;
@@ -316,6 +403,10 @@ static int walk(struct bgp_table *t, struct update_group *g, uint32_t *budget)
 		g->walk++;
 	}
 	g->walking = g->walk < routes->end;
+	if (!g->walking && g->comparing) {
+		g->comparing = false;
+		programs_sweep(t);
+	}
 	return 0;
 }
 

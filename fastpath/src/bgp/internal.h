@@ -226,7 +226,8 @@ struct run {
 };
 
 struct sent {
-	uint32_t path_id;          // ours
+	uint32_t path_id : 31;     // ours
+	uint32_t otherwise : 1;    // members are to be told of it in another way
 	uint32_t bundle;
 };
 
@@ -239,6 +240,7 @@ struct sent_paths {
 struct update_group {
 	struct update_group *next;
 	struct export_key key;
+	struct export_key before;  // by which members were told, while `comparing`
 	uint32_t f;
 	uint32_t members;
 	uint32_t *out;             // of each route: the bundle that members were told of
@@ -250,6 +252,7 @@ struct update_group {
 	struct run run;
 	uint32_t walk;             // routes below were looked at
 	bool walking;
+	bool comparing;            // the walk finds what leaves in another way than by `before`
 	bool forced;               // what is pending leaves even if equal
 	bool end_of_rib;           // owed
 	bool fresh;                // nothing has left
@@ -281,6 +284,7 @@ struct peer {
 
 struct program {
 	uint32_t number;
+	bool retired;              // gone as soon as no group compares with it
 	struct policy *policy;
 };
 
@@ -464,6 +468,8 @@ void bgp_route_fill(struct bgp_table *t, uint32_t f, const struct route *route, 
 // --- peers.c ---
 struct peer *peer_find(const struct bgp_table *t, uint32_t number);
 struct policy *program_find(const struct bgp_table *t, uint32_t number);
+// Let go of retired ones that no group needs any more.
+void programs_sweep(struct bgp_table *t);
 
 // --- message.c ---
 // Attributes of a local route in canonical form; NULL with *error set.
@@ -475,8 +481,11 @@ int message_update(struct bgp_table *t, struct peer *peer, const uint8_t *data, 
 int group_grow(struct bgp_table *t, struct update_group *group, uint32_t number);
 int group_join(struct bgp_table *t, struct peer *peer, uint32_t f);
 void group_leave(struct bgp_table *t, struct peer *peer, uint32_t f);
-// Owe the neighbor all of a family anew: with other settings, or because it asked.
+// Owe the neighbor all of a family anew.
 int group_restart(struct bgp_table *t, struct peer *peer, uint32_t f);
+// The neighbor has other settings: owe it what leaves otherwise than before.
+int group_change(struct bgp_table *t, struct peer *peer, uint32_t f);
+bool groups_use_policy(const struct bgp_table *t, uint32_t number);
 // Owe members the prefix anew, if its best path differs from what they were told.
 int groups_mark(struct bgp_table *t, uint32_t f, uint32_t number, uint32_t best);
 bool groups_refer(const struct bgp_table *t, uint32_t f, uint32_t number);
@@ -529,6 +538,9 @@ bool rewrite_by_prefix(const struct bgp_table *t, const struct export_key *key);
 // The attributes as members get them, in `out` (ATTRIBUTES_ROOM); false: they do not get the route.
 bool rewrite(struct bgp_table *t, const struct update_group *group, const struct bundle *bundle,
 	const struct prefix *prefix, uint8_t *out, struct rewritten *result);
+// Do members get a path otherwise than by the key `before`?
+bool rewrite_differs(struct bgp_table *t, const struct update_group *group, const struct bundle *bundle,
+	const struct prefix *prefix);
 // Would members get the same for both?
 bool rewrite_same(struct bgp_table *t, const struct update_group *group, const struct bundle *a,
 	const struct bundle *b, const struct prefix *prefix);

@@ -90,6 +90,19 @@ struct policy *program_find(const struct bgp_table *t, uint32_t number)
 	return NULL;
 }
 
+static void program_remove(struct bgp_table *t, uint32_t place)
+{
+	policy_free(t->programs[place].policy);
+	t->programs[place] = t->programs[--t->program_count];
+}
+
+void programs_sweep(struct bgp_table *t)
+{
+	for (uint32_t i = t->program_count; i-- > 0;)
+		if (t->programs[i].retired && !groups_use_policy(t, t->programs[i].number))
+			program_remove(t, i);
+}
+
 int bgp_policy(struct bgp_table *t, uint32_t number, const void *program, uint32_t size)
 {
 	struct policy *policy = NULL;
@@ -99,10 +112,13 @@ int bgp_policy(struct bgp_table *t, uint32_t number, const void *program, uint32
 	for (uint32_t i = 0; i < t->program_count; i++) {
 		if (t->programs[i].number != number)
 			continue;
+		t->programs[i].retired = policy == NULL;
+		if (policy == NULL) {
+			programs_sweep(t);
+			return 0;
+		}
 		policy_free(t->programs[i].policy);
 		t->programs[i].policy = policy;
-		if (policy == NULL)
-			t->programs[i] = t->programs[--t->program_count];
 		return 0;
 	}
 	if (policy == NULL)
@@ -244,7 +260,7 @@ int bgp_peer_change(struct bgp_table *t, uint32_t number, const struct bgp_setti
 		export_key_make(peer, f, &new);
 		if (peer->out[f].group == NULL || memcmp(&old[f], &new, sizeof(new)) == 0)
 			continue;
-		int error = group_restart(t, peer, f);
+		int error = group_change(t, peer, f);
 		result = error < 0 ? error : result;
 	}
 	return result;

@@ -402,6 +402,21 @@ bool rewrite(struct bgp_table *t, const struct update_group *g, const struct bun
 	return used + longest <= group_limit(g);
 }
 
+static bool rewritten_same(const struct bgp_table *t, const struct rewritten *x, const struct rewritten *y)
+{
+	return x->size == y->size && x->next_hop_size == y->next_hop_size &&
+	       memcmp(x->next_hop, y->next_hop, x->next_hop_size) == 0 && memcmp(t->previous, t->encoded, x->size) == 0;
+}
+
+bool rewrite_differs(struct bgp_table *t, const struct update_group *g, const struct bundle *b,
+	const struct prefix *prefix)
+{
+	struct update_group old = {.key = g->before, .f = g->f, .several = g->several};
+	struct rewritten x, y;
+	return !rewrite_allowed(t, &old, b) || !rewrite(t, &old, b, prefix, t->previous, &x) ||
+	       !rewrite_allowed(t, g, b) || !rewrite(t, g, b, prefix, t->encoded, &y) || !rewritten_same(t, &x, &y);
+}
+
 bool rewrite_same(struct bgp_table *t, const struct update_group *g, const struct bundle *a, const struct bundle *b,
 	const struct prefix *prefix)
 {
@@ -414,6 +429,5 @@ bool rewrite_same(struct bgp_table *t, const struct update_group *g, const struc
 		return false;
 	if (!rewrite(t, g, a, prefix, t->previous, &x) || !rewrite(t, g, b, prefix, t->encoded, &y))
 		return false;
-	return x.size == y.size && x.next_hop_size == y.next_hop_size &&
-	       memcmp(x.next_hop, y.next_hop, x.next_hop_size) == 0 && memcmp(t->previous, t->encoded, x.size) == 0;
+	return rewritten_same(t, &x, &y);
 }

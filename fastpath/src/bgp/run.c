@@ -248,7 +248,7 @@ static struct sent *sent_add(struct bgp_table *t, struct update_group *g, uint32
 		grown->room = room;
 		g->sent[number] = sent = grown;
 	}
-	sent->list[count] = (struct sent){.path_id = free_id(sent)};
+	sent->list[count] = (struct sent){.path_id = free_id(sent) & 0x7fffffff};
 	sent->count++;
 	return &sent->list[count];
 }
@@ -298,15 +298,17 @@ static int several_tell(struct bgp_table *t, struct update_group *g, uint32_t nu
 {
 	for (int i = 0; i < count; i++) {
 		struct sent *known = sent_find(t, g->sent[number], bundle_at(t, wanted[i]));
-		if (known != NULL && known->bundle == wanted[i] && !g->run.forced)
+		bool forced = g->run.forced || (known != NULL && known->otherwise);
+		if (known != NULL && known->bundle == wanted[i] && !forced)
 			continue;
-		bool equal = known != NULL && !g->run.forced && same(t, g, known->bundle, wanted[i], prefix);
+		bool equal = known != NULL && !forced && same(t, g, known->bundle, wanted[i], prefix);
 		if (known == NULL)
 			known = sent_add(t, g, number);
 		if (known == NULL)
 			return -ENOMEM;
 		uint32_t old = known->bundle;
 		known->bundle = wanted[i];
+		known->otherwise = false;
 		bundle_keep(t, wanted[i]);
 		if (old != 0)
 			bundle_drop(t, old);

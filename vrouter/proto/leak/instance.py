@@ -6,7 +6,8 @@
 
 The sessions run in the VR's own stack, over the link itself, with a TTL of 255 (RFC 5082).  A route goes no second
 time through a router whose name its path holds, nor back over the link that it leaves by.  All routes of a link are
-withdrawn when the link or its session dies.
+withdrawn when the link dies or the other end says goodbye.  When the session is lost otherwise, the other router's
+control may be on its way back while its forwarder goes on: what is not said again goes later.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ _PENALTY: Final = 30.0  # after a mistake of the other end
 _ALIVE: Final = 10.0
 _HOLD: Final = 35.0
 _SETTLE: Final = 15.0
+_AWAY: Final = 30.0  # a control that has died is back by then
+_WHOLE: Final = 120.0  # and has said all
+_QUIET: Final = 5.0  # of one that has restarted: without changes it knows what others know
 _RETRY: Final = 10.0
 _PAGE: Final = 1000  # routes of one answer
 
@@ -71,6 +75,8 @@ class Leak(Silent):
         self._rng: Random = environment.rng
         self._restarted = environment.restarted
         self._settle_at = math.inf
+        self._whole_at = math.inf  # after a restart: when routes of all protocols are back
+        self._whole_by = math.inf
         self._router = ""
         self._policies: PolicySet | None = None
         self._states: dict[str, InterfaceState] = {}
@@ -84,9 +90,9 @@ class Leak(Silent):
     @property
     def deadline(self) -> float | None:
         """Give when something is due."""
-        due = [self._settle_at, *self._retry_at.values()]
+        due = [self._settle_at, self._whole_at, *self._retry_at.values()]
         for link in self._links.values():
-            due += [link.hello_at, link.connect_at]
+            due += [link.hello_at, link.connect_at, link.stale_until]
             if link.session is not None:
                 due += [link.session.heard_at + _HOLD, link.session.alive_at]
         earliest = min(due)
@@ -100,11 +106,12 @@ class Leak(Silent):
         wanted = {each.name: each.leak for each in new.router.interfaces if each.leak is not None and each.leak.enabled}
         outputs: list[Output] = []
         for name in [name for name in self._links if name not in wanted]:
-            outputs += self._down(self._links[name], now)
+            outputs += self._leave(self._links[name], now)
             del self._links[name]
         if self._restarted and wanted:
             self._restarted = False
             self._settle_at = now + _SETTLE
+            self._whole_at, self._whole_by = now + _AWAY, now + _WHOLE
         outputs += self._ask({SOURCES[word] for settings in wanted.values() for word in settings.protocols})
         for family in (IPV4, IPV6):
             outputs += self._set_socket(family, wanted=bool(wanted))
@@ -128,12 +135,12 @@ class Leak(Silent):
         """End all sessions."""
         outputs: list[Output] = []
         for link in self._links.values():
-            outputs += self._down(link, now)
+            outputs += self._leave(link, now)
         self._links.clear()
         outputs += self._ask(set())
         for family in (IPV4, IPV6):
             outputs += self._set_socket(family, wanted=False)
-        self._settle_at = math.inf
+        self._settle_at = self._whole_at = math.inf
         return outputs
 
     def interface_changed(self, state: InterfaceState, now: float) -> list[Output]:
@@ -174,6 +181,12 @@ class Leak(Silent):
             for family, address in ((IPV4, hello.ipv4), (IPV6, hello.ipv6))
             if address is not None and self._udp.get(family)
         ]
+
+    def _leave(self, link: Link, now: float) -> list[Output]:
+        """Say goodbye, and be gone."""
+        session = link.session
+        said = [Write(session.socket, wire.frame(Kind.BYE))] if session is not None and session.connected else []
+        return [*said, *self._down(link, now)]
 
     def _down(self, link: Link, now: float) -> list[Output]:
         outputs = self._close(link, now)
@@ -220,7 +233,7 @@ class Leak(Silent):
                 return [Log("warning", f"leak: cannot listen on {link.name}: error {error}")]
             if link.session is not None and link.session.socket == socket:
                 was = link.session
-                return self._lose(link, now, "session lost" if was.connected else "")
+                return self._suspend(link, now, "session lost" if was.connected else "")
         return []
 
     def received(self, socket: str, packet: bytes, meta: Meta, now: float) -> list[Output]:  # noqa: ARG002
@@ -263,7 +276,9 @@ class Leak(Silent):
         for link in self._links.values():
             if link.listening != listener or link.ends != (local, remote) or now < link.barred_until:
                 continue
-            outputs = self._close(link, now)
+            outputs: list[Output] = []
+            if link.session is not None:
+                outputs = [CloseSocket(link.session.socket), *self._suspend(link, now, "")]
             link.session = Session(socket, connected=False, heard_at=now)
             return outputs + self._begin(link, now)
         return [CloseSocket(socket, reset=True)]
@@ -274,7 +289,7 @@ class Leak(Silent):
         if link is None or link.session is None:
             return []
         if not data:
-            return [CloseSocket(socket), *self._lose(link, now, "session ended")]
+            return [CloseSocket(socket), *self._suspend(link, now, "session ended")]
         session = link.session
         session.heard_at = now
         session.buffer += data
@@ -282,6 +297,8 @@ class Leak(Silent):
         touched: dict[Prefix, None] = {}
         try:
             for kind, body in wire.frames(session.buffer):
+                if kind is Kind.BYE and session.router:
+                    return [*outputs, CloseSocket(socket), *self._lose(link, now, "the other end has stopped")]
                 outputs += self._frame(link, session, kind, body, touched)
         except LeakError as error:
             return outputs + self._fail(link, str(error), now)
@@ -304,8 +321,10 @@ class Leak(Silent):
 
     # --- the rest of the contract ---
 
-    def routes_changed(self, events: tuple[RouteEvent, ...], now: float) -> list[Output]:  # noqa: ARG002
+    def routes_changed(self, events: tuple[RouteEvent, ...], now: float) -> list[Output]:
         """Tell the other routers."""
+        if self._whole_at < math.inf:
+            self._whole_at = min(max(self._whole_at, now + _QUIET), self._whole_by)
         for event in events:
             if event.route is not None and event.protocol in self._asked:
                 self._used[event.prefix] = event.route
@@ -328,14 +347,20 @@ class Leak(Silent):
                 outputs += self._greet(link, now)
             if now >= link.connect_at:
                 outputs += self._connect(link, now)
+            if now >= link.stale_until:
+                outputs += self._take(link, link.sweep())
             session = link.session
             if session is None:
                 continue
             if now >= session.heard_at + _HOLD:
-                outputs += [CloseSocket(session.socket, reset=True), *self._lose(link, now, "neighbor is silent")]
+                outputs += [CloseSocket(session.socket, reset=True), *self._suspend(link, now, "neighbor is silent")]
             elif now >= session.alive_at:
                 session.alive_at = now + _ALIVE
                 outputs.append(Write(session.socket, wire.frame(Kind.ALIVE)))
+        if now >= self._whole_at:
+            self._whole_at = math.inf
+            for link in self._links.values():
+                outputs += self._say(link)
         if now >= self._settle_at:
             self._settle_at = math.inf
             outputs.append(Settled(Protocol.LEAK))
@@ -422,6 +447,8 @@ class Leak(Silent):
             raise LeakError("frames out of order")
         if kind is Kind.START:
             session.router = wire.decode_start(body)
+            if link.stale:
+                link.stale_until = session.heard_at + _WHOLE
             return [Notify("leak-up", (("interface", link.name), ("router", session.router)))]
         if kind is Kind.ADD:
             touched.update(dict.fromkeys(link.take(wire.decode_records(body))))
@@ -429,6 +456,7 @@ class Leak(Silent):
             touched.update(dict.fromkeys(link.drop(wire.decode_prefixes(body))))
         elif kind is Kind.END:
             session.complete = True
+            touched.update(dict.fromkeys(link.sweep()))
         return []
 
     def _take(self, link: Link, prefixes: Iterable[Prefix]) -> list[Output]:
@@ -440,7 +468,7 @@ class Leak(Silent):
 
     def _say(self, link: Link) -> list[Output]:
         session = link.session
-        data = b"".join(link.pump(self._used, self._router, self._policies))
+        data = b"".join(link.pump(self._used, self._router, self._policies, whole=self._whole_at == math.inf))
         if not data or session is None:
             return []
         session.waiting = True
@@ -465,13 +493,22 @@ class Leak(Silent):
         """Withdraw what a session brought, and look for the other end again."""
         was = link.session
         gone = link.end()
-        outputs: list[Output] = [RouteDel(gone)] if gone else []
+        return [*([RouteDel(gone)] if gone else []), *self._search(link, now, was, reason)]
+
+    def _suspend(self, link: Link, now: float, reason: str) -> list[Output]:
+        """Look for the other end again; what the session brought stays for a while."""
+        was = link.session
+        overdue = self._take(link, link.sweep())  # since the last time already
+        link.suspend(now + _AWAY)
+        return [*overdue, *self._search(link, now, was, reason)]
+
+    def _search(self, link: Link, now: float, was: Session | None, reason: str) -> list[Output]:
         link.hello_at = min(link.hello_at, now + self._rng.uniform(_ANSWER, 1))
         link.connect_at = now + _CONNECT
-        if reason and was is not None and was.connected:
-            outputs.append(Notify("leak-down", (("interface", link.name), ("reason", reason))))
-            outputs.append(Log("info", f"leak on {link.name} ended: {reason}"))
-        return outputs
+        if not reason or was is None or not was.connected:
+            return []
+        details = (("interface", link.name), ("reason", reason))
+        return [Notify("leak-down", details), Log("info", f"leak on {link.name} ended: {reason}")]
 
 
 def _udp(family: int) -> str:

@@ -74,6 +74,8 @@ class Link:
         self.connect_at = math.inf
         self.barred_until = -math.inf  # after a mistake of the other end
         self.received: dict[Prefix, Record] = {}
+        self.stale: dict[Prefix, None] = {}  # of these, what a session that was lost has brought
+        self.stale_until = math.inf
         self.installed: dict[Prefix, Route] = {}
         self.dirty: dict[Prefix, None] = {}  # to be said, in order
         self.sent: dict[Prefix, Record] = {}
@@ -112,12 +114,26 @@ class Link:
 
     def end(self) -> tuple[Route, ...]:
         """Forget the session; gives what must be withdrawn."""
-        self.session = None
         gone = tuple(route for _prefix, route in sorted(self.installed.items()))
+        self.suspend(math.inf)
         self.installed.clear()
         self.received.clear()
+        self.stale.clear()
+        return gone
+
+    def suspend(self, until: float) -> None:
+        """Forget the session, and keep for a while what it brought: the other router forwards without its control."""
+        self.session = None
+        self.stale = dict.fromkeys(self.received)
+        self.stale_until = until if self.stale else math.inf
         self.sent.clear()
         self.dirty.clear()
+
+    def sweep(self) -> list[Prefix]:
+        """Forget what was not said again; gives the prefixes to be looked at."""
+        gone, self.stale, self.stale_until = list(self.stale), {}, math.inf
+        for prefix in gone:
+            del self.received[prefix]
         return gone
 
     # --- what the other router says ---
@@ -127,14 +143,18 @@ class Link:
         touched = []
         for record in records:
             self.received[record.prefix] = record
+            self.stale.pop(record.prefix, None)
             touched.append(record.prefix)
-            if len(self.received) > self.settings.max_routes:
+            if len(self.received) - len(self.stale) > self.settings.max_routes:
                 raise wire.LeakError(f"more than {self.settings.max_routes} routes")
         return touched
 
     def drop(self, prefixes: Iterable[Prefix]) -> list[Prefix]:
         """Take withdrawals."""
-        return [prefix for prefix in prefixes if self.received.pop(prefix, None) is not None]
+        gone = [prefix for prefix in prefixes if self.received.pop(prefix, None) is not None]
+        for prefix in gone:
+            self.stale.pop(prefix, None)
+        return gone
 
     def judge(
         self, prefixes: Iterable[Prefix], router: str, policies: PolicySet | None
@@ -199,8 +219,10 @@ class Link:
             tag, metric = judged.tag, judged.metric
         return Record(route.prefix, metric, tag, (*path, router))
 
-    def pump(self, used: Mapping[Prefix, Route], router: str, policies: PolicySet | None) -> Iterator[bytes]:
-        """Give frames with what has changed, as much as may be written at once."""
+    def pump(
+        self, used: Mapping[Prefix, Route], router: str, policies: PolicySet | None, *, whole: bool
+    ) -> Iterator[bytes]:
+        """Give frames with what has changed, as much as may be written at once; `whole`: `used` lacks nothing."""
         session = self.session
         if session is None or not session.connected or session.waiting:
             return
@@ -219,7 +241,7 @@ class Link:
                 records.append(record)
         yield from wire.encode_prefixes(gone)
         yield from wire.encode_records(records)
-        if not self.dirty and not session.ended:
+        if whole and not self.dirty and not session.ended:
             session.ended = True
             yield wire.frame(wire.Kind.END)
 
@@ -256,6 +278,7 @@ class Link:
             "sent": len(self.sent),
             "received": len(self.received),
             "accepted": len(self.installed),
+            "stale": len(self.stale),
             "counters": dict(sorted(self.counters.items())),
         }
 

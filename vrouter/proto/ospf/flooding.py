@@ -17,10 +17,12 @@ from vrouter.wire.ospf.lsa import (
     MAX_SEQUENCE,
     OPAQUE,
     RESERVED_SEQUENCE,
+    Body,
     DecodeError,
     LsaHeader,
     LsaKey,
     LsaType,
+    OpaqueBody,
     decode_body,
     decode_header,
     with_age,
@@ -94,6 +96,9 @@ class Flooding:
                 # It would be no better the next time: it is not asked for, nor sent, again.
                 direct.append(header)
                 core.exchange.answered(neighbor, header)
+                if core.origination.is_own(header):
+                    content = OpaqueBody(raw[HEADER_SIZE:])
+                    core.origination.malformed_received(database, Entry(header, raw, content, core.now, own=False))
                 return str(error)
         assert held is not None
         wanted = neighbor.requests.get(header.key)
@@ -116,7 +121,7 @@ class Flooding:
             return "lsa-min-arrival"
         if held is None and not self.has_room(database):
             raise DecodeError("lsa-limit")
-        body = decode_body(header.type, raw)
+        body = self._body(header, raw)
         entry = Entry(header, raw, body, core.now, own=False, flooded=header.key not in neighbor.requests)
         core.restart.changed(database, held, entry)
         own = core.origination.is_own(header)
@@ -130,6 +135,16 @@ class Flooding:
         if own:
             core.origination.own_received(database, entry)
         return None
+
+    @staticmethod
+    def _body(header: LsaHeader, raw: bytes) -> Body:
+        """Read what an LSA says; of one that goes it does not matter.  Raises DecodeError."""
+        try:
+            return decode_body(header.type, raw)
+        except DecodeError:
+            if header.age < MAX_AGE:
+                raise
+            return OpaqueBody(raw[HEADER_SIZE:])
 
     def _take_same(
         self, interface: Interface, neighbor: Neighbor, database: Database, header: LsaHeader, direct: list[LsaHeader]

@@ -35,6 +35,7 @@ from vrouter.wire.ospf.lsa import (
 MIN_INTERVAL: Final = 5.0
 REFRESH: Final = 1800.0
 _HOST: Final = 0xFFFFFFFF
+_MAX_LINKS: Final = 5400  # of a router LSA: with all headers and digests an IP packet has 65,535 bytes
 _MAX_LINK_METRIC: Final = 0xFFFF  # RFC 6987: MaxLinkMetric
 _Name = tuple[tuple[str, ...], LsaKey]
 
@@ -49,6 +50,7 @@ class Origination:
         self._gone: dict[_Name, tuple[float, int]] = {}  # when each went, and its last sequence number
         self._areas: dict[int, Area] = {}  # whose router LSA may have changed
         self._networks: dict[str, tuple[Database, LsaKey]] = {}  # by interface
+        self.left_out: dict[int, int] = {}  # by area: links that its router LSA has no room for
 
     # --- wishes ---
 
@@ -122,11 +124,12 @@ class Origination:
         if database is not None and (scope, key) in self._wanted:
             self._issue(database, key, refresh=refresh)
 
-    def _issue(self, database: Database, key: LsaKey, *, refresh: bool = False) -> None:
+    def _issue(self, database: Database, key: LsaKey, *, refresh: bool = False, ahead_of: Entry | None = None) -> None:
+        """Originate an LSA, ahead of what is held or, of what is too wrong to be held, `ahead_of`."""
         core = self._core
         name = (database.scope, key)
         options, body = self._wanted[name]
-        held = database.get(key)
+        held = database.get(key) if ahead_of is None else ahead_of
         alive = held is not None and held.header.age < MAX_AGE
         if (
             held is not None
@@ -187,6 +190,15 @@ class Origination:
         else:
             core.flooding.flush(database, entry)
 
+    def malformed_received(self, database: Database, entry: Entry) -> None:
+        """Get ahead of an LSA in our name that makes no sense: who does not look into it holds and spreads it."""
+        if self._core.restart.active:
+            return
+        if (database.scope, entry.header.key) in self._wanted:
+            self._issue(database, entry.header.key, ahead_of=entry)
+        else:
+            self._core.flooding.flush(database, entry)
+
     def purged(self, database: Database, entry: Entry) -> None:
         """Originate again what is wanted and was taken out of the domain."""
         if (database.scope, entry.header.key) in self._wanted and not self._core.restart.active:
@@ -234,7 +246,20 @@ class Origination:
                 RouterLink(link.type, link.id, link.data, _MAX_LINK_METRIC) if link.type != LinkType.STUB else link
                 for link in links
             ]
-        return RouterBody(int(flags), tuple(links))
+        return RouterBody(int(flags), self._limited(area, links))
+
+    def _limited(self, area: Area, links: list[RouterLink]) -> tuple[RouterLink, ...]:
+        """Leave out what one LSA cannot hold: stubs, the last first, before what the graph consists of."""
+        excess = len(links) - _MAX_LINKS
+        if excess <= 0:
+            self.left_out.pop(area.id, None)
+            return tuple(links)
+        if area.id not in self.left_out:
+            self._core.log("warning", f"area {area.name}: the router LSA holds {_MAX_LINKS} links, others are left out")
+            self._core.notify("ospf-router-lsa-full", area=area.name, limit=str(_MAX_LINKS))
+        self.left_out[area.id] = excess
+        ranked = sorted(range(len(links)), key=lambda place: links[place].type == LinkType.STUB)
+        return tuple(links[place] for place in sorted(ranked[:_MAX_LINKS]))
 
     def _links(self, interface: Interface) -> list[RouterLink]:
         fsm = interface.fsm

@@ -64,6 +64,7 @@ def _summary(core: Core, _arguments: Mapping[str, Any]) -> dict[str, Any]:
                 "neighbors": sum(len(i.neighbors) for i in area.interfaces.values()),
                 "full": sum(n.full for i in area.interfaces.values() for n in i.neighbors.values()),
                 "lsas": len(area.database),
+                "links_left_out": core.origination.left_out.get(area.id, 0),
                 "spf_runs": area.graph.runs,
             }
             for area in sorted(core.areas.values(), key=lambda area: area.id)

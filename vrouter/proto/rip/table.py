@@ -1,7 +1,7 @@
 """The routing table of RIP: what neighbors say, what we add, and what is on its way out.
 
     learn ----> paths of a prefix ----> expires, unreachable ----> garbage ----> gone
-    set_own --> our own announcement, which wins over what is heard of the same prefix
+    set_own --> our own announcement, which is told in the place of what is heard of the same prefix
 
 RFC 2453 section 3.9.2 decides what is taken: of a prefix only the best is kept, from the neighbor that said
 so first; with more than one path allowed, also those of other neighbors with the same metric.  A path that has
@@ -80,6 +80,11 @@ class Row:
         if self.own is not None:
             return self.own.tag
         return self.paths[0].tag if self.paths else 0
+
+    @property
+    def hidden(self) -> bool:
+        """Tell whether what we announce keeps the paths from use; beside other protocols' routes the RIB judges."""
+        return self.own is not None and self.own.kind in {"connected", "default"}
 
     def learned_on(self, interface: str) -> bool:
         """Tell whether the interface is where the route comes from: split horizon applies."""
