@@ -196,7 +196,7 @@ bench: build $(STAMPS)/development | $(STAMPS)/system-bench ## ratios against th
 	@$(PYTEST) -s tests/bench
 
 clean: ## remove what was built; .venv stays
-	@rm -rf build $(CORE) fastpath/_core.c fastpath/_layout.py fastpath/_core.pyi *.egg-info
+	@rm -rf build $(CORE) fastpath/_glance.abi3.so fastpath/_core.c fastpath/_glance.c fastpath/_layout.py fastpath/_core.pyi *.egg-info
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 $(STAMPS)/system-%: tools/system_packages.sh

@@ -22,4 +22,4 @@ class BuildAll(build_ext):
         programs["build"](place / "fastpath" / "bpf" / "lib", Path(self.build_temp).resolve() / "bpf")
 
 
-setup(cffi_modules=["fastpath/build.py:ffi"], cmdclass={"build_ext": BuildAll})
+setup(cffi_modules=["fastpath/build.py:ffi", "fastpath/build.py:glance"], cmdclass={"build_ext": BuildAll})

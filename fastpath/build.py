@@ -6,8 +6,9 @@
           +-- enum drop_reason --------------> build/include/drop_names.h (the labels)
     rsock/wire.py --(rsock/c/header.py)------> build/include/rsock_wire.h
 
-`setup.py` names `ffi` as a cffi module.  Run as a program, it regenerates what is derived and prints
-nothing.  The stub comes from cffi's parser, whose attribute is private: cffi is pinned below 3.
+`setup.py` names `ffi` and `glance` as cffi modules; the second one is small, for the manager, which loads no
+other C.  Run as a program, this regenerates what is derived and prints nothing.  The stub comes from cffi's parser,
+whose attribute is private: cffi is pinned below 3.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ SOURCES: Final = ("base", "wire", "table", "port", "forward", "host", "server", 
 # _Alignas is silently ignored by cffi, attributes become variables: neither may slip in.
 FORBIDDEN: Final = re.compile(r"_Alignas|__attribute__|_Static_assert|static\s+inline|#define\s+\w+\s+\(")
 WARNINGS: Final = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wvla", "-Wmissing-prototypes")
+# What cffi generates is not held to the rules of our own files.
+_UNRULED: Final = (
+    '#pragma GCC diagnostic ignored "-Wconversion"\n#pragma GCC diagnostic ignored "-Wmissing-prototypes"\n'
+)
 
 
 def strip(name: str) -> str:
@@ -169,6 +174,19 @@ def sources() -> list[str]:
     return [str(file.relative_to(ROOT.parent)) for file in files if file.exists()]
 
 
+def _flags() -> tuple[list[str], list[str]]:
+    """Give what the compiler and the linker are told."""
+    sanitize = os.environ.get("ANABRANCH_SANITIZE", "")
+    flags = ["-std=gnu11", "-O2", "-g", "-fno-strict-aliasing", "-fvisibility=hidden", *WARNINGS, "-Werror"]
+    flags += (
+        ["-fstack-protector-strong", "-Wno-unused-parameter"]
+        if not sanitize
+        # ThreadSanitizer knows no fences; what they order is atomic by itself.
+        else [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", *(["-Wno-tsan"] if sanitize == "thread" else [])]
+    )
+    return flags, [f"-fsanitize={sanitize}"] if sanitize else ["-Wl,-z,relro,-z,now"]
+
+
 def build() -> FFI:
     """Derive everything from the headers and describe the extension to setuptools."""
     text = abi_text()
@@ -182,19 +200,10 @@ def build() -> FFI:
     write(ROOT / "_core.pyi", stub(parser_ffi))
     built = FFI()
     built.cdef(text)
-    sanitize = os.environ.get("ANABRANCH_SANITIZE", "")
-    flags = ["-std=gnu11", "-O2", "-g", "-fno-strict-aliasing", "-fvisibility=hidden", *WARNINGS, "-Werror"]
-    flags += (
-        ["-fstack-protector-strong", "-Wno-unused-parameter"]
-        if not sanitize
-        # ThreadSanitizer knows no fences; what they order is atomic by itself.
-        else [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", *(["-Wno-tsan"] if sanitize == "thread" else [])]
-    )
+    flags, links = _flags()
     built.set_source(
         "fastpath._core",
-        # What cffi generates is not held to the rules of our own files.
-        "".join(f'#pragma GCC diagnostic ignored "{warning}"\n' for warning in ("-Wconversion", "-Wmissing-prototypes"))
-        + "".join(f'#include "abi/{name}.h"\n' for name in ABI),
+        _UNRULED + "".join(f'#include "abi/{name}.h"\n' for name in ABI),
         sources=sources(),
         include_dirs=[
             str((ROOT / "include").relative_to(ROOT.parent)),
@@ -203,7 +212,25 @@ def build() -> FFI:
         ],
         depends=[str(path.relative_to(ROOT.parent)) for path in ROOT.rglob("*.h")],
         extra_compile_args=flags,
-        extra_link_args=[f"-fsanitize={sanitize}"] if sanitize else ["-Wl,-z,relro,-z,now"],
+        extra_link_args=links,
+        py_limited_api=True,
+    )
+    return built
+
+
+def build_glance() -> FFI:
+    """Describe the manager's extension."""
+    built = FFI()
+    built.cdef(strip("glance"))
+    flags, links = _flags()
+    built.set_source(
+        "fastpath._glance",
+        _UNRULED + '#include "abi/glance.h"\n',
+        sources=[str((ROOT / "src" / "glance" / "glance.c").relative_to(ROOT.parent))],
+        include_dirs=[str((ROOT / "include").relative_to(ROOT.parent))],
+        depends=[str((ROOT / "include" / "abi" / "glance.h").relative_to(ROOT.parent))],
+        extra_compile_args=flags,
+        extra_link_args=links,
         py_limited_api=True,
     )
     return built
@@ -211,5 +238,6 @@ def build() -> FFI:
 
 if __name__ != "__main__":
     ffi = build()
+    glance = build_glance()
 elif sys.argv[1:] == []:
     build()

@@ -1,93 +1,65 @@
-"""Which of many forwarders have work pending, at next to no cost where none has.
+"""Which of many VRs need a closer look, at next to no cost where none does.
 
     watch = Watch()
-    watch.add("red", state, [(place, ring)])
-    watch.pending()   # names of those in the middle of an iteration, or with a frame in a ring
+    watch.add("red", Places(state_fd, workers=1, queues=[fd], tables=tables_fd))
+    watch.sleep(epoll_fd, 1.0)     # until there are events, or something is hit
+    watch.look()                   # names of those that are
 
-A look at a forwarder at rest compares eight bytes of mapped memory, and decodes nothing: fifty of them are looked at a
-hundred times a second.  A worker that is at work is seen at each look.  Frames that wait for one that sleeps, which
-somebody has failed to wake, are seen at one look of ten.  What has been unmapped meanwhile counts as pending: whoever
-looks closely finds out.
+Hit are a worker of a forwarder that has been in the same iteration for LONG_ITERATION, a queue with frames that nobody
+takes, and a control that has been at the same turn for LONG_TURN.  A look at a VR at rest reads two words of mapped
+memory in C; Python is not woken for it.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final
 
+from fastpath._glance import ffi, lib
 from fastpath._layout import CONSTANTS, FIELDS, SIZES
-from fastpath.segment import Segment
+from fastpath.pulse import EPOCH_AT, TURNS_AT
 
-TURNS: Final = 10  # looks, in one of which a forwarder's rings and number of workers have their turn
-_WORD: Final = 8
-_REST: Final = bytes(_WORD)
+INTERVAL: Final = 0.02  # between two looks, while nobody is at work
+LONG_ITERATION: Final = 0.001
+LONG_TURN: Final = 0.1
+_SECOND: Final = 1_000_000_000
 _WORKERS: Final = FIELDS["state_segment"]["workers"][0]
 _WORKER: Final = SIZES["worker_state"]
 _BUSY: Final = FIELDS["worker_state"]["busy_since_ns"][0]
-_USED_AT: Final = FIELDS["state_segment"]["workers_used"][0]
-_USED: Final = slice(_USED_AT, _USED_AT + _WORD)
-_PORTS: Final = FIELDS["state_segment"]["ports"][0]
-_PROGRESS: Final = FIELDS["port_state"]["progress"][0]
+_ANY_BIT: Final = 2**64 - 1
+_ODD: Final = 1
+_WORD: Final = 8
+_FOREVER: Final = 3600.0
 
 
-class Ring(Protocol):
-    """A receive ring whose frames begin with their status, as those of TPACKET_V2."""
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where to look, of one VR; the fds stay the caller's."""
 
-    @property
-    def memory(self) -> mmap.mmap:
-        """Give the mapping."""
-
-    def place(self, progress: int) -> int:
-        """Tell where the frame begins that comes next after so many."""
-
-
-@dataclass(slots=True)
-class _Ring:
-    ring: Ring
-    progress: slice  # in the state segment
-    seen: bytes = b""  # the progress word as it was last
-    status: int = 0  # place of the status of the next frame, by that word
+    state: int  # fd of the segment
+    workers: int = 1
+    queues: Sequence[int] = ()  # fds, open until remove() or for a little longer
+    tables: int = -1
 
 
 class _Watched:
-    """One forwarder."""
+    """One VR: its words, by address."""
 
-    __slots__ = ("count", "memory", "rings", "workers")
-
-    def __init__(self, state: Segment, rings: Iterable[tuple[int, Ring]]) -> None:
-        self.memory, self.workers = state.buffer, 0
-        self.count = b""  # the word that says how many workers there are, as it was last
-        self.rings = []
-        for place, ring in rings:
-            start = _PORTS + place * SIZES["port_state"] + _PROGRESS
-            self.rings.append(_Ring(ring, slice(start, start + _WORD)))
-
-    def count_workers(self) -> bool:
-        """See how many workers there are; tell whether they are others than before.  Raises ValueError."""
-        count = self.memory[_USED]
-        if count == self.count:
-            return False
-        self.count = count
-        self.workers = min(max(struct.unpack("<Q", count)[0], 1), CONSTANTS["MAX_WORKERS"])
-        return True
-
-    def busy(self) -> list[slice]:
-        """Tell where the words stand that are 0 while a worker sleeps."""
-        starts = (_WORKERS + worker * _WORKER + _BUSY for worker in range(self.workers))
-        return [slice(start, start + _WORD) for start in starts]
-
-    def frame_waits(self) -> bool:
-        """Tell whether a frame waits in a ring.  Raises ValueError where a mapping has gone."""
-        for ring in self.rings:
-            now = self.memory[ring.progress]
-            if now != ring.seen:
-                ring.seen, ring.status = now, ring.ring.place(struct.unpack("<Q", now)[0])
-            if ring.ring.memory[ring.status] & 1:  # TP_STATUS_USER
-                return True
-        return False
+    def __init__(self, places: Places) -> None:
+        count = min(max(places.workers, 1), CONSTANTS["MAX_WORKERS"])
+        state = _map(places.state, _WORKERS + count * _WORKER)
+        self._kept: list[Any] = [ffi.from_buffer(state)]
+        starts = [self._kept[0] + _WORKERS + worker * _WORKER + _BUSY for worker in range(count)]
+        self.words = [(start, _ANY_BIT, LONG_ITERATION) for start in starts]
+        self.tables: mmap.mmap | None = None
+        if places.tables >= 0:
+            self.tables = _map(places.tables, max(TURNS_AT, EPOCH_AT) + _WORD)
+            self._kept.append(ffi.from_buffer(self.tables))
+            self.words.append((self._kept[1] + TURNS_AT, _ODD, LONG_TURN))
+        self.queues = list(places.queues)
 
 
 class Watch:
@@ -96,45 +68,65 @@ class Watch:
     def __init__(self) -> None:
         """Watch nothing yet."""
         self._watched: dict[str, _Watched] = {}
-        self._busy: list[tuple[mmap.mmap, slice, str]] = []
-        self._turns: list[list[tuple[str, _Watched]]] = [[] for _ in range(TURNS)]
-        self._looks = 0
+        self._changed = True
+        self._words: Any = ffi.NULL
+        self._queues: Any = ffi.NULL
+        self._word_names: list[str] = []
+        self._queue_names: list[str] = []
 
-    def add(self, name: str, state: Segment, rings: Iterable[tuple[int, Ring]] = ()) -> None:
-        """Watch a forwarder by its state segment and its rings, each with the place of its port in `state.ports`."""
-        watched = self._watched[name] = _Watched(state, rings)
-        watched.count_workers()
-        self._arrange()
+    def add(self, name: str, places: Places) -> None:
+        """Watch a VR."""
+        self._watched[name] = _Watched(places)
+        self._changed = True
 
     def remove(self, name: str) -> None:
         """Watch it no more."""
         if self._watched.pop(name, None) is not None:
-            self._arrange()
+            self._changed = True
 
-    def pending(self) -> set[str]:
-        """Give those that have work."""
-        found = set()
-        try:
-            for memory, busy, name in self._busy:
-                if memory[busy] != _REST:
-                    found.add(name)
-        except ValueError:
-            found.update(self._watched)
-        self._looks += 1
-        others = False
-        for name, watched in self._turns[self._looks % TURNS]:
-            try:
-                others |= watched.count_workers()
-                if watched.frame_waits():
-                    found.add(name)
-            except ValueError:
-                found.add(name)
-        if others:
-            self._arrange()
-        return found
+    def look(self) -> set[str]:
+        """Look at all now; give those that are hit."""
+        self._arrange()
+        lib.glance_look(self._words, len(self._word_names), self._queues, len(self._queue_names))
+        hit = {name for at, name in enumerate(self._word_names) if self._words[at].hit}
+        return hit | {name for at, name in enumerate(self._queue_names) if self._queues[at].hit}
+
+    def turn(self, name: str) -> tuple[int, int] | None:
+        """Give what a control changes while it gets on; None: it is at rest."""
+        watched = self._watched.get(name)
+        if watched is None or watched.tables is None:
+            return None
+        (turns,) = struct.unpack_from("<Q", watched.tables, TURNS_AT)
+        (epoch,) = struct.unpack_from("<Q", watched.tables, EPOCH_AT)
+        return (turns, epoch) if turns & _ODD else None
+
+    def sleep(self, epoll: int, timeout: float | None) -> tuple[bool, bool]:
+        """Wait for events of the epoll set, a hit, or the end of `timeout`; tell whether there are events, and hits."""
+        self._arrange()
+        patience = round((_FOREVER if timeout is None else min(timeout, _FOREVER)) * _SECOND)
+        end = lib.glance_sleep(
+            epoll, patience, round(INTERVAL * _SECOND), self._words, len(self._word_names), self._queues,
+            len(self._queue_names),
+        )  # fmt: skip
+        return end == lib.GLANCE_EVENT, end == lib.GLANCE_HIT
 
     def _arrange(self) -> None:
-        """Make the lists that are gone through."""
-        self._busy = [(it.memory, busy, name) for name, it in self._watched.items() for busy in it.busy()]
-        everyone = list(self._watched.items())
-        self._turns = [everyone[turn::TURNS] for turn in range(TURNS)]
+        """Make the arrays that are gone through."""
+        if not self._changed:
+            return
+        self._changed = False
+        words = [(word, name) for name, watched in self._watched.items() for word in watched.words]
+        queues = [(fd, name) for name, watched in self._watched.items() for fd in watched.queues]
+        self._word_names, self._queue_names = [name for _, name in words], [name for _, name in queues]
+        self._words = ffi.new("struct glance_word[]", len(words))
+        for at, ((address, mask, patience), _name) in enumerate(words):
+            self._words[at] = {
+                "word": ffi.cast("uint64_t *", address), "mask": mask, "patience_ns": round(patience * _SECOND),
+            }  # fmt: skip
+        self._queues = ffi.new("struct glance_queue[]", [{"fd": fd} for fd, _name in queues])
+
+
+def _map(fd: int, size: int) -> mmap.mmap:
+    """Map the beginning of a segment; it lives as long as somebody looks at it."""
+    pages = -(-size // mmap.PAGESIZE)
+    return mmap.mmap(fd, pages * mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ)

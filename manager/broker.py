@@ -18,6 +18,7 @@ from manager.reactor import READ, WRITE, Reactor
 from rsock.broker.link import Framing, frame
 
 PROBE_INTERVAL: Final = 0.25
+PROBE_RESTING: Final = 1.0  # one that does nothing is looked at less often
 SILENCES: Final = 4
 LIMIT: Final = 1 << 22  # bytes that a broker may leave unread
 
@@ -107,9 +108,10 @@ class Broker:
         if self._probing.stopped:
             self.member.fence("stopped by a signal")
             return
-        if self._probing.due(owing=bool(self._output)):
+        asked = self._probing.due(owing=bool(self._output))
+        if asked:
             self._send({"op": "ping"})
-        self._reactor.after(PROBE_INTERVAL, self._probe)
+        self._reactor.after(PROBE_INTERVAL if asked else PROBE_RESTING, self._probe)
 
     def _lost(self, reason: str) -> None:
         del reason

@@ -157,8 +157,8 @@ class Port(ABC):
         del progress
         return False
 
-    def watched(self) -> list[tuple[int, rings.RingView]]:
-        """Give the rings of packet sockets, each with the index of its port in state_segment.ports.
+    def watched(self) -> list[int]:
+        """Give the packet sockets, which are readable while a frame waits in their rings.
 
         None, and it has queues all the same: `waits` is asked each time.
         """
@@ -265,10 +265,9 @@ class RingPort(Port):
         if not self.present and not self._refused:
             self._try()
 
-    def watched(self) -> list[tuple[int, rings.RingView]]:
-        """Give the rings of all workers."""
-        views = [self._ring_view, *(view for _ring, view in self._more)]
-        return [(worker * MAX_PORTS + self.id, view) for worker, view in enumerate(views) if view is not None]
+    def watched(self) -> list[int]:
+        """Give the sockets of all workers."""
+        return [ring.fileno() for ring in (self._ring, *(ring for ring, _view in self._more)) if ring is not None]
 
     def settled(self) -> bool:
         """See whether the ring has its device."""

@@ -21,7 +21,7 @@ from typing import Final
 import structlog
 
 from fastpath._layout import CONSTANTS, FIELDS
-from manager import bpf_objects, ethtool, rings, xdp, xsk
+from manager import bpf_objects, ethtool, xdp, xsk
 from manager.links import RefusedError
 from manager.netlink import IFF_ALLMULTI, IFF_PROMISC, Netlink
 from manager.ports import WholeDevice, pack_spec, unpack_spec
@@ -64,7 +64,7 @@ class XdpDevice(WholeDevice):
         """Tell whether the receive ring holds more than the forwarder has seen to."""
         return self._view is not None and self._view.waiting(progress)
 
-    def watched(self) -> list[tuple[int, rings.RingView]]:
+    def watched(self) -> list[int]:
         """Give nothing: `waiting` is asked."""
         return []
 

@@ -1,9 +1,10 @@
 """Whether a control, or the broker, still serves: a question now and then, which one that has nothing to do is spared.
 
 A control that has not run since the last look sleeps, and waking fifty of them every second costs more than
-all else that an idle machine does.  One that runs and does not answer is hung; and as it might be stuck where it
-needs no processor, it is asked all the same every three seconds.  The kernel tells without a question which one is
-stopped: the zygote hears of its own children's stops at once, but not of those that it has not borne.
+all else that an idle machine does.  One that runs and does not answer is hung; and one that rests is asked now and
+then all the same.  A control that hangs in the middle of its work is found sooner, by its pulse (supervisor.py).  The
+kernel tells without a question which one is stopped: the zygote hears of its own children's stops at once, but not
+of those that it has not borne.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 INTERVAL: Final = 1.0  # between two looks
 # A full table that goes at once is a second of work; a hung control stops no packet.
 SILENCES: Final = 3
-SPARED: Final = 2  # looks in a row
+SPARED: Final = 29  # looks in a row
 _REST: Final = 1_000_000  # nanoseconds of the processor between two looks that are no work
 _PROCESS_CLOCK: Final = 2  # CPUCLOCK_SCHED; see clock_getcpuclockid(3)
 _STATE_ROOM: Final = 64  # of /proc/PID/stat: pid, name and state are within these bytes
@@ -79,7 +80,7 @@ class Probe:
         if resting and self._spared < SPARED:
             self._spared += 1
             return False
-        self._spared = 0
+        self._spared = 0 if resting else next(_turns) % (SPARED + 1)
         self._unanswered += 1
         return True
 

@@ -41,11 +41,12 @@ class Reactor:
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
         """`failed` hears of exceptions that a callback let through: one bad event must not end the box."""
         self._failed = failed
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.EpollSelector()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._signals: dict[int, Callable[[], None]] = {}
         self._wake_read, self._wake_write = socket.socketpair()
+        self._rest: Callable[[int, float | None], bool] | None = None
         self._running = False
         for end in (self._wake_read, self._wake_write):
             end.setblocking(False)
@@ -70,6 +71,10 @@ class Reactor:
         heapq.heappush(self._timers, (timer.at, next(self._order), timer))
         return timer
 
+    def rest_by(self, rest: Callable[[int, float | None], bool]) -> None:
+        """Sleep by `rest(epoll fd, seconds)` from now on, which tells whether there may be events."""
+        self._rest = rest
+
     def on_signal(self, number: int, callback: Callable[[], None]) -> None:
         """Call back, in the loop, when the signal has come."""
         self._signals[number] = callback
@@ -84,7 +89,7 @@ class Reactor:
 
     def turn(self, patience: float | None) -> None:
         """Wait once, at most `patience` seconds, and make the calls that are due."""
-        for key, _events in self._selector.select(self._timeout(patience)):
+        for key, _events in self._select(self._timeout(patience)):
             # An earlier callback of this round may have removed it.
             if self._selector.get_map().get(key.fd) is key:
                 self._call(key.data)
@@ -114,6 +119,13 @@ class Reactor:
         self._selector.close()
         self._wake_read.close()
         self._wake_write.close()
+
+    def _select(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self._rest is not None and timeout != 0:
+            if not self._rest(self._selector.fileno(), timeout):
+                return []
+            timeout = 0
+        return self._selector.select(timeout)
 
     def _timeout(self, patience: float | None) -> float | None:
         while self._timers and self._timers[0][2].callback is None:

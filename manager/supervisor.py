@@ -1,38 +1,45 @@
-"""Finds forwarders that hang, without a heartbeat of theirs: it samples what they write anyway.
+"""Finds processes of VRs that hang, without a heartbeat of theirs: it samples what they write anyway.
 
-Stalled is one of two things that a worker does for STALL seconds:
+A forwarder's worker is stalled when it does one of two things for STALL seconds:
     in the middle of an iteration (`busy_since_ns`) with the progress word `batches` unchanged
     asleep, though the frame at the ring's progress index has been received
+A control is when it is at the same turn of its loop (fastpath/pulse.py) for TURN_STALL seconds, and publishes nothing.
 
-A glance at a few bytes tells which VRs have work pending; only those are looked at closely, so that idle ones cost
-next to nothing.  Queues that are no packet rings are looked at each time.  A forwarder that merely did not get the
-processor is spared: it is held against the time it has run.  A stopped one is reported by the zygote at once; one
-whose zygote died is seen here.  Controls are asked from here too whether they live.
+The manager sleeps by a glance at a few bytes of all VRs (fastpath/watch.py); only those that do not get on are looked
+at closely, so that idle ones cost next to nothing.  Queues that are no packet rings are looked at each time.  A process
+that merely did not get the processor is spared: it is held against the time it has run.  A stopped one is reported by
+the zygote at once; one whose zygote died is seen here.  Controls are asked from here too, now and then, whether they
+live.
 """
 
 from __future__ import annotations
 
+import os
+import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fastpath._layout import CONSTANTS
+from fastpath._layout import CONSTANTS, FIELDS
 from fastpath.segment import Column, View
-from fastpath.watch import Watch
+from fastpath.watch import Places, Watch
 from manager import probe
-from manager.reactor import Reactor
+from manager.reactor import Reactor, Timer
 from manager.unit import Unit
 
-INTERVAL: Final = 0.01
-QUIET: Final = 100  # samples in a row without any work in any VR: then only every RESTING-th is taken
-RESTING: Final = 2
-SHARES: Final = 10  # of the VRs, whose controls are looked at one share after the other
-PROBE_EVERY: Final = round(probe.INTERVAL / SHARES / INTERVAL)  # samples
-FOLLOW_EVERY: Final = 200  # samples; who changes anything says so
+INTERVAL: Final = 0.01  # between two closer looks
+RESTING: Final = 0.02  # where nothing is the matter with those that have other queues
+FOLLOW: Final = 2.0  # seconds; who changes anything says so
 STALL: Final = 0.02
+TURN_STALL: Final = 0.8
+ROUTE_STALL: Final = 2e-6  # and for each installed route: all of them may go at once
+MOST_ROUTES: Final = 10_000_000
+OWING_STALL: Final = 3.0  # with a question of an operator: an answer may be long
 PORTS: Final = CONSTANTS["MAX_PORTS"]
+_ROUTES_AT: Final = FIELDS["tables_segment"]["prefix_root"][0]
+_COUNT_AT: Final = FIELDS["prefix_table"]["count"][0]
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class _Watched:
 
     view: View
     rings: tuple[tuple[int, int], ...]  # port, generation
+    workers: int
     closely: bool  # it has other queues
 
 
@@ -71,41 +79,65 @@ class Supervisor:
         self._reactor = reactor
         self._units = units
         self._samples: dict[str, dict[int, _Sample]] = {}  # by worker
+        self._turns: dict[str, _Sample] = {}  # of controls
         self._busy: dict[str, tuple[View, Column]] = {}  # how to read `busy_since_ns` of all workers at once
         self._watch = Watch()
         self._watched: dict[str, _Watched] = {}
         self._closely: frozenset[str] = frozenset()
         self._anew = True
-        self._turn = self._quiet = 0
+        self._timer: Timer | None = None
+        self._follow_at = self._probe_at = 0.0
 
     def look_anew(self) -> None:
         """A VR, or one of its ports, may be another one."""
-        self._anew = True
+        if not self._anew:
+            self._anew = True
+            self._arm(INTERVAL)
 
     def start(self) -> None:
         """Sample from now on."""
+        self._reactor.rest_by(self._rest)
         self._tick()
 
-    def _tick(self) -> None:
-        steps = RESTING if self._quiet >= QUIET else 1
-        self._reactor.after(steps * INTERVAL, self._tick)
-        before, self._turn = self._turn, self._turn + steps
-        self._anew |= before // FOLLOW_EVERY != self._turn // FOLLOW_EVERY
-        if before // PROBE_EVERY != self._turn // PROBE_EVERY:
-            for unit in list(self._units())[self._turn // PROBE_EVERY % SHARES :: SHARES]:
-                unit.probe_control()
-        if self._anew:
-            self._follow()
-        pending = self._watch.pending()
-        self._quiet = 0 if pending else self._quiet + 1
-        if pending or self._samples or self._closely:
-            self._look_closely(pending | self._samples.keys() | self._closely)
+    def _rest(self, epoll: int, timeout: float | None) -> bool:
+        """Sleep for the reactor."""
+        events, hit = self._watch.sleep(epoll, timeout)
+        if hit:
+            self._arm(0.0)
+        return events
 
-    def _look_closely(self, suspects: set[str]) -> None:
-        now = time.monotonic()
-        for unit in list(self._units()):
-            if unit.name in suspects:
-                self._look(unit, now)
+    def _arm(self, delay: float) -> None:
+        """Look in so many seconds, or sooner where that is planned already."""
+        if self._timer is not None:
+            if self._timer.at <= time.monotonic() + delay:
+                return
+            self._timer.cancel()
+        self._timer = self._reactor.after(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer, now = None, time.monotonic()
+        try:
+            self._look_at_all(now)
+        finally:
+            if self._samples or self._turns or self._anew:
+                self._arm(INTERVAL)
+            else:
+                self._arm(RESTING if self._closely else max(0.0, self._probe_at - time.monotonic()))
+
+    def _look_at_all(self, now: float) -> None:
+        if now >= self._probe_at:
+            self._probe_at = now + probe.INTERVAL
+            for unit in list(self._units()):
+                unit.probe_control()
+        if self._anew or now >= self._follow_at:
+            self._follow_at = now + FOLLOW
+            self._follow()
+        suspects = self._watch.look() | self._samples.keys() | self._turns.keys() | self._closely
+        if suspects:
+            for unit in list(self._units()):
+                if unit.name in suspects:
+                    self._look(unit, now)
+                    self._look_at_control(unit, now)
 
     # --- what is glanced at ---
 
@@ -125,21 +157,24 @@ class Supervisor:
             return
         queues = [port for port in unit.ports.values() if port.queues and port.present]
         rings = tuple((port.id, port.generation) for port in queues)
+        workers = resources.view.integer("workers_used")
         known = self._watched.get(unit.name)
-        if known is not None and known.view is resources.view and known.rings == rings:
+        if known is not None and known.view is resources.view and (known.rings, known.workers) == (rings, workers):
             return
         self._forget(unit.name)
-        found = [ring for port in queues for ring in port.watched()]
-        self._watch.add(unit.name, resources.view, found)
-        self._watched[unit.name] = _Watched(resources.view, rings, not all(port.watched() for port in queues))
+        found = [fd for port in queues for fd in port.watched()]
+        self._watch.add(unit.name, Places(resources.state_ro, workers, found, resources.tables_ro))
+        closely = not all(port.watched() for port in queues)
+        self._watched[unit.name] = _Watched(resources.view, rings, workers, closely)
 
     def _forget(self, name: str) -> None:
         self._watched.pop(name, None)
         self._watch.remove(name)
         self._samples.pop(name, None)
+        self._turns.pop(name, None)
         self._busy.pop(name, None)
 
-    # --- what is looked at closely ---
+    # --- forwarders, closely ---
 
     def _look(self, unit: Unit, now: float) -> None:
         resources, pid = unit.resources, unit.forwarder.pid
@@ -156,7 +191,7 @@ class Supervisor:
             sample = samples.get(worker)
             if sample is None or (sample.pid, sample.seen) != (pid, seen):
                 samples[worker] = _Sample(pid, seen, now, processor_time(pid, thread)[1])
-            elif (reason := _hangs(sample, thread, now)) is not None:
+            elif (reason := _hangs(sample, thread, now, STALL)) is not None:
                 self._samples.pop(unit.name, None)
                 unit.hung_forwarder(f"worker {worker}: {reason}" if worker else reason)
                 return
@@ -185,12 +220,41 @@ class Supervisor:
                 seen[worker] = (*seen.get(worker, ()), port.id, at)
         return seen
 
+    # --- controls, closely ---
 
-def _hangs(sample: _Sample, thread: int, now: float) -> str | None:
-    """Tell why a worker is taken for one that hangs; None: it is not, or not yet."""
-    if now - sample.since < STALL:
+    def _look_at_control(self, unit: Unit, now: float) -> None:
+        turn, pid = self._watch.turn(unit.name), unit.control.pid
+        if turn is None or pid is None or not unit.control.ready or unit.configuring:
+            self._turns.pop(unit.name, None)
+            return
+        sample = self._turns.get(unit.name)
+        if sample is None or (sample.pid, sample.seen) != (pid, turn):
+            self._turns[unit.name] = _Sample(pid, turn, now, processor_time(pid, pid)[1])
+        elif now - sample.since >= TURN_STALL and (reason := _hangs(sample, pid, now, _patience(unit))) is not None:
+            del self._turns[unit.name]
+            unit.control.fence(reason)
+
+
+def installed(tables: int) -> int:
+    """Give the number of installed routes of a tables segment."""
+    try:
+        (root,) = struct.unpack("<Q", os.pread(tables, 8, _ROUTES_AT))
+        return int(struct.unpack("<Q", os.pread(tables, 8, root + _COUNT_AT))[0]) if root else 0
+    except (OSError, OverflowError, struct.error):
+        return 0
+
+
+def _patience(unit: Unit) -> float:
+    """Tell how long a turn of a control may take."""
+    routes = installed(unit.resources.tables_ro) if unit.resources is not None else 0
+    return max(TURN_STALL + min(routes, MOST_ROUTES) * ROUTE_STALL, OWING_STALL if unit.owing else 0.0)
+
+
+def _hangs(sample: _Sample, thread: int, now: float, stall: float) -> str | None:
+    """Tell why a thread is taken for one that hangs; None: it does not, or not yet."""
+    if now - sample.since < stall:
         return None
     state, ran = processor_time(sample.pid, thread)
-    if state in {"R", "D"} and ran - sample.ran < STALL * 1e9:
+    if state in {"R", "D"} and ran - sample.ran < stall * 1e9:
         return None  # it waits for the processor, or for a page
     return "stopped" if state in {"T", "t"} else f"no progress for {now - sample.since:.3f} s"

@@ -513,13 +513,22 @@ class Unit:
             result(None, f"the control of {self.name} has gone")
         self._box.changed(self, "")
 
+    @property
+    def configuring(self) -> bool:
+        """Tell whether control is taking a configuration, which may take it long."""
+        return self._configuring is not None and time.monotonic() - self._busy_since < CONFIGURE_PATIENCE
+
+    @property
+    def owing(self) -> bool:
+        """Tell whether control has a question of an operator to answer."""
+        return bool(self._questions)
+
     def probe_control(self) -> None:
         """Ask control whether it lives, if that is due; called every `probe.INTERVAL` seconds."""
         peer = self._control_peer
         if not self.control.ready or peer is None:
             return
-        busy = self._configuring is not None and time.monotonic() - self._busy_since < CONFIGURE_PATIENCE
-        if self._probe.silent and not busy:
+        if self._probe.silent and not self.configuring:
             self.control.fence("does not answer")
         elif self._probe.stopped:
             self.control.fence("stopped by a signal")

@@ -29,6 +29,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     "bgp": _GROUND | {"bulk", "policy", "bgp"},
     "spf": _GROUND | {"spf"},
     "bfd": _GROUND | {"bfd"},
+    "glance": frozenset({"abi"}),  # a library of its own, for the manager
 }
 _INCLUDE: Final = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 

@@ -2,51 +2,48 @@
 
 from __future__ import annotations
 
-import mmap
 import os
+import select
 import signal
+import socket
 import struct
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from fastpath import segment
-from fastpath._layout import CONSTANTS, FIELDS, SIZES
-from fastpath.watch import Watch
-from manager import probe
+from fastpath._layout import FIELDS, SIZES
+from fastpath.pulse import Pulse
+from fastpath.watch import LONG_ITERATION, LONG_TURN, Places, Watch
+from manager import probe, supervisor
+from manager.reactor import Reactor
+from manager.supervisor import Supervisor
 
-FRAME, COUNT = 1 << 11, 16
-USER = 1  # TP_STATUS_USER
+if TYPE_CHECKING:
+    from manager.unit import Unit
 
 
 class State:
-    """A state segment, and how a forwarder would write it."""
+    """Both segments of a VR, and how its processes would write them."""
 
     def __init__(self, name: str) -> None:
         self.fd = segment.create(segment.KIND_STATE, segment.STATE_SIZE, 1, name)
-        self.segment = segment.Segment(self.fd, segment.KIND_STATE)
+        self.tables = segment.create(segment.KIND_TABLES, segment.TABLES_SIZE, 1, name)
 
-    def write(self, field: str, inner: str, index: int, value: int) -> None:
-        """Store an integer in an element of an array."""
-        start, _code, _count, nested = FIELDS["state_segment"][field]
-        os.pwrite(self.fd, struct.pack("<Q", value), start + index * SIZES[nested] + FIELDS[nested][inner][0])
+    def busy(self, worker: int, value: int) -> None:
+        """Store since when a worker is at work."""
+        start, _code, _count, nested = FIELDS["state_segment"]["workers"]
+        at = start + worker * SIZES[nested] + FIELDS[nested]["busy_since_ns"][0]
+        os.pwrite(self.fd, struct.pack("<Q", value), at)
 
-    def workers(self, count: int) -> None:
-        """Say how many workers there are."""
-        os.pwrite(self.fd, struct.pack("<Q", count), FIELDS["state_segment"]["workers_used"][0])
-
-
-class Ring:
-    """A ring of frames, one after the other."""
-
-    def __init__(self) -> None:
-        self.memory = mmap.mmap(-1, FRAME * COUNT)
-
-    def place(self, progress: int) -> int:
-        return progress % COUNT * FRAME
+    def places(self, workers: int = 1, queues: tuple[int, ...] = ()) -> Places:
+        """Tell where to look."""
+        return Places(self.fd, workers, queues, self.tables)
 
 
 @pytest.fixture
@@ -54,64 +51,94 @@ def states() -> Iterator[list[State]]:
     made = [State(f"test{number}") for number in range(3)]
     yield made
     for state in made:
-        state.segment.close()
         os.close(state.fd)
+        os.close(state.tables)
 
 
-def looks(watch: Watch) -> set[str]:
-    """Look often enough for what is not looked at each time."""
-    return {name for _ in range(16) for name in watch.pending()}
+def settled(watch: Watch, patience: float) -> set[str]:
+    """Look, and again after a patience."""
+    watch.look()
+    time.sleep(patience)
+    return watch.look()
 
 
-def test_a_busy_worker_is_pending_work(states: list[State]) -> None:
+def test_a_worker_that_is_long_in_one_iteration_is_hit(states: list[State]) -> None:
     watch = Watch()
     for name, state in zip("abc", states, strict=True):
-        watch.add(name, state.segment)
-    assert looks(watch) == set()
-    states[1].write("workers", "busy_since_ns", 0, 1 << 56)
-    assert watch.pending() == {"b"}
-    states[1].write("workers", "busy_since_ns", 0, 0)
-    assert looks(watch) == set()
+        watch.add(name, state.places())
+    assert settled(watch, LONG_ITERATION) == set()
+    states[1].busy(0, 1 << 56)
+    assert settled(watch, LONG_ITERATION) == {"b"}
+    states[1].busy(0, (1 << 56) + 1)  # another iteration
+    assert watch.look() == set()
+    states[1].busy(0, 0)
+    assert settled(watch, LONG_ITERATION) == set()
 
 
 def test_further_workers_count_where_there_are_any(states: list[State]) -> None:
     watch = Watch()
-    watch.add("a", states[0].segment)
-    states[0].write("workers", "busy_since_ns", 2, 77)
-    assert looks(watch) == set()
-    states[0].workers(3)
-    assert looks(watch) == {"a"}
-    states[0].workers(2**64 - 1)
-    assert looks(watch) == {"a"}
-
-
-@pytest.mark.parametrize("progress", [0, 5, 8, 15, 16 * 1000 + 9])
-def test_a_frame_in_a_ring_is_pending_work(states: list[State], progress: int) -> None:
-    ring, watch = Ring(), Watch()
-    place = 1 * CONSTANTS["MAX_PORTS"] + 7
-    watch.add("a", states[0].segment, [(place, ring)])
-    states[0].write("ports", "progress", place, progress)
-    for frame in range(COUNT):
-        ring.memory[frame * FRAME] = USER
-        assert looks(watch) == ({"a"} if frame == progress % COUNT else set())
-        ring.memory[frame * FRAME] = 0
-    states[0].write("ports", "progress", place, progress + 1)
-    ring.memory[(progress + 1) % COUNT * FRAME] = USER
-    assert looks(watch) == {"a"}
-
-
-def test_what_has_gone_is_for_a_closer_look(states: list[State]) -> None:
-    ring, watch = Ring(), Watch()
-    watch.add("a", states[0].segment, [(7, ring)])
-    watch.add("b", states[1].segment)
-    ring.memory.close()
-    assert looks(watch) == {"a"}
-    states[1].segment.buffer.close()
-    assert "b" in watch.pending()
+    watch.add("a", states[0].places(workers=2))
+    states[0].busy(2, 77)
+    assert settled(watch, LONG_ITERATION) == set()
+    watch.add("a", states[0].places(workers=2**64 - 1))
+    assert settled(watch, LONG_ITERATION) == {"a"}
     watch.remove("a")
     watch.remove("a")
-    watch.remove("b")
-    assert looks(watch) == set()
+    assert settled(watch, LONG_ITERATION) == set()
+
+
+def test_frames_that_nobody_takes_are_a_hit(states: list[State]) -> None:
+    watch = Watch()
+    pairs = [socket.socketpair() for _ in range(300)]
+    try:
+        watch.add("a", states[0].places(queues=tuple(one.fileno() for one, _ in pairs[:299])))
+        watch.add("b", states[1].places(queues=(pairs[299][0].fileno(),)))
+        assert watch.look() == set()
+        pairs[299][1].send(b"frame")
+        assert watch.look() == {"b"}
+        pairs[299][0].recv(8)
+        pairs[3][1].send(b"frame")
+        assert watch.look() == {"a"}
+        pairs[3][0].recv(8)
+        assert watch.look() == set()
+        pairs[299][0].close()  # for a closer look
+        assert watch.look() == {"b"}
+    finally:
+        for pair in pairs:
+            for end in pair:
+                end.close()
+
+
+def test_a_control_that_is_long_at_one_turn_is_hit(states: list[State]) -> None:
+    watch, pulse = Watch(), Pulse(states[0].tables)
+    watch.add("a", states[0].places())
+    assert watch.turn("a") is not None
+    assert settled(watch, LONG_TURN) == {"a"}
+    before = watch.turn("a")
+    pulse.rest()
+    assert watch.turn("a") is None
+    assert settled(watch, LONG_TURN) == set()
+    pulse.work()
+    assert watch.look() == set()
+    assert watch.turn("a") not in {None, before}
+    assert Pulse(states[0].tables) is not None  # a successor, of one that died at work
+    assert settled(watch, LONG_TURN) == {"a"}
+
+
+def test_a_sleep_ends_by_an_event_a_hit_or_the_clock(states: list[State]) -> None:
+    watch = Watch()
+    watch.add("a", states[0].places())
+    one, other = socket.socketpair()
+    with one, other, select.epoll() as epoll:
+        epoll.register(one.fileno(), select.EPOLLIN)
+        begin = time.monotonic()
+        assert watch.sleep(epoll.fileno(), 0.03) == (False, False)
+        assert 0.03 <= time.monotonic() - begin < 1.0
+        states[0].busy(0, 5)
+        assert watch.sleep(epoll.fileno(), None) == (False, True)
+        states[0].busy(0, 0)
+        other.send(b"x")
+        assert watch.sleep(epoll.fileno(), None) == (True, False)
 
 
 @contextmanager
@@ -132,17 +159,18 @@ def test_one_that_rests_is_asked_seldom() -> None:
         asked.begin(pid)
         assert asked.due(owing=True)
         asked.answered()
-        for _ in range(2):
-            assert not any(asked.due(owing=False) for _look in range(probe.SPARED))
-            assert asked.due(owing=False)
-            asked.answered()
+        assert any(asked.due(owing=False) for _look in range(probe.SPARED + 1))  # it takes its turn among all
+        asked.answered()
+        assert not any(asked.due(owing=False) for _look in range(probe.SPARED))
+        assert asked.due(owing=False)
+        asked.answered()
         assert asked.due(owing=True)  # it has something to answer
         asked.end()
 
 
 def test_those_that_rest_are_not_all_asked_at_once() -> None:
     with process("exec sleep 30") as pid:
-        many = [probe.Probe() for _ in range(30)]
+        many = [probe.Probe() for _ in range(10 * (probe.SPARED + 1))]
         for one in many:
             one.begin(pid)
         for _look in range(6):
@@ -184,6 +212,76 @@ def test_one_that_runs_and_does_not_answer_is_silent() -> None:
         asked.answered()
         asked.end()
         assert not asked.silent
+
+
+class Member:
+    """A process of a VR, as the supervisor sees it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.ready = pid, True
+        self.fenced: list[str] = []
+
+    def fence(self, reason: str) -> None:
+        """Note it."""
+        self.fenced.append(reason)
+
+
+class OneVr:
+    """A VR of which control is a process of ours."""
+
+    def __init__(self, state: State, pid: int) -> None:
+        self.name, self.configuring, self.owing = "red", False, False
+        self.ports: dict[str, object] = {}
+        self.forwarder, self.control = Member(os.getpid()), Member(pid)
+        self.resources = SimpleNamespace(
+            view=segment.Segment(state.fd, segment.KIND_STATE), state_ro=state.fd, tables_ro=state.tables
+        )
+
+    def probe_control(self) -> None:
+        """It is not about questions."""
+
+
+def supervised(vr: OneVr, seconds: float) -> tuple[list[str], float]:
+    """Supervise it until it is fenced, so long at most; give the reasons, and how long it took."""
+    failures: list[BaseException] = []
+    reactor = Reactor(failures.append)
+    Supervisor(reactor, lambda: [cast("Unit", vr)]).start()
+    begin = time.monotonic()
+    reactor.turn_until(lambda: bool(vr.control.fenced), seconds)
+    took = time.monotonic() - begin
+    reactor.close()
+    vr.resources.view.close()
+    assert not failures
+    return vr.control.fenced, took
+
+
+@pytest.mark.parametrize("code", ["while :; do :; done", "exec sleep 30"], ids=["loops", "waits"])
+def test_a_control_that_hangs_at_work_is_fenced(states: list[State], code: str) -> None:
+    Pulse(states[0].tables)
+    with process(code) as pid:
+        fenced, took = supervised(OneVr(states[0], pid), 20)
+    assert len(fenced) == 1
+    assert took > supervisor.TURN_STALL
+
+
+def test_a_control_that_gets_on_or_rests_is_left_alone(states: list[State]) -> None:
+    pulse = Pulse(states[0].tables)
+    with process("while :; do :; done") as pid:
+        vr = OneVr(states[0], pid)
+        vr.configuring = True
+        assert supervised(vr, supervisor.TURN_STALL + 0.4)[0] == []
+        pulse.rest()
+        assert supervised(OneVr(states[0], pid), supervisor.TURN_STALL + 0.4)[0] == []
+
+
+def test_a_large_table_is_given_its_time(states: list[State]) -> None:
+    at, place = 1 << 20, FIELDS["tables_segment"]["prefix_root"][0]
+    os.pwrite(states[0].tables, struct.pack("<Q", at), place)
+    count = FIELDS["prefix_table"]["count"][0]
+    os.pwrite(states[0].tables, struct.pack("<Q", 1_000_000), at + count)
+    assert supervisor.installed(states[0].tables) == 1_000_000
+    os.pwrite(states[0].tables, struct.pack("<Q", 2**64 - 9), place)
+    assert supervisor.installed(states[0].tables) == 0
 
 
 def test_one_that_does_not_answer_is_asked_on_though_it_rests() -> None:

@@ -10,10 +10,20 @@ import itertools
 import selectors
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
+
+
+class Pulse(Protocol):
+    """Shows others whether we are at work."""
+
+    def rest(self) -> None:
+        """Go to sleep."""
+
+    def work(self) -> None:
+        """Wake up."""
 
 
 class Timer:
@@ -34,7 +44,9 @@ class Timer:
 class Loop:
     """Calls back when a file descriptor is ready or a time has come."""
 
-    def __init__(self) -> None:
+    def __init__(self, pulse: Pulse | None = None) -> None:
+        """`pulse` hears of each sleep."""
+        self._pulse = pulse
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -79,7 +91,7 @@ class Loop:
 
     def step(self, timeout: float | None = 0) -> None:
         """Wait at most `timeout` seconds, and do what is due."""
-        for key, events in self._selector.select(timeout):
+        for key, events in self._select(timeout):
             # A callback before this one may have closed its fd, or put another in its place.
             current = self._selector.get_map().get(key.fd)
             if current is not None and current.data is key.data:
@@ -91,6 +103,15 @@ class Loop:
         for timer in due:
             if timer.callback is not None:
                 timer.callback()
+
+    def _select(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self._pulse is None:
+            return self._selector.select(timeout)
+        self._pulse.rest()
+        try:
+            return self._selector.select(timeout)
+        finally:
+            self._pulse.work()
 
     def close(self) -> None:
         """Give the selector back."""

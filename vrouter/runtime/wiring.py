@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from fastpath.pulse import Pulse
 from fastpath.spf import Accelerators
 from fastpath.tables import TableWriter
 from vrouter.api.messages import ControlOp
@@ -47,7 +48,7 @@ class Wiring:
 
     def __init__(self, name: str, tables: int, state_ro: int, listener: socket.socket, forwarder: str | bytes) -> None:
         """Serve `listener`; `forwarder` is the address of the VR's forwarder."""
-        self.loop = Loop()
+        self.loop = Loop(Pulse(tables))
         self.writer = writer = TableWriter(tables, state_ro)
         self.fib = FibSync(writer, tables)
         self.forwarder = ForwarderLink(self.loop, forwarder)
