@@ -1,8 +1,8 @@
 """A control's pulse: a word of the tables segment that is odd while control is at work, and another one each turn.
 
 Control writes it round each of its sleeps, which costs it nothing to speak of; the manager reads it instead of asking.
-A word that stays odd and the same is a turn that does not end.  Long work shows that it gets on by the segment's
-`epoch`, which changes with what is published.
+A word that stays odd and the same is work that does not end.  Long work shows that it gets on by a beat after each
+part of it, and by the segment's `epoch`, which changes with what is published.
 """
 
 from __future__ import annotations
@@ -32,3 +32,8 @@ class Pulse:
         self._words[TURNS_AT // _WORD] = self._turn
 
     work = rest  # the next word: odd after even
+
+    def beat(self) -> None:
+        """Get on, and stay at work."""
+        self._turn += 2
+        self._words[TURNS_AT // _WORD] = self._turn

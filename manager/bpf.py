@@ -1,6 +1,7 @@
 """The few BPF programs of the manager, assembled here and attached at clsact (tc-bpf(8), direct action).
 
     whole device     ingress: drop                    the kernel's IP stack never sees what the tap saw
+                     (with `offload: tc` another program in its place: offload_tc.py)
     shared NIC       ingress: our VLAN? pop, redirect to the veth of the VR that owns it; else go on
     veth, our end    ingress: tagged? drop; push the VLAN, redirect to the NIC
 
@@ -29,6 +30,7 @@ PROG_LOAD: Final = 5
 PROG_TYPE_SCHED_CLS: Final = 3
 VLAN_ID: Final = 0x0FFF
 PRIORITY: Final = 7  # of our filters on a NIC that is not ours alone
+WHOLE_DEVICE: Final = 1  # handle of the filter on a device that is
 # struct __sk_buff
 VLAN_PRESENT, VLAN_TCI, VLAN_PROTOCOL = 20, 24, 28
 # helpers
@@ -159,7 +161,7 @@ def add_clsact(netlink: Netlink, index: int) -> None:
         netlink.add_clsact(index)
 
 
-def attach(netlink: Netlink, index: int, instructions: list[Instruction], handle: int = 1) -> None:
+def attach(netlink: Netlink, index: int, instructions: list[Instruction], handle: int = WHOLE_DEVICE) -> None:
     """Run a program on all frames that the device receives; `handle` tells ours apart on one device."""
     program = load_program(instructions)
     try:

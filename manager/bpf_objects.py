@@ -27,7 +27,6 @@ LIBRARY: Final = Path(fastpath.__file__).resolve().parent / "bpf" / "lib"
 # enum bpf_cmd
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD = 0, 1, 2, 3, 5
 _PROG_TEST_RUN, _PROG_BY_ID, _OBJECT_INFO = 10, 13, 15
-_PROG_TYPE_XDP: Final = 6
 # Of a load of 64 bits: what its first half's source register says of the number.
 _LOAD_64: Final = 0x18
 _MAP_BY_FD: Final = 1
@@ -158,7 +157,7 @@ def _patched(found: dict[str, Any], maps: Mapping[str, int], constants: Mapping[
     return code
 
 
-def _load(name: str, code: bytearray, text: str) -> int:
+def _load(name: str, kind: int, code: bytearray, text: str) -> int:
     instructions = ctypes.create_string_buffer(bytes(code), len(code))
     granted = ctypes.create_string_buffer(text.encode())
     label = (NAME_PREFIX + name).encode()[: _NAME_SIZE - 1]
@@ -166,7 +165,7 @@ def _load(name: str, code: bytearray, text: str) -> int:
     def attempt(log: Any) -> int:
         room = (1, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
         return _call(_PROG_LOAD, struct.pack(
-            "=IIQQIIQII16s", _PROG_TYPE_XDP, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(granted),
+            "=IIQQIIQII16s", kind, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(granted),
             *room, 0, 0, label,
         ))  # fmt: skip
 
@@ -208,20 +207,28 @@ def load(
                     kind = replace(kind, value=sizes[label])
                 made[label] = create_map(kind, label)
         code = _patched(found, {**made, **(maps or {})}, constants or {})
-        return Program(_load(name, code, found["license"]), made)
+        return Program(_load(name, found["type"], code, found["license"]), made)
     except BaseException:
         for fd in made.values():
             os.close(fd)
         raise
 
 
-def run_once(program: int, frame: bytes, room: int = 2048) -> tuple[int, bytes]:
-    """Run an XDP program once on a frame: what it returned, and the frame after that."""
+def run_once(program: int, frame: bytes, room: int = 2048, context: bytearray | None = None) -> tuple[int, bytes]:
+    """Run a program once on a frame: what it returned, and the frame after that.
+
+    `context` is what goes in and comes out beside the frame (struct __sk_buff of filters and of programs at tc).
+    """
     data, out = ctypes.create_string_buffer(frame, len(frame)), ctypes.create_string_buffer(room)
+    beside = (ctypes.c_char * len(context)).from_buffer(context) if context is not None else None
+    size, place = (len(beside), ctypes.addressof(beside)) if beside is not None else (0, 0)
     fields = ctypes.create_string_buffer(
-        struct.pack("=IIIIQQII", program, 0, len(frame), room, ctypes.addressof(data), ctypes.addressof(out), 1, 0),
+        struct.pack(
+            "=IIIIQQIIIIQQ", program, 0, len(frame), room, ctypes.addressof(data), ctypes.addressof(out), 1, 0,
+            size, size, place, place,
+        ),
         _ATTRIBUTE_SIZE,
-    )
+    )  # fmt: skip
     bpf(_PROG_TEST_RUN, fields)
     _fd, result, _in, length = struct.unpack_from("=IIII", fields.raw)
     return result, out.raw[:length]

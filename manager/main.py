@@ -63,7 +63,19 @@ def _run(conf_dir: Path, run_dir: Path) -> int:
         for service in services:
             service.stopped_process(pid)
 
+    kernel.set_subreaper()
     zygote = Zygote(reactor, stopped, broken.append)
+    zygote.start()  # it warms up while we import
+    try:
+        return _serve_alone(reactor, zygote, services, broken, conf_dir, run_dir)
+    finally:
+        zygote.close()
+        reactor.close()
+
+
+def _serve_alone(reactor: Reactor, zygote: Zygote, services: list[Service], broken: list[str], conf_dir: Path,
+                 run_dir: Path) -> int:  # fmt: skip
+    """Take the run dir, and serve."""
     try:
         # Imported late: this file is read by every `anabranch --help`, too.
         from manager.service import prepare_run_dir  # noqa: PLC0415
@@ -78,7 +90,6 @@ def _run(conf_dir: Path, run_dir: Path) -> int:
         return _serve(reactor, zygote, services, broken, conf_dir, run_dir)
     finally:
         zygote.close()
-        reactor.close()
         (run_dir / "manager.pid").unlink(missing_ok=True)
         lock.close()
         with contextlib.suppress(OSError):
@@ -92,8 +103,6 @@ def _serve(reactor: Reactor, zygote: Zygote, services: list[Service], broken: li
 
     named_before = namespaces.DIRECTORY.exists()
     _set_up_log()
-    kernel.set_subreaper()
-    zygote.start()
     service = Service(reactor, zygote, conf_dir, run_dir)
     services.append(service)
     asked: list[int] = []

@@ -1,39 +1,34 @@
-"""The XDP offload of one VR: its maps, its programs on devices, and why a port is not offloaded.
+"""The offload of one VR: its maps, its programs on devices, and why a port is not offloaded.
 
-    interfaces with `offload: xdp` --> maps (abi/bypass.h) --> control copies the routes into one of them,
-                                                               the forwarder its neighbors into the other
-                                   --> both are ready: a program on each of the devices, in place of what was there
+    interfaces with an `offload` --> maps (abi/bypass.h) --> control copies the routes into one of them,
+                                                             the forwarder its neighbors into the other
+                                 --> both are ready: programs on each of the devices, in place of what was there
+                                     (offload_xdp.py, offload_tc.py)
 
-The manager makes and couples; it stores nothing into the maps but which devices take redirected frames.  When control
+The manager makes and couples; it stores nothing into the maps but where frames may go to.  When control
 has outgrown its map it says so there, and gets a larger one, with programs that know it.  A successor of any process
 is told of the maps anew; one of the manager finds them with the forwarder.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 import structlog
 
 from fastpath._layout import CONSTANTS, FIELDS, SIZES
-from manager import bpf_objects, ethtool, xdp, xdp_features
-from manager.kernel import inside
-from manager.netlink import Netlink
+from manager import bpf_objects, offload_maps
+from manager.offload_maps import Maps, RefusedError
+from manager.offload_tc import AtTap
+from manager.offload_xdp import AtDriver
 from manager.ports import Port, RingPort
 from manager.reactor import Reactor, Timer
 
-PROGRAM: Final = "offload"
 INTERVAL: Final = 0.25  # between two looks, until all is as it shall be
 SETTLED: Final = 1.0  # and from then on
-SMALLEST: Final = 1 << 20  # bytes of the routes' map
-LARGEST: Final = 1 << 28
-_PAGE: Final = mmap.PAGESIZE
+KINDS: Final = ("xdp", "tc")
 _READY: Final = FIELDS["bypass_fib"]["ready"][0]
 _WANTED: Final = FIELDS["bypass_fib"]["wanted"][0]
 _LINKS_READY: Final = FIELDS["bypass_links"]["ready"][0]
@@ -47,87 +42,15 @@ _REASONS: Final = {
     CONSTANTS["BYPASS_DOWN"]: "down",
     CONSTANTS["BYPASS_NO_ROUTES"]: "routes are being copied",
 }
-_MESSAGE: Final = struct.Struct("<QQII")  # rsock_offload
 
 log = structlog.get_logger()
-
-
-def processors() -> int:
-    """Give how many processors this machine can have: a program may run on each."""
-    text = Path("/sys/devices/system/cpu/possible").read_text()
-    return int(text.strip().replace(",", "-").rpartition("-")[2]) + 1
-
-
-def _links_bytes(count: int) -> int:
-    return SIZES["bypass_links"] + count * SIZES["bypass_processor"]
-
-
-def _check_map(name: str, fd: int, size: int) -> None:
-    """Refuse what is no map of this kind and size."""
-    wanted = replace(bpf_objects.map_kind(PROGRAM, name), value=size)
-    if bpf_objects.kind_of(fd) != wanted:
-        raise ValueError(f"its map of {name} is another thing")
-
-
-@dataclass(frozen=True)
-class Map:
-    """A map of one value, mapped to look into."""
-
-    fd: int
-    size: int
-    memory: mmap.mmap
-
-    @classmethod
-    def of(cls, fd: int, size: int) -> Map:
-        """Map it; the fd becomes ours."""
-        try:
-            return cls(fd, size, mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ))
-        except OSError:
-            os.close(fd)
-            raise
-
-    @classmethod
-    def make(cls, name: str, size: int) -> Map:
-        """Make it; the size is rounded up to whole pages."""
-        whole = -(-size // _PAGE) * _PAGE
-        return cls.of(bpf_objects.create_map(replace(bpf_objects.map_kind(PROGRAM, name), value=whole), name), whole)
-
-    def word(self, offset: int) -> int:
-        """Read a word."""
-        return int(struct.unpack_from("=Q", self.memory, offset)[0])
-
-    def close(self) -> None:
-        """Unmap and close."""
-        self.memory.close()
-        os.close(self.fd)
-
-
-@dataclass
-class _Maps:
-    """All maps of a VR."""
-
-    links: Map
-    fib: Map
-    devices: int
-    no_sockets: int  # of ports without AF_XDP sockets
-
-    def message(self) -> bytes:
-        """Describe them to a forwarder."""
-        return _MESSAGE.pack(self.links.size, self.fib.size, processors(), 0)
-
-    def close(self) -> None:
-        """Close all."""
-        self.links.close()
-        self.fib.close()
-        os.close(self.devices)
-        os.close(self.no_sockets)
 
 
 class Router(Protocol):
     """What a VR is asked for."""
 
-    def offload_ports(self) -> tuple[list[RingPort], frozenset[str]]:
-        """Give the ports on devices, and the keys of those that shall be offloaded."""
+    def offload_ports(self) -> tuple[list[RingPort], Mapping[str, str]]:
+        """Give the ports on devices, and of those that shall be offloaded the kind by their keys."""
 
     def offload_changed(self) -> None:
         """Hear that describe() says something else."""
@@ -139,6 +62,22 @@ class Router(Protocol):
         """Send OFFLOAD; False: it is not there."""
 
 
+class Kind(Protocol):
+    """What an `offload` puts on devices."""
+
+    def follow(self, ports: list[RingPort]) -> None:
+        """Bring in line where frames may go to."""
+
+    def attach(self, port: RingPort, maps: Maps) -> None:
+        """Begin, or begin anew with other maps, without losing a frame.  Raises RefusedError."""
+
+    def detach(self, port: RingPort) -> None:
+        """End, without losing a frame; fine where nothing is."""
+
+    def close(self) -> None:
+        """Give back what is no device's."""
+
+
 class Offload:
     """What is offloaded of one VR."""
 
@@ -146,16 +85,15 @@ class Offload:
         self._log = log.bind(router=name)
         self._reactor = reactor
         self._router = router
-        self._maps: _Maps | None = None
-        self._attached: dict[int, tuple[int, int]] = {}  # by port: generation of its coupling, `_serial`
+        self._maps: Maps | None = None
+        self._kinds: dict[str, Kind] = {}
+        self._attached: dict[int, tuple[str, int, int]] = {}  # by port: kind, generation of its coupling, `_serial`
         self._serial = 0  # of the routes' map
         self._described: dict[int, str] = {}
         self._told_forwarder = self._told_control = False
         self._timer: Timer | None = None
         self._problems: dict[int, str] = {}
-        self._receivers: dict[int, tuple[int, int]] = {}  # ports whose devices take frames: ifindex, generation
         self._inherited = False  # a manager before us may have left programs on any of the devices
-        self._features: xdp_features.Features | None = None
 
     # ---- what happens around us ----
 
@@ -175,24 +113,7 @@ class Offload:
         Raises ValueError and OSError where they are none of ours: a file could shrink under whoever maps it.
         """
         self._inherited = True
-        try:
-            links_bytes, fib_bytes, _processors, _reserved = _MESSAGE.unpack_from(body)
-            links_fd, fib_fd = fds
-            _check_map("links", links_fd, links_bytes)
-            _check_map("fib", fib_fd, fib_bytes)
-            if links_bytes < _links_bytes(processors()) or fib_bytes < SMALLEST:
-                raise ValueError("the maps of its offload are too small")
-        except (OSError, ValueError, struct.error):
-            for fd in fds:
-                os.close(fd)
-            raise
-        links = Map.of(links_fd, links_bytes)
-        try:
-            fib = Map.of(fib_fd, fib_bytes)
-        except OSError:
-            links.close()
-            raise
-        self._maps = _Maps(links, fib, *self._tables())
+        self._maps = Maps.adopted(body, fds)
         self._told_forwarder = True
 
     def follow(self) -> None:
@@ -203,7 +124,7 @@ class Offload:
             return
         try:
             if chosen:
-                self._serve(ports, chosen)
+                self._serve(ports, {port.id: wanted[port.plan.key] for port in chosen})
             else:
                 self.stop()
         except (OSError, bpf_objects.NotBuiltError) as error:
@@ -224,7 +145,7 @@ class Offload:
                 self._detach(port)
         self._inherited = False
         if self._maps is not None:
-            self._router.offload_tell_forwarder(_MESSAGE.pack(0, 0, 0, 0), [])
+            self._router.offload_tell_forwarder(offload_maps.NOTHING, [])
             self._router.offload_tell_control(None, 0, lambda _error: None)
         self.close()
 
@@ -236,11 +157,10 @@ class Offload:
         if self._maps is not None:
             self._maps.close()
             self._maps = None
-        if self._features is not None:
-            self._features.close()
-            self._features = None
+        for kind in self._kinds.values():
+            kind.close()
+        self._kinds.clear()
         self._attached.clear()
-        self._receivers.clear()
         self._problems.clear()
         self._told_forwarder = self._told_control = False
 
@@ -269,48 +189,33 @@ class Offload:
             settled = self._described.keys() <= self._attached.keys() | self._problems.keys()
             self._timer = self._reactor.after(SETTLED if settled else INTERVAL, due)
 
-    def _tables(self) -> tuple[int, int]:
-        devices = bpf_objects.create_map(bpf_objects.map_kind(PROGRAM, "devices"), "devices")
-        try:
-            kind = replace(bpf_objects.map_kind(PROGRAM, "sockets"), entries=1)
-            return devices, bpf_objects.create_map(kind, "sockets")
-        except OSError:
-            os.close(devices)
-            raise
+    def _kind(self, name: str) -> Kind:
+        if name not in self._kinds:
+            self._kinds[name] = AtDriver() if name == "xdp" else AtTap(self._reactor)
+        return self._kinds[name]
 
-    def _make(self) -> _Maps:
-        count = processors()
-        if count > CONSTANTS["BYPASS_CPUS"]:
-            raise OSError(0, f"this machine has {count} processors, at most {CONSTANTS['BYPASS_CPUS']} are served")
-        links = Map.make("links", _links_bytes(count))
-        try:
-            return _Maps(links, Map.make("fib", SMALLEST), *self._tables())
-        except OSError:
-            links.close()
-            raise
-
-    def _serve(self, ports: list[RingPort], chosen: list[RingPort]) -> None:
+    def _serve(self, ports: list[RingPort], wanted: Mapping[int, str]) -> None:
         if self._maps is None:
-            self._maps = self._make()
+            self._maps = Maps.make()
         maps = self._maps
-        wanted = maps.fib.word(_WANTED)
-        if maps.fib.size < wanted <= LARGEST:
-            self._log.info("more room for routes at the driver", bytes=wanted)
-            old, maps.fib = maps.fib, Map.make("fib", wanted)
+        room = maps.fib.word(_WANTED)
+        if maps.fib.size < room <= offload_maps.LARGEST:
+            self._log.info("more room for routes at the driver", bytes=room)
+            maps.grow(room)
             self._serial += 1
-            old.close()
             self._told_forwarder = self._told_control = False
         if not self._told_forwarder:
             self._told_forwarder = self._router.offload_tell_forwarder(maps.message(), [maps.links.fd, maps.fib.fd])
         if not self._told_control:
             self._told_control = self._router.offload_tell_control(maps.fib.fd, maps.fib.size, self._control_answered)
-        self._choose_receivers(ports)
+        for name in {*wanted.values(), *self._kinds}:
+            self._kind(name).follow(ports)
         if maps.links.word(_LINKS_READY) == 1 and maps.fib.word(_READY) == 1:
-            for port in chosen:
-                self._attach(port)
-        keep = {port.id for port in chosen}
+            for port in ports:
+                if port.id in wanted:
+                    self._attach(port, wanted[port.id], maps)
         for port in ports:
-            if port.id not in keep and (self._inherited or port.id in self._attached):
+            if port.id not in wanted and (self._inherited or port.id in self._attached):
                 self._detach(port)
         self._inherited = False
         there = {port.id for port in ports}
@@ -323,75 +228,44 @@ class Offload:
             self._log.warning("control copies no routes for the offload", reason=error)
         self.follow()
 
-    def _choose_receivers(self, ports: list[RingPort]) -> None:
-        """Frames may be redirected to devices that take them, and to no others."""
-        assert self._maps is not None
-        receivers = {}
-        if self._features is None:
-            self._features = xdp_features.Features(ports[0].place.netns_fd)
-        for port in ports:
-            found = self._features.of(port.ifindex)
-            if found is not None and found & xdp_features.TAKES_FRAMES:
-                receivers[port.id] = (port.ifindex, port.generation)
-        if receivers == self._receivers:
-            return
-        for gone in self._receivers.keys() - receivers.keys():
-            bpf_objects.delete_element(self._maps.devices, gone)
-        for port in ports:
-            if port.id in receivers:
-                with inside(port.place.netns_fd):  # where the number of the device means it
-                    bpf_objects.set_element(self._maps.devices, port.id, struct.pack("=I", port.ifindex))
-        self._receivers = receivers
-
-    def _attach(self, port: RingPort) -> None:
-        assert self._maps is not None
-        maps = self._maps
-        mark = (port.generation, self._serial)
-        if self._attached.get(port.id) == mark:
+    def _attach(self, port: RingPort, kind: str, maps: Maps) -> None:
+        mark = (kind, port.generation, self._serial)
+        before = self._attached.get(port.id)
+        if before == mark:
             self._problems.pop(port.id, None)
             return
-        with Netlink(port.place.netns_fd) as netlink:
-            link = netlink.link_at(port.ifindex)
-            if link is None:
-                return
-            virtual = bool(link.kind)
-            if not virtual and ethtool.strips_vlans(port.place.netns_fd, link.name):
-                self._refuse([port], f"VLAN tags are taken off unseen: ethtool -K {link.name} rxvlan off")
-                return
-            sockets = port.sockets if port.sockets >= 0 else maps.no_sockets
-            program = bpf_objects.load(
-                PROGRAM,
-                maps={"links": maps.links.fd, "fib": maps.fib.fd, "devices": maps.devices, "sockets": sockets},
-                constants={
-                    "port": port.id, "processors": processors(), "partial": int(virtual), "fib_size": maps.fib.size
-                },
-            )  # fmt: skip
-            with program:
-                try:
-                    xdp.attach(netlink, port.ifindex, program.fd, "native")
-                except OSError as error:
-                    self._refuse([port], f"no XDP program in the driver: {error.strerror or error}")
-                    port.attach_program()
-                    return
-        if port.id not in self._attached:
-            self._log.info("offloaded", device=port.plan.device)
+        try:
+            self._kind(kind).attach(port, maps)
+        except RefusedError as error:
+            if before is not None and before[0] != kind:
+                self._detach(port)
+            self._refuse([port], str(error))
+            return
+        if before is None:
+            self._log.info("offloaded", device=port.plan.device, by=kind)
         self._attached[port.id] = mark
         self._problems.pop(port.id, None)
+        # What is there of another kind goes when this one is at work.
+        for other in KINDS:
+            if other != kind and (self._inherited or (before is not None and before[0] == other)):
+                self._take_off(port, other)
 
     def _detach(self, port: RingPort) -> None:
         known = self._attached.pop(port.id, None)
         self._problems.pop(port.id, None)
-        try:
-            with Netlink(port.place.netns_fd) as netlink:
-                if port.sockets >= 0:
-                    port.attach_program()
-                else:
-                    xdp.detach(netlink, port.ifindex)
-        except OSError as error:  # the device has gone; the rest goes on
-            self._log.warning("its program stays", device=port.plan.device, reason=error.strerror or str(error))
-            return
+        for kind in KINDS if self._inherited or known is None else (known[0],):
+            if not self._take_off(port, kind):
+                return
         if known is not None:
             self._log.info("not offloaded any more", device=port.plan.device)
+
+    def _take_off(self, port: RingPort, kind: str) -> bool:
+        try:
+            self._kind(kind).detach(port)
+        except OSError as error:  # the device has gone; the rest goes on
+            self._log.warning("its program stays", device=port.plan.device, reason=error.strerror or str(error))
+            return False
+        return True
 
     def _refuse(self, ports: list[RingPort], reason: str) -> None:
         for port in ports:

@@ -170,6 +170,7 @@ class RingPort(Port):
 
     queues = True
     sockets = -1  # fd of the map of AF_XDP sockets, where a program hands frames to them
+    filtered = False  # a filter of ours chooses what the rings take
 
     def __init__(self, plan: PortPlan, port_id: int, place: Place, *, forced: bool) -> None:
         super().__init__(plan, port_id, place)
@@ -204,6 +205,13 @@ class RingPort(Port):
 
     def attach_program(self) -> None:
         """Put the driver's own XDP program on the device, where it has one."""
+
+    def choose_frames(self, program: int | None) -> None:
+        """Let a socket filter, by its fd, choose which frames the rings take; None: they take all."""
+        for ring in (self._ring, *(ring for ring, _view in self._more)):
+            if ring is not None:
+                rings.set_filter(ring, program)
+        self.filtered = program is not None
 
     @property
     def fds(self) -> list[int]:
@@ -384,6 +392,7 @@ class RingPort(Port):
         self.generation = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def _close_ring(self) -> None:
+        self.filtered = False
         if self._ring_view is not None:
             self._ring_view.close()
             self._ring_view = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import grp
 import hashlib
 import pwd
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
@@ -99,7 +99,7 @@ class RouterPlan:
     dns: schema.Dns
     dataplane: Dataplane = Dataplane()  # noqa: RUF009 - frozen
     protocols: dict[str, Any] = field(default_factory=dict)  # fields of resolved.RouterConfig
-    offloaded: frozenset[str] = frozenset()  # keys of ports whose packets are forwarded at the driver
+    offloaded: Mapping[str, str] = field(default_factory=dict)  # keys of ports -> how their packets are forwarded
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _plan(
     static = resolve_bfd(tuple(_static(router)), defaults.bfd)
     return RouterPlan(
         name, ports, forced, tuple(interfaces), static, rules, router.dns, router.dataplane, protocols=protocols,
-        offloaded=frozenset(key for key, users in by_port.items() if any(user.offload == "xdp" for user in users)),
+        offloaded={key: user.offload for key, users in by_port.items() for user in users if user.offload != "none"},
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ frames over in blocks, a millisecond late.  The ring's geometry travels in the p
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import socket
@@ -36,6 +37,8 @@ FANOUT_IGNORE_OUTGOING: Final = 0x4000  # what the sockets asked for does not ho
 _FANOUT: Final = FANOUT_HASH | FANOUT_IGNORE_OUTGOING
 SO_SNDBUFFORCE: Final = 32
 SO_RCVBUFFORCE: Final = 33
+SO_DETACH_FILTER: Final = 27
+SO_ATTACH_BPF: Final = 50
 # Super-packets that do not fit a frame wait in the socket's own queue (PACKET_COPY_THRESH).
 QUEUE_BYTES: Final = 8 << 20
 
@@ -116,6 +119,15 @@ def spread(sockets: list[socket.socket]) -> None:
     group = sockets[0].getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF
     for ring in sockets[1:]:
         ring.setsockopt(SOL_PACKET, PACKET_FANOUT, _FANOUT << 16 | group)
+
+
+def set_filter(ring: socket.socket, program: int | None) -> None:
+    """Let a BPF program, by its fd, choose which frames a socket takes; None: it takes all."""
+    if program is not None:
+        ring.setsockopt(socket.SOL_SOCKET, SO_ATTACH_BPF, program)
+        return
+    with contextlib.suppress(FileNotFoundError):  # it has none
+        ring.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
 
 def is_bound(ring: socket.socket) -> bool:

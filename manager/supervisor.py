@@ -3,7 +3,10 @@
 A forwarder's worker is stalled when it does one of two things for STALL seconds:
     in the middle of an iteration (`busy_since_ns`) with the progress word `batches` unchanged
     asleep, though the frame at the ring's progress index has been received
-A control is when it is at the same turn of its loop (fastpath/pulse.py) for TURN_STALL seconds, and publishes nothing.
+A control is when it is at the same turn of its loop (fastpath/pulse.py) and publishes nothing
+    for TURN_STALL seconds in which it does not run: it waits for what does not come
+    for TURN_RUNS seconds of the processor, and ROUTE_RUNS more for each installed route: it does not come to an end
+Long work is worse taken for a hang than a hang found late: four times of what it has been seen to take must fit.
 
 The manager sleeps by a glance at a few bytes of all VRs (fastpath/watch.py); only those that do not get on are looked
 at closely, so that idle ones cost next to nothing.  Queues that are no packet rings are looked at each time.  A process
@@ -34,9 +37,11 @@ RESTING: Final = 0.02  # where nothing is the matter with those that have other 
 FOLLOW: Final = 2.0  # seconds; who changes anything says so
 STALL: Final = 0.02
 TURN_STALL: Final = 0.8
-ROUTE_STALL: Final = 2e-6  # and for each installed route: all of them may go at once
+TURN_RUNS: Final = 2.0
+ROUTE_RUNS: Final = 8e-6  # all of them may go at once, which has been seen to take half a microsecond of each
 MOST_ROUTES: Final = 10_000_000
-OWING_STALL: Final = 3.0  # with a question of an operator: an answer may be long
+OWING_RUNS: Final = 10.0  # with a question of an operator: an answer may be long
+RAN: Final = 0.05  # of the time: less, and it sleeps, whatever it is caught doing
 PORTS: Final = CONSTANTS["MAX_PORTS"]
 _ROUTES_AT: Final = FIELDS["tables_segment"]["prefix_root"][0]
 _COUNT_AT: Final = FIELDS["prefix_table"]["count"][0]
@@ -128,7 +133,7 @@ class Supervisor:
         if now >= self._probe_at:
             self._probe_at = now + probe.INTERVAL
             for unit in list(self._units()):
-                unit.probe_control()
+                unit.probe_control(at_work=self._watch.turn(unit.name) is not None)
         if self._anew or now >= self._follow_at:
             self._follow_at = now + FOLLOW
             self._follow()
@@ -191,7 +196,7 @@ class Supervisor:
             sample = samples.get(worker)
             if sample is None or (sample.pid, sample.seen) != (pid, seen):
                 samples[worker] = _Sample(pid, seen, now, processor_time(pid, thread)[1])
-            elif (reason := _hangs(sample, thread, now, STALL)) is not None:
+            elif (reason := _hangs(sample, thread, now)) is not None:
                 self._samples.pop(unit.name, None)
                 unit.hung_forwarder(f"worker {worker}: {reason}" if worker else reason)
                 return
@@ -230,9 +235,12 @@ class Supervisor:
         sample = self._turns.get(unit.name)
         if sample is None or (sample.pid, sample.seen) != (pid, turn):
             self._turns[unit.name] = _Sample(pid, turn, now, processor_time(pid, pid)[1])
-        elif now - sample.since >= TURN_STALL and (reason := _hangs(sample, pid, now, _patience(unit))) is not None:
-            del self._turns[unit.name]
-            unit.control.fence(reason)
+        elif now - sample.since >= TURN_STALL:
+            state, ran = processor_time(pid, pid)
+            running = state in {"R", "D"} or ran - sample.ran >= RAN * (now - sample.since) * 1e9
+            if not running or ran - sample.ran >= _runs(unit) * 1e9:
+                del self._turns[unit.name]
+                unit.control.fence(f"no progress for {now - sample.since:.3f} s")
 
 
 def installed(tables: int) -> int:
@@ -244,17 +252,17 @@ def installed(tables: int) -> int:
         return 0
 
 
-def _patience(unit: Unit) -> float:
-    """Tell how long a turn of a control may take."""
+def _runs(unit: Unit) -> float:
+    """Tell how long a turn of a control may run."""
     routes = installed(unit.resources.tables_ro) if unit.resources is not None else 0
-    return max(TURN_STALL + min(routes, MOST_ROUTES) * ROUTE_STALL, OWING_STALL if unit.owing else 0.0)
+    return max(TURN_RUNS + min(routes, MOST_ROUTES) * ROUTE_RUNS, OWING_RUNS if unit.owing else 0.0)
 
 
-def _hangs(sample: _Sample, thread: int, now: float, stall: float) -> str | None:
-    """Tell why a thread is taken for one that hangs; None: it does not, or not yet."""
-    if now - sample.since < stall:
+def _hangs(sample: _Sample, thread: int, now: float) -> str | None:
+    """Tell why a worker is taken for one that hangs; None: it does not, or not yet."""
+    if now - sample.since < STALL:
         return None
     state, ran = processor_time(sample.pid, thread)
-    if state in {"R", "D"} and ran - sample.ran < stall * 1e9:
+    if state in {"R", "D"} and ran - sample.ran < STALL * 1e9:
         return None  # it waits for the processor, or for a page
     return "stopped" if state in {"T", "t"} else f"no progress for {now - sample.since:.3f} s"

@@ -16,7 +16,7 @@ import enum
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -523,12 +523,15 @@ class Unit:
         """Tell whether control has a question of an operator to answer."""
         return bool(self._questions)
 
-    def probe_control(self) -> None:
-        """Ask control whether it lives, if that is due; called every `probe.INTERVAL` seconds."""
+    def probe_control(self, *, at_work: bool) -> None:
+        """Ask control whether it lives, if that is due; called every `probe.INTERVAL` seconds.
+
+        `at_work`: it is in the middle of something, how long of which is the supervisor's business.
+        """
         peer = self._control_peer
         if not self.control.ready or peer is None:
             return
-        if self._probe.silent and not self.configuring:
+        if self._probe.silent and not self.configuring and not at_work:
             self.control.fence("does not answer")
         elif self._probe.stopped:
             self.control.fence("stopped by a signal")
@@ -636,10 +639,10 @@ class Unit:
 
     # ---- the offload ----
 
-    def offload_ports(self) -> tuple[list[RingPort], frozenset[str]]:
-        """Give the ports on devices, and the keys of those whose packets are forwarded at the driver."""
+    def offload_ports(self) -> tuple[list[RingPort], Mapping[str, str]]:
+        """Give the ports on devices, and by their keys how packets of some are forwarded without the router."""
         devices = [port for port in self.ports.values() if isinstance(port, RingPort) and port.present]
-        return devices, self.plan.offloaded if self.wanted and not self._restarting else frozenset()
+        return devices, self.plan.offloaded if self.wanted and not self._restarting else {}
 
     def offload_changed(self) -> None:
         """What is offloaded has become something else."""
@@ -694,6 +697,7 @@ class Unit:
                     "link": bool(port and port.present and port.link_up) if plan else True,
                     "problem": port.problem if port else "",
                     "offload": self._offload.describe(port) if interface.port in self.plan.offloaded else "",
+                    "offload_kind": self.plan.offloaded.get(interface.port or "", ""),
                 },
             )
 

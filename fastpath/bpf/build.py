@@ -6,7 +6,7 @@
 
 `setup.py` calls it beside the build of the core; as a program it builds into the directory that it is given.  Where
 there is no clang nothing is built, and who needs a program says so (manager/bpf_objects.py).  One program a file, in
-section "xdp", which calls helpers only.
+the section that tells its type, which calls helpers only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ LICENSE: Final = "Apache-2.0"  # no helper in use is for GPL-compatible programs
 WARNINGS: Final = ("-Wall", "-Wextra", "-Wshadow", "-Wvla", "-Wno-unused-parameter", "-Wno-unused-variable", "-Werror")
 # Processors that do not let a load overtake another: there the programs need no barriers.
 ORDERED: Final = ("x86_64", "s390x")
-PROGRAM: Final = "xdp"
+# Processors on which the verifier lets a program load a number from any address.
+UNALIGNED: Final = ("x86_64", "s390x", "aarch64", "ppc64le")
+# Sections of programs, and the type of each in linux/bpf.h.
+TYPES: Final = {"socket": 1, "tc": 3, "xdp": 6}
 MAPS: Final = "maps"
 CONSTANT: Final = "constant_"
 MAP_VALUE: Final = "value_"
@@ -67,6 +70,7 @@ class _Symbol:
 def flags() -> list[str]:
     """Give what every program is compiled with."""
     order = ["-DORDERED_LOADS"] if platform.machine() in ORDERED else []
+    order += ["-DUNALIGNED_LOADS"] if platform.machine() in UNALIGNED else []
     includes = [f"-I{place}" for place in (*INCLUDES, HERE)]
     return ["-target", "bpf", "-mcpu=v3", "-O2", "-std=gnu11", "-ffreestanding", *includes, *order]
 
@@ -103,8 +107,10 @@ def convert(data: bytes) -> dict[str, Any]:
     sections = _sections(data)
     symbols = _symbols(sections)
     index = {section.name: number for number, section in enumerate(sections)}
-    if PROGRAM not in index:
-        raise ObjectError(f"no section {PROGRAM}")
+    here = [name for name in TYPES if name in index]
+    if len(here) != 1:
+        raise ObjectError(f"a program is in one section of {', '.join(TYPES)}")
+    program = index[here[0]]
     if unknown := index.keys() & {".text", ".rodata", ".data", ".bss"}:
         used = [name for name in unknown if sections[index[name]].data]
         if used:
@@ -118,7 +124,7 @@ def convert(data: bytes) -> dict[str, Any]:
             places[symbol.value] = symbol.name
     uses: dict[str, list[tuple[int, str]]] = {"maps": [], "values": [], "constants": []}
     for section in sections:
-        if section.kind != _REL or section.target != index[PROGRAM]:
+        if section.kind != _REL or section.target != program:
             continue
         for offset, info in _RELOCATION.iter_unpack(section.data):
             symbol, kind = symbols[info >> 32], info & 0xFFFFFFFF
@@ -134,7 +140,8 @@ def convert(data: bytes) -> dict[str, Any]:
                 raise ObjectError(f"refers to {symbol.name}")
     return {
         "license": LICENSE,
-        "instructions": base64.b64encode(sections[index[PROGRAM]].data).decode(),
+        "type": TYPES[here[0]],
+        "instructions": base64.b64encode(sections[program].data).decode(),
         "maps": maps,
         "map uses": uses["maps"],
         "value uses": uses["values"],
@@ -146,7 +153,7 @@ def build(target: Path, objects: Path) -> None:
     """Build all programs into a directory, or nothing without clang."""
     compiler = shutil.which("clang")
     if compiler is None:
-        print("no clang: built without BPF programs (driver af-xdp, offload xdp)", file=sys.stderr)  # noqa: T201
+        print("no clang: built without BPF programs (driver af-xdp, offloads)", file=sys.stderr)  # noqa: T201
         return
     target.mkdir(parents=True, exist_ok=True)
     objects.mkdir(parents=True, exist_ok=True)

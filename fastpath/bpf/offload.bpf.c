@@ -34,8 +34,11 @@ SECTION("xdp") int offload(struct xdp_md *context)
 	uint32_t processor = processor_id();
 	int verdict = XDP_PASS;
 
-	if (processor < VALUE(processors) && processor < BYPASS_CPUS && ONCE(FIB->ready) == 1)
-		READING(processor, verdict = forward(context, processor));
+	if (processor < VALUE(processors) && processor < BYPASS_CPUS) {
+		if (read_begin(processor))
+			verdict = forward(context, processor);
+		read_end(processor);
+	}
 	if (verdict == XDP_REDIRECT)
 		return verdict;
 	return (int)redirect_map(&sockets, context->rx_queue_index, XDP_PASS);

@@ -39,23 +39,34 @@ struct transit {
 	uint8_t *data;
 	uint8_t *end;           // of what can be read
 	uint32_t frame;         // bytes of it all
+	uint32_t unit;          // of a super-frame, its largest IP packet; 0: it is none
 	const struct bypass_port *in;
 	uint64_t link;          // of the neighbor
 	uint64_t mac;           // of ours, as `link`
 	uint32_t port;          // that it leaves by
 	uint64_t now;
 	uint32_t length;        // of the IP packet
-	uint32_t hash;
 	uint32_t ingress, egress; // interfaces
 	uint32_t family;
+	uint32_t protocol;
+	uint32_t whole;         // no fragment
 };
+
+_Static_assert(__builtin_offsetof(struct bypass_port, mac) % 8 == 2
+	&& __builtin_offsetof(struct bypass_port, interface) % 8 == 0, "one word");
 
 #define LINKS ((struct bypass_links *)(void *)value_links)
 #define FIB ((struct bypass_fib *)(void *)value_fib)
 
-struct __attribute__((packed)) u16_at { uint16_t value; };
-struct __attribute__((packed)) u32_at { uint32_t value; };
-struct __attribute__((packed)) u64_at { uint64_t value; };
+// Numbers at any address.  Where the processor is no good at it, they are put together of bytes.
+#ifdef UNALIGNED_LOADS
+#define AT_ANY __attribute__((may_alias))
+#else
+#define AT_ANY __attribute__((packed, may_alias))
+#endif
+struct AT_ANY u16_at { uint16_t value; };
+struct AT_ANY u32_at { uint32_t value; };
+struct AT_ANY u64_at { uint64_t value; };
 #define U16(at) (((struct u16_at *)(void *)(at))->value)
 #define U32(at) (((struct u32_at *)(void *)(at))->value)
 #define U64(at) (((struct u64_at *)(void *)(at))->value)
@@ -114,38 +125,23 @@ INLINE int maybe_partial(const struct transit *t, uint32_t header, uint32_t prot
 	return found == fold(sum + __builtin_bswap16((uint16_t)length) + (protocol << 8));
 }
 
-// forward/flow.c: source and destination port as one number.
-INLINE uint64_t ports_of(const struct transit *t, uint32_t header, uint32_t protocol, int *failed)
-{
-	const uint8_t *transport = t->data + ETHERNET + header;
-
-	if (!has_ports(protocol) || t->length < header + 4)
-		return 0;
-	if (transport + 4 > t->end) {
-		*failed = 1;
-		return 0;
-	}
-	return __builtin_bswap32(U32(transport));
-}
-
 // Of the IPv4 packet, its group; 0: it goes on.
 INLINE uint32_t route_ip4(struct transit *t)
 {
 	const uint8_t *ip = t->data + ETHERNET;
-	uint32_t source, destination, bit, protocol;
-	uint64_t sum, hash, ports = 0;
-	int failed = 0;
+	uint32_t source, destination, bit;
+	uint64_t sum;
 
 	if (ip + IP4 > t->end || ip[0] != 0x45 || ip[8] <= 1)
 		return 0;
 	t->length = __builtin_bswap16(U16(ip + 2));
 	if (t->length < IP4 || t->length > t->frame - ETHERNET)
 		return 0;
-	sum = (uint64_t)U32(ip) + U32(ip + 4) + U32(ip + 8) + U32(ip + 12) + U32(ip + 16);
-	if (fold(sum) != 0xffff)
-		return 0;
 	source = U32(ip + 12);
 	destination = U32(ip + 16);
+	sum = (uint64_t)U32(ip) + U32(ip + 4) + U32(ip + 8) + source + destination;
+	if (fold(sum) != 0xffff)
+		return 0;
 	// Multicast, broadcast, loopback and unspecified: the slow path has much to say of them.
 	if ((source & 0xf0) >= 0xe0 || (source & 0xff) == 127 || source == 0)
 		return 0;
@@ -154,33 +150,26 @@ INLINE uint32_t route_ip4(struct transit *t)
 	bit = bypass_source_bit(source);
 	if (ONCE(LINKS->sources[bit / 64 & (BYPASS_SOURCES / 64 - 1)]) >> (bit & 63) & 1)
 		return 0;
-	protocol = ip[9];
-	if ((U16(ip + 6) & 0xff3f) == 0) { // no fragment
-		if (maybe_partial(t, IP4, protocol, (uint64_t)source + destination))
-			return 0;
-		ports = ports_of(t, IP4, protocol, &failed);
-	}
-	if (failed)
+	t->protocol = ip[9];
+	t->whole = (U16(ip + 6) & 0xff3f) == 0; // no fragment
+	if (t->whole && maybe_partial(t, IP4, t->protocol, (uint64_t)source + destination))
 		return 0;
-	hash = hash_step(LINKS->hash_key[0], (uint64_t)destination << 32 | source);
-	t->hash = hash_end(hash_step(hash, ports << 8 | protocol), LINKS->hash_key[1]);
 	return fib_lookup(0, (struct fib_key){(uint64_t)__builtin_bswap32(destination) << 32, 0}, STEPS_IP4);
 }
 
 INLINE uint32_t route_ip6(struct transit *t)
 {
 	const uint8_t *ip = t->data + ETHERNET;
-	uint64_t source, source_low, first, second, hash, sum, ports;
-	uint32_t label, protocol;
-	int failed = 0;
+	uint64_t source, source_low, first, second, sum;
 
 	if (ip + IP6 > t->end || ip[0] >> 4 != 6 || ip[7] <= 1)
 		return 0;
 	t->length = IP6 + (uint32_t)__builtin_bswap16(U16(ip + 4));
 	if (t->length > t->frame - ETHERNET)
 		return 0;
-	protocol = ip[6];
-	if (protocol == 0 || protocol == 43 || protocol == 44 || protocol == 60) // extension headers
+	t->protocol = ip[6];
+	t->whole = 1;
+	if (t->protocol == 0 || t->protocol == 43 || t->protocol == 44 || t->protocol == 60) // extension headers
 		return 0;
 	source = U64(ip + 8);
 	source_low = U64(ip + 16);
@@ -193,24 +182,53 @@ INLINE uint32_t route_ip6(struct transit *t)
 		return 0;
 	sum = (source >> 32) + (uint32_t)source + (source_low >> 32) + (uint32_t)source_low + (first >> 32)
 		+ (uint32_t)first + (second >> 32) + (uint32_t)second;
-	if (maybe_partial(t, IP6, protocol, sum))
+	if (maybe_partial(t, IP6, t->protocol, sum))
 		return 0;
-	ports = ports_of(t, IP6, protocol, &failed);
-	if (failed)
-		return 0;
-	hash = hash_step(hash_step(LINKS->hash_key[0], source), source_low);
-	hash = hash_step(hash_step(hash, first), second);
-	label = __builtin_bswap32(U32(ip)) & 0xfffff;
-	t->hash = hash_end(hash_step(hash, label != 0 ? label : ports << 8 | protocol), LINKS->hash_key[1]);
 	return fib_lookup(1, (struct fib_key){__builtin_bswap64(first), __builtin_bswap64(second)}, STEPS_IP6);
 }
 
-// The hop of a group that a flow hash picks, or NULL.
-INLINE const struct nexthop *choose(uint32_t group, uint32_t hash)
+// forward/flow.c: source and destination port as one number.
+INLINE uint64_t ports_of(const struct transit *t, uint32_t header, int *failed)
+{
+	const uint8_t *transport = t->data + ETHERNET + header;
+
+	if (!t->whole || !has_ports(t->protocol) || t->length < header + 4)
+		return 0;
+	if (transport + 4 > t->end) {
+		*failed = 1;
+		return 0;
+	}
+	return __builtin_bswap32(U32(transport));
+}
+
+INLINE uint32_t flow_hash(const struct transit *t, int *failed)
+{
+	const uint8_t *ip = t->data + ETHERNET;
+	uint64_t hash = LINKS->hash_key[0], last;
+
+	if (t->family == FAMILY_IPV4) {
+		hash = hash_step(hash, (uint64_t)U32(ip + 16) << 32 | U32(ip + 12));
+		last = ports_of(t, IP4, failed) << 8 | t->protocol;
+	} else if (ip + IP6 <= t->end) {
+		uint32_t label = __builtin_bswap32(U32(ip)) & 0xfffff;
+
+		hash = hash_step(hash_step(hash, U64(ip + 8)), U64(ip + 16));
+		hash = hash_step(hash_step(hash, U64(ip + 24)), U64(ip + 32));
+		last = label != 0 ? label : ports_of(t, IP6, failed) << 8 | t->protocol;
+	} else {
+		*failed = 1;
+		return 0;
+	}
+	return hash_end(hash_step(hash, last), LINKS->hash_key[1]);
+}
+
+// The hop of a group that the flow's hash picks, or NULL.
+INLINE const struct nexthop *choose(const struct transit *t, uint32_t group)
 {
 	uint64_t offset = ONCE(FIB->tables.groups[group & (MAX_GROUPS - 1)]), at;
 	const struct nexthop_group *set;
 	uint32_t count, point;
+	int failed = 0;
 
 	OPAQUE(offset);
 	set = FIB_AT(offset, sizeof(*set) + sizeof(struct nexthop));
@@ -221,7 +239,9 @@ INLINE const struct nexthop *choose(uint32_t group, uint32_t hash)
 		return &set->hops[0];
 	if (count > MAX_GROUP_HOPS)
 		return NULL;
-	point = nexthop_point(hash, set->total_weight);
+	point = nexthop_point(flow_hash(t, &failed), set->total_weight);
+	if (failed)
+		return NULL;
 	at = offset + sizeof(*set);
 #pragma clang loop unroll(disable)
 	for (uint32_t i = 0; i < MAX_GROUP_HOPS; i++, at += sizeof(struct nexthop)) {
@@ -266,7 +286,7 @@ INLINE uint64_t neighbor(uint32_t interface, uint32_t family, uint64_t first, ui
 INLINE int resolve(struct transit *t, uint32_t group, uint32_t family)
 {
 	const uint8_t *ip = t->data + ETHERNET;
-	const struct nexthop *hop = choose(group, t->hash);
+	const struct nexthop *hop = choose(t, group);
 	const struct bypass_interface *out;
 	uint64_t first, second = 0;
 	uint32_t mtu;
@@ -298,7 +318,9 @@ INLINE int resolve(struct transit *t, uint32_t group, uint32_t family)
 	ordered();
 	if (t->link == 0 || (t->port & UINT16_MAX) == 0 || ONCE(out->port) != t->port)
 		return 0;
-	return t->length <= mtu && (family == FAMILY_IPV4 || mtu >= MIN_MTU_IP6);
+	if ((t->unit != 0 && t->unit < t->length ? t->unit : t->length) > mtu)
+		return 0;
+	return family == FAMILY_IPV4 || mtu >= MIN_MTU_IP6;
 }
 
 // The header that it leaves with.
@@ -306,10 +328,8 @@ INLINE void rewrite(struct transit *t)
 {
 	uint8_t *data = t->data, *ip = data + ETHERNET;
 
-	U32(data) = (uint32_t)t->link;
-	U16(data + 4) = (uint16_t)(t->link >> 32);
-	U32(data + 6) = (uint32_t)t->mac;
-	U16(data + 10) = (uint16_t)(t->mac >> 32);
+	U64(data) = (t->link & ~BYPASS_LINK_VALID) | t->mac << 48;
+	U32(data + 8) = (uint32_t)(t->mac >> 16);
 	if (t->family == FAMILY_IPV4) {
 		// RFC 1624, as in forward/ip4.c.
 		uint32_t before = U16(ip + 8), after = before - 1;
@@ -337,6 +357,7 @@ INLINE void count(const struct transit *t, uint32_t processor, uint32_t received
 // Where a frame goes that came by t->in: true, and it may have its new header.
 INLINE int transit(struct transit *t)
 {
+	uint64_t ours, by; // MAC addresses
 	uint32_t group;
 
 	if (t->data + ETHERNET + IP4 > t->end)
@@ -345,12 +366,14 @@ INLINE int transit(struct transit *t)
 	if (t->now >= ONCE(t->in->until_ns))
 		return 0;
 	ordered();
-	t->ingress = t->in->interface & (MAX_INTERFACES - 1);
-	if (U32(t->data) != U32(t->in->mac) || U16(t->data + 4) != U16(t->in->mac + 4))
+	ours = ONCE(*(const uint64_t *)(const void *)&t->in->interface);
+	t->ingress = ours & (MAX_INTERFACES - 1);
+	ours >>= 16;
+	if (U64(t->data) << 16 != ours << 16)
 		return 0;
 	// A source that no frame can have: a group, none, or ourselves.
-	if ((t->data[6] & 1) != 0 || (U32(t->data + 6) | U16(t->data + 10)) == 0
-	    || (U32(t->data + 6) == U32(t->in->mac) && U16(t->data + 10) == U16(t->in->mac + 4)))
+	by = U64(t->data + 4) >> 16;
+	if ((by & 1) != 0 || by == 0 || by == ours)
 		return 0;
 	if (U16(t->data + 12) == TYPE_IP4) {
 		t->family = FAMILY_IPV4;
@@ -364,14 +387,29 @@ INLINE int transit(struct transit *t)
 	return group != 0 && resolve(t, group, t->family);
 }
 
-// Run `what` as a reader of the routes: what it follows is not given back before it has ended.
-#define READING(processor, what) do { \
-	volatile uint64_t *epoch_ = &FIB->readers[processor].epoch; \
-\
-	__sync_lock_test_and_set(epoch_, ONCE(FIB->tables.epoch)); \
-	what; \
-	__asm__ volatile("" ::: "memory"); \
-	*epoch_ = 0; \
-} while (0)
+// Announce that routes are read, by the processor that the number belongs to; true where there are any.  What is followed
+// from here on is not given back before read_end.
+//
+// The announcement may still wait in the processor when the first of what it announces is read.  A barrier would cost
+// more than all the rest; so the writer waits instead, until no processor can be holding back a store (mirror.c).
+// Where loads pass loads there has to be one, and it is for both.
+INLINE int read_begin(uint32_t processor)
+{
+	volatile uint64_t *epoch = &FIB->readers[processor].epoch;
+
+#ifdef ORDERED_LOADS
+	*epoch = ONCE(FIB->tables.epoch);
+#else
+	__sync_lock_test_and_set(epoch, ONCE(FIB->tables.epoch));
+#endif
+	ordered();
+	return ONCE(FIB->ready) == 1;
+}
+
+INLINE void read_end(uint32_t processor)
+{
+	ordered();
+	*(volatile uint64_t *)&FIB->readers[processor].epoch = 0;
+}
 
 #endif

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -312,6 +313,7 @@ int core_create(int tables_fd, int state_fd, struct core **out)
 	if (core == NULL)
 		return -ENOMEM;
 	core->signal_fd = core->hands_fd = -1;
+	core->processors = (uint32_t)get_nprocs();
 	core->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	int error = core->epoll_fd < 0 ? -errno : core_map(core, tables_fd, state_fd);
 	if (error == 0)

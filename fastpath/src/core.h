@@ -75,7 +75,8 @@ struct core {
 	int signal_fd;
 	uint64_t polled_ns;            // when epoll was last asked while there was work
 	struct spin spin;
-	struct spin spin_told;         // the same where apps were given something, who may wait for our processor
+	struct spin spin_owed;         // the same where an app was given something, and may wait for our processor
+	uint32_t processors;
 	uint32_t trace_id;             // last one given
 	uint64_t bfd_random;           // numbers drawn
 	struct core_mark marks[MAX_PORTS];

@@ -203,9 +203,10 @@ static int ask_events(struct core *core, uint64_t now, struct epoll_event *event
 // needs this very processor, it is left out the next times: twice as many of them after each failure.
 static bool spin(struct core *core, uint64_t now, struct epoll_event *events, int *count)
 {
-	struct spin *spin = server_has_told(core->server) ? &core->spin_told : &core->spin;
+	uint32_t owed = server_owed(core->server, now);
+	struct spin *spin = owed > 0 ? &core->spin_owed : &core->spin;
 	uint64_t until = now + SPIN_NS;
-	if (spin_is_left_out(spin))
+	if (owed >= core->processors || spin_is_left_out(spin))
 		return false;
 	for (; now < until; now = core_clock()) {
 		turn_poke(core->ports, core->port_ids, core->port_count);

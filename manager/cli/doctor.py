@@ -112,7 +112,7 @@ def _bpf_programs() -> Finding:
     from manager import bpf_objects
 
     if not bpf_objects.available():
-        problem: str | None = "this installation was built without clang: no driver af-xdp, no offload xdp"
+        problem: str | None = "this installation was built without clang: no driver af-xdp, no offload"
     else:
         problem = _in_child(lambda: bpf_objects.load("redirect", entries={"sockets": 1}).close())
     return _finding(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,12 +25,7 @@ def record(request: Request) -> dict[str, Any]:
     """Record until it is interrupted, or the time is up."""
     check_router(request.run_dir, request["router"])
     path = Path(request["file"])
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise CliError(f"{path}: {error.strerror}", "failed", Exit.NEGATIVE) from None
-    with os.fdopen(fd, "wb") as file, Manager(request.run_dir) as manager:
-        os.fchmod(fd, 0o600)  # the keys of the configuration stand in it
+    with os.fdopen(_create(path), "wb") as file, Manager(request.run_dir) as manager:
         _ask(manager, request["router"], "start")
         piece = _follow(manager, request["router"], request["seconds"], file)
         while piece["more"]:
@@ -43,6 +40,26 @@ def record(request: Request) -> dict[str, Any]:
         "bytes": size,
         "cut": piece["cut"],
     }
+
+
+def _create(path: Path) -> int:
+    """Open a file for us alone: the keys of the configuration will stand in it.  Raises CliError.
+
+    In a directory where others write, a name may be a link of theirs, or a file that they can read.
+    """
+    fd = -1
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+            raise PermissionError(errno.EPERM, "not a file of our own")
+        os.fchmod(fd, 0o600)
+        os.ftruncate(fd, 0)
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        raise CliError(f"{path}: {error.strerror}", "failed", Exit.NEGATIVE) from None
+    return fd
 
 
 def _follow(manager: Manager, router: str, seconds: float | None, file: Any) -> dict[str, Any]:

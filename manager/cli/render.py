@@ -103,7 +103,9 @@ def interfaces(data: list[dict[str, Any]]) -> str:
             text += f" (rings: {', '.join(counted)})" if counted else ""
     for interface in data:
         if interface.get("offload"):
-            text += f"\n{interface['name']}: offload xdp: {interface['offload']}"
+            text += f"\n{interface['name']}: offload {interface['offload_kind']}: {interface['offload']}"
+        if interface.get("device_drops"):
+            text += f"\n{interface['name']}: {interface['device_drops']} frames dropped by the device on their way out"
     return text if rows else "no interfaces"
 
 

@@ -57,22 +57,38 @@ def _is_ours(pid: int, router: str) -> bool:
     return False
 
 
-def _recorded_interfaces(request: Request) -> dict[str, dict[str, Any]]:
-    """Give what only the manager knows of the interfaces: their devices."""
+def _recorded(request: Request) -> dict[str, Any]:
+    """Give what only the manager knows of a router: devices, processes."""
     with contextlib.suppress(CliError):
         for router in recorded_routers(request.run_dir):
             if router["name"] == request["router"]:
-                return dict(router.get("interfaces") or {})
+                return router
+    return {}
+
+
+def unsent(table: str) -> dict[str, int]:
+    """Take out of a proc(5) net/dev how many frames each device was given and has dropped."""
+    lines = (line.partition(":") for line in table.splitlines()[2:])
+    return {name.strip(): int(counts.split()[11]) for name, _colon, counts in lines}
+
+
+def _unsent(router: dict[str, Any]) -> dict[str, int]:
+    """Ask the kernel about the devices of a router: who forwards at the driver never hears of that."""
+    with contextlib.suppress(OSError):
+        return unsent(Path(f"/proc/{router['pids'].get('forwarder')}/net/dev").read_text())
     return {}
 
 
 def interfaces(request: Request) -> list[dict[str, Any]]:
     """Show interfaces with their counters."""
-    recorded = _recorded_interfaces(request)
+    router = _recorded(request)
+    recorded = router.get("interfaces") or {}
+    lost = _unsent(router) if any(interface.get("offload") for interface in recorded.values()) else {}
     with open_segments(request.run_dir, request["router"]) as (tables, state):
         ports = {port["port"]: port for port in stats.ports(state) if port["worker"] == 0}
         return [
             _interface(entry, ports.get(entry.port), recorded.get(entry.name, {}), state)
+            | ({"device_drops": lost[device]} if (device := recorded.get(entry.name, {}).get("device")) in lost else {})
             for entry in published.published(tables)
         ]
 
@@ -100,6 +116,7 @@ def _interface(
         found["rings"] = {"rx_dropped": port["rx_kernel_drops"], **port["rings"]}
     if recorded.get("offload"):
         found["offload"] = recorded["offload"]
+        found["offload_kind"] = recorded["offload_kind"]
     if recorded.get("driver_reason"):
         found["driver_reason"] = recorded["driver_reason"]
     if recorded.get("problem"):

@@ -51,6 +51,12 @@ def _check_interface(checker: Checker, path: Path_, interface: Interface, driver
             "the driver 'af-xdp' carries no VLANs",
             "'driver: af-packet' does; tags are lost on their way to AF_XDP",
         )
+    if driver == "af-xdp" and interface.offload == "tc":
+        checker.note(
+            (*path, "offload"),
+            "'offload: tc' does not go with the driver 'af-xdp'",
+            "'offload: xdp' does; AF_XDP sockets take all frames before tc has them",
+        )
     if driver == "tap":
         written = checker.marks.node(path).value
         for key in _FOREIGN_ONLY:

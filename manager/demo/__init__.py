@@ -1,7 +1,8 @@
 """The demonstration that `demo: true` asks for: small networks round the configured routers, and a show.
 
-    Demo.enter    namespaces, veth pairs, hosts; the manager moves into the demo's own namespace
-    Demo.started  starts the show (show.py): hosts that answer, the app, a router that comes later
+    Demo.enter    namespaces, veth pairs, hosts; the manager moves into the demo's own namespace, and the show
+                  (show.py) gets ready
+    Demo.started  the show begins: hosts that answer, the app, a router that comes later
     Demo.stop     ends the show and removes all of it
 
 Nothing of the machine's own network is touched.  The manager calls enter() before it opens its
@@ -42,16 +43,22 @@ class Demo:
             setns(there)
         finally:
             os.close(there)
-
-    def started(self) -> None:
-        """Start the show; the routers are up."""
         # It outlives neither us nor our crash: it asks the kernel for SIGTERM at our death.
         command = [sys.executable, "-P", "-m", "manager.demo.show", str(self._run_dir), str(os.getpid())]
-        self._show = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        self._show = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    def started(self) -> None:
+        """Let the show begin; the routers are up."""
+        if self._show is not None and self._show.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._show.stdin.write(b"up\n")
+                self._show.stdin.close()
 
     def stop(self) -> list[str]:
         """End the show and remove the scene; give what could not be removed."""
         if self._show is not None:
+            assert self._show.stdin is not None
+            self._show.stdin.close()
             self._show.send_signal(signal.SIGTERM)
             try:
                 self._show.wait(STOP_SECONDS)

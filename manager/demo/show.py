@@ -1,4 +1,4 @@
-"""The show of the demo: started by the manager when the routers are up, as a process of its own.
+"""The show of the demo: a process of its own, started by the manager, which tells it when the routers are up.
 
     hosts serve a page -> the app fetches the same URL in three worlds and prints a table
       -> router green is added, in the ordinary way -> the app moves to it
@@ -52,6 +52,8 @@ def main(run_dir: Path, manager_pid: int) -> None:
     threading.Thread(target=_answer, args=(hosts,), daemon=True).start()
     for server in [_web_server(run_dir, host) for host in scene.HOSTS]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+    if not sys.stdin.readline():
+        return
     with _app(run_dir) as lines:
         if _relay_until(lines, "waiting for", "  green ") == "waiting for":
             _add_green(run_dir)

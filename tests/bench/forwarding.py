@@ -18,7 +18,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import statistics
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,6 +185,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--loss", action="store_true")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind
     setting = Setting(given.size, given.full, given.cores, given.sink)
     with tempfile.TemporaryDirectory() as scratch:
         table = FullTable(Path(os.environ["ANABRANCH_TEST_DATA"]), Path(scratch)) if given.full else None

@@ -166,10 +166,11 @@ def paths(request: pytest.FixtureRequest) -> Iterator[Paths]:
     ("paths", "goal"),
     [
         (({"driver": "af-packet"}, {}), ROUND_TRIP_GOAL),
+        (({"driver": "af-packet", "offload": "tc"}, {}), ROUND_TRIP_GOAL),
         (({"driver": "af-xdp"}, {"busy-poll": "20us"}), BUSY_ROUND_TRIP_GOAL),
     ],
     indirect=["paths"],
-    ids=["af-packet", "busy-poll"],
+    ids=["af-packet", "offload-tc", "busy-poll"],
 )
 def test_round_trip(paths: Paths, goal: float) -> None:
     kernel, ours = paths.medians(lambda path: path.round_trip(*PINGS))
@@ -179,7 +180,12 @@ def test_round_trip(paths: Paths, goal: float) -> None:
     assert not verdict.missed, "; ".join(verdict.missed)
 
 
-@pytest.mark.parametrize("paths", [({"driver": "af-packet"}, {})], indirect=True, ids=["af-packet"])
+@pytest.mark.parametrize(
+    "paths",
+    [({"driver": "af-packet"}, {}), ({"driver": "af-packet", "offload": "tc"}, {})],
+    indirect=True,
+    ids=["af-packet", "offload-tc"],
+)
 def test_tcp_stream(paths: Paths) -> None:
     if shutil.which("iperf3") is None:
         pytest.skip("the program iperf3 is not installed")

@@ -4,7 +4,9 @@
 
 Idle: processor time of all processes of a manager with ROUTERS VRs, each with one veth, over SECONDS.  Busy: the
 99th percentile of a ping's round trips through one VR, while frames at RATE go into another one that forwards them,
-and while the same frames go where nobody takes them; so what the sender takes counts in both.
+and while the same frames go where nobody takes them; so what the sender takes counts in both.  The machine's own
+speed may double or halve from one second to the next: windows are short, both kinds take turns, and what counts is the
+median of the ratios of neighboring windows.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ RATE: Final = int(os.environ.get("RATE", "1500000"))
 SETTLE: Final = 8.0
 IDLE_SHARE: Final = 0.01  # of a core
 SLOWER: Final = 1.2
-ROUNDS: Final = 5
-PINGS: Final = 1000
+ROUNDS: Final = 15
+PINGS: Final = 350
 SOURCE: Final = Path(__file__).resolve().parent.parent / "traffic" / "flood.c"
 
 
@@ -118,7 +120,7 @@ class Two:
         with file.open("rb") as frames:
             load = self.lab.helper(command, stdin=frames, stdout=subprocess.DEVNULL)
         try:
-            time.sleep(0.3)
+            time.sleep(0.15)
             told = self.lab.namespaces["alice"].run(
                 "ping", "-n", "-i", "0.002", "-c", str(PINGS), "-W", "1", "10.0.1.2", check=False, timeout=30
             )
@@ -142,7 +144,7 @@ def test_a_busy_router_leaves_another_its_latency(tmp_path: Path) -> None:
             idle.append(two.p99("aside"))
             busy.append(two.p99("eth0"))
         forwarded = next(it for it in lab.vr("show", "interfaces", "load") if it["name"] == "in")["counters"]
-        ratio = statistics.median(busy) / statistics.median(idle)
+        ratio = statistics.median(there / aside for there, aside in zip(busy, idle, strict=True))
         print(
             f"p99 beside an idle router {sorted(round(it) for it in idle)} us, beside a busy one"
             f" {sorted(round(it) for it in busy)} us: {ratio:.2f}; it forwarded {forwarded['forwarded_packets']}"

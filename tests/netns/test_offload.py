@@ -1,4 +1,4 @@
-"""Packets that are forwarded at the driver: the same answers, counters and life as those that are not.
+"""Packets that are forwarded in the kernel: the same answers, counters and life as those that are not.
 
 alice (10.0.0.2) --in-- red --out-- carol (10.0.1.2), and --other-- dave (10.0.2.2)
 """
@@ -10,10 +10,12 @@ import json
 import os
 import random
 import signal
+import struct
 import subprocess
 import time
 from contextlib import contextmanager
 from functools import partial
+from socket import IPPROTO_TCP
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -27,6 +29,7 @@ from traffic import Stream
 
 from fastpath import stats
 from manager.cli.segments import open_segments
+from tests.unit import packets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,11 +38,12 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 FRAMES: Final = int(os.environ.get("DIFFERENTIAL_FRAMES", "2000"))
+BOTH: Final = pytest.mark.parametrize("kind", ["xdp", "tc"])
 HOSTS: Final = {"alice": ("in", 0), "carol": ("out", 1), "dave": ("other", 2)}
 RATE: Final = 2000  # frames a second: what a busy machine's sender manages
 
 
-def red(offload: str = "xdp", **more: Any) -> dict[str, Any]:
+def red(offload: str, **more: Any) -> dict[str, Any]:
     interfaces = {
         device: {
             "device": device,
@@ -52,7 +56,9 @@ def red(offload: str = "xdp", **more: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def world(more: dict[str, Any] | None = None, *, gro: bool = True) -> Iterator[tuple[Lab, dict[str, Namespace]]]:
+def world(
+    kind: str, more: dict[str, Any] | None = None, *, gro: bool = True
+) -> Iterator[tuple[Lab, dict[str, Namespace]]]:
     """A router with three hosts, past duplicate address detection."""
     with Lab() as lab:
         hosts = {}
@@ -62,7 +68,7 @@ def world(more: dict[str, Any] | None = None, *, gro: bool = True) -> Iterator[t
             hosts[name].ip("-6", "route", "add", "default", "via", f"2001:db8:{number}::1")
             if gro:
                 hosts[name].run("ethtool", "-K", "eth0", "gro", "on")
-        lab.configure(red(**(more or {})))
+        lab.configure(red(kind, **(more or {})))
         lab.start()
         for peer in ("10.0.1.2", "10.0.2.2", "2001:db8:1::2"):
             wait_until(partial(hosts["alice"].ping, peer), f"{peer} answers")
@@ -76,6 +82,10 @@ def told(lab: Lab, interface: str = "in") -> str:
 def wait_offloaded(lab: Lab, *interfaces: str) -> None:
     wanted = interfaces or ("in", "out")
     wait_until(lambda: {told(lab, interface) for interface in wanted} == {"on"}, f"{wanted} are offloaded")
+
+
+def is_of(lab: Lab, kind: str) -> bool:
+    return bool(lab.interface("red", "in").get("offload_kind") == kind)
 
 
 def at_driver(lab: Lab, router: str, interface: str) -> int:
@@ -99,7 +109,8 @@ def stream(lab: Lab, hosts: dict[str, Namespace], tag: int, count: int) -> Strea
     return made
 
 
-def test_offloaded_router_and_kernel_do_the_same() -> None:
+@BOTH
+def test_offloaded_router_and_kernel_do_the_same(kind: str) -> None:
     """Bit for bit, for frames of all kinds; and what can be forwarded at the driver is."""
     with Lab() as lab:
         peers = silent(lab.namespace("peers"))
@@ -109,7 +120,7 @@ def test_offloaded_router_and_kernel_do_the_same() -> None:
             peers.run("ethtool", "-K", f"vp-{link}", "gro", "on")
         router: dict[str, Any] = copy.deepcopy(ROUTER)
         for interface in router["interfaces"].values():
-            interface["offload"] = "xdp"
+            interface["offload"] = kind
         lab.configure({"red": router})
         lab.start()
         tested = RouterSide((peers, "vp-in"), (peers, "vp-out"))
@@ -129,15 +140,18 @@ def test_offloaded_router_and_kernel_do_the_same() -> None:
             tested.close()
 
 
-def test_on_and_off_under_traffic() -> None:
-    with world() as (lab, hosts):
+@BOTH
+def test_on_and_off_under_traffic(kind: str) -> None:
+    """And, for one of them, to the other and back."""
+    with world(kind) as (lab, hosts):
         wait_offloaded(lab)
         sent = stream(lab, hosts, 1, 4 * RATE)
-        for turn, offload in enumerate(("none", "xdp", "none", "xdp")):
+        for turn, offload in enumerate(("none", kind, "none" if kind == "xdp" else "xdp", kind)):
             time.sleep(0.3)
             lab.configure(red(offload))
             lab.vr("apply")
-            if offload == "xdp":
+            if offload != "none":
+                wait_until(partial(is_of, lab, offload), f"it is {offload}, turn {turn}")
                 wait_offloaded(lab)
             else:
                 wait_until(lambda: not told(lab), f"it is off, turn {turn}")
@@ -151,9 +165,10 @@ def replaced(lab: Lab, role: str, pid: int) -> bool:
     return lab.router("red")["pids"][role] not in {pid, None}
 
 
-def test_every_process_may_be_killed() -> None:
+@BOTH
+def test_every_process_may_be_killed(kind: str) -> None:
     """Packets in transit never notice."""
-    with world() as (lab, hosts):
+    with world(kind) as (lab, hosts):
         wait_offloaded(lab)
         sent = stream(lab, hosts, 2, 5 * RATE)
         for role in ("forwarder", "control"):
@@ -177,7 +192,7 @@ def test_every_process_may_be_killed() -> None:
 
 def test_routes_neighbors_and_links_change_at_once() -> None:
     route = {"static": {"192.0.2.0/24": {"via": "10.0.1.2"}}}
-    with world(route) as (lab, hosts):
+    with world("xdp", route) as (lab, hosts):
         wait_offloaded(lab, "in", "out", "other")
         for name in ("carol", "dave"):
             hosts[name].ip("address", "add", "192.0.2.1/32", "dev", "lo")
@@ -189,12 +204,12 @@ def test_routes_neighbors_and_links_change_at_once() -> None:
                 return any(frame[30:34] == bytes([192, 0, 2, 1]) for frame in wire.frames(0.1))
 
         assert reached("carol")
-        lab.configure(red(static={"192.0.2.0/24": {"via": "10.0.2.2"}}))
+        lab.configure(red("xdp", static={"192.0.2.0/24": {"via": "10.0.2.2"}}))
         lab.vr("apply")
         assert reached("dave")
         assert not reached("carol")
         # The route goes: an answer instead of silence, which only the slow path gives.
-        lab.configure(red())
+        lab.configure(red("xdp"))
         lab.vr("apply")
         done = hosts["alice"].run("ping", "-n", "-c", "1", "-W", "1", "192.0.2.1", check=False)
         assert "Destination Net Unreachable" in done.stdout
@@ -217,7 +232,7 @@ def test_routes_neighbors_and_links_change_at_once() -> None:
 
 def test_a_device_that_takes_no_frames_is_no_way_out() -> None:
     """A veth takes redirected frames only while its peer polls."""
-    with world(gro=False) as (lab, hosts):
+    with world("xdp", gro=False) as (lab, hosts):
         wait_offloaded(lab)
         before = at_driver(lab, "red", "in")
         assert hosts["alice"].ping("10.0.1.2", count=5)
@@ -234,7 +249,7 @@ def test_a_device_that_takes_no_frames_is_no_way_out() -> None:
 
 
 def test_who_looks_sees_all_packets(tmp_path: Path) -> None:
-    with world() as (lab, hosts):
+    with world("xdp") as (lab, hosts):
         wait_offloaded(lab)
         words = program(VR, "--run-dir", str(lab.run_dir), "capture", "red", "in", "-w", str(tmp_path / "all.pcap"))
         capture = lab.helper(words, stdout=subprocess.DEVNULL)
@@ -250,8 +265,9 @@ def test_who_looks_sees_all_packets(tmp_path: Path) -> None:
         check_laws(lab, "red")
 
 
-def test_restarts_and_devices_that_come_again() -> None:
-    with world() as (lab, hosts):
+@BOTH
+def test_restarts_and_devices_that_come_again(kind: str) -> None:
+    with world(kind) as (lab, hosts):
 
         def offloads_again() -> None:
             wait_until(lambda: hosts["alice"].ping("10.0.1.2", wait=0.5), "carol answers", 20)
@@ -284,9 +300,39 @@ def test_restarts_and_devices_that_come_again() -> None:
             assert "xdp" not in lab.box.ip("link", "show", device).stdout, "a device comes back as it was"
 
 
+def unfinished(frame: bytes) -> bool:
+    """Tell of a TCP frame whether a device was to fill in its checksum, or it is right."""
+    four = frame[14] >> 4 == 4
+    at, addresses = (34, frame[26:34]) if four else (54, frame[22:54])
+    if four:
+        assert packets.checksum(frame[14:34]) == 0, frame[:60].hex()
+    length = len(frame) - at
+    pseudo = addresses + struct.pack(">II", length, IPPROTO_TCP)
+    found = int.from_bytes(frame[at + 16 : at + 18], "big")
+    return found == 0xFFFF ^ packets.checksum(pseudo) or packets.checksum(pseudo + frame[at:]) == 0
+
+
+def test_super_frames_pass_whole() -> None:
+    """And uncut: the receiving host sees frames that no MTU would let through, each with a good header."""
+    with world("tc", gro=False) as (lab, hosts):
+        wait_offloaded(lab)
+        for address in ("10.0.1.2", "2001:db8:1::2"):
+            before, taken = at_driver(lab, "red", "in"), int(counters(lab, "red")["in"]["rx_packets"])
+            with hosts["carol"].wire("eth0") as wire:
+                transfer(hosts["alice"], hosts["carol"], address, 4 << 20)
+                ours = bytes.fromhex(mac_of(lab, "out").replace(":", ""))
+                came = [frame for frame in wire.frames(0.2) if frame[6:12] == ours and frame[12] in {0x08, 0x86}]
+                came = [frame for frame in came if frame[23 if frame[12] == 8 else 20] == IPPROTO_TCP]
+            assert max(map(len, came)) > 20000
+            assert all(map(unfinished, came))
+            forwarded = at_driver(lab, "red", "in") - before
+            assert forwarded >= int(counters(lab, "red")["in"]["rx_packets"]) - taken - 5, "few take the ring"
+        check_laws(lab, "red")
+
+
 def test_in_front_of_af_xdp_sockets() -> None:
     """What the program leaves goes to the socket of the queue, with the offload and after it."""
-    with world({"dataplane": {"driver": "af-xdp"}}) as (lab, hosts):
+    with world("xdp", {"dataplane": {"driver": "af-xdp"}}) as (lab, hosts):
         wait_offloaded(lab)
         assert lab.interface("red", "in")["driver"] == "af_xdp"
         before = at_driver(lab, "red", "in")
@@ -304,7 +350,7 @@ def test_in_front_of_af_xdp_sockets() -> None:
 
 def test_bulk_with_checksums_left_to_devices() -> None:
     """The hosts' kernels leave checksums to their veths; XDP would lose that, so such packets go another way."""
-    with world() as (lab, hosts):
+    with world("xdp") as (lab, hosts):
         wait_offloaded(lab)
         for address in ("10.0.1.2", "2001:db8:1::2"):
             transfer(hosts["alice"], hosts["carol"], address, 4 << 20)

@@ -1,6 +1,6 @@
-"""The program of the XDP offload and the forwarder, frame by frame: what one forwards leaves the other alike.
+"""The programs of the offloads and the forwarder, frame by frame: what one forwards leaves the other alike.
 
-The program is run by BPF_PROG_TEST_RUN on the maps of a router in memory; then the router gets the same frame.
+The programs are run by BPF_PROG_TEST_RUN on the maps of a router in memory; then the router gets the same frame.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import struct
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from socket import IPPROTO_TCP
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.root
 
 XDP_PASS, XDP_REDIRECT = 2, 4
+TC_ACT_SHOT, TC_ACT_REDIRECT = 2, 7
+CONTEXT, GSO_SIZE = 192, 176  # struct __sk_buff, and a place in it
 A, B = 1, 2
 ROOM: Final = 4096
 SMALL: Final = 600 << 10  # bytes of a map that a few thousand routes fill
@@ -47,10 +50,78 @@ def hop_mac(number: int) -> bytes:
     return bytes([2, 0, 0, 0, 0xB0, number])
 
 
-class Offloaded:
-    """A router in memory, and the program that has its maps."""
+def make_map(name: str, size: int) -> int:
+    return bpf_objects.create_map(replace(bpf_objects.map_kind("offload", name), value=size), name)
 
-    def __init__(self, routes: dict[str, list[Hop]], *, fib_bytes: int = 1 << 21, partial: int = 0) -> None:
+
+class AtDriver:
+    """The program of `offload: xdp`."""
+
+    def __init__(self, maps: dict[str, int], constants: dict[str, int]) -> None:
+        self.program = bpf_objects.load("offload", maps=maps, entries={"sockets": 1}, constants=constants)
+        for port in (A, B):
+            bpf_objects.set_element(self.program.maps["devices"], port, LOOPBACK)
+
+    def run(self, frame: bytes, gso_size: int) -> bytes | None:
+        """Give the frame as it is sent, or None: it goes on."""
+        assert not gso_size
+        result, after = bpf_objects.run_once(self.program.fd, frame, ROOM)
+        if result == XDP_PASS:
+            assert after == frame, "a frame that goes on is untouched"
+            return None
+        assert result == XDP_REDIRECT
+        return after
+
+    def close(self) -> None:
+        self.program.close()
+
+
+class AtTap:
+    """Those of `offload: tc`: what the filter says of a frame goes with it to the other."""
+
+    def __init__(self, maps: dict[str, int], constants: dict[str, int]) -> None:
+        self.chooses = bpf_objects.load("tap", maps=maps, constants=constants)
+        for port in (A, B):
+            bpf_objects.set_element(self.chooses.maps["ways"], port, LOOPBACK)
+        self.sends = bpf_objects.load("pass", maps={**maps, "ways": self.chooses.maps["ways"]}, constants=constants)
+
+    def run(self, frame: bytes, gso_size: int) -> bytes | None:
+        context = bytearray(CONTEXT)
+        struct.pack_into("=I", context, GSO_SIZE, gso_size)
+        # A filter's frame is run without the first 14 bytes of what is given.
+        taken, _after = bpf_objects.run_once(self.chooses.fd, bytes(14) + frame, ROOM, context)
+        told = bytearray(CONTEXT)
+        told[48:68] = context[48:68]  # cb
+        struct.pack_into("=I", told, GSO_SIZE, gso_size)
+        if taken:
+            assert taken >= len(frame)
+            if len(frame) >= 54:  # what is cut short cannot be run
+                assert bpf_objects.run_once(self.sends.fd, frame, ROOM, told) == (TC_ACT_SHOT, frame)
+            return None
+        result, after = bpf_objects.run_once(self.sends.fd, frame, ROOM, told)
+        assert result == TC_ACT_REDIRECT
+        return after
+
+    def close(self) -> None:
+        self.sends.close()
+        self.chooses.close()
+
+
+def super_header(frame: bytes, gso_size: int) -> bytes:
+    """Give the vnet header of a super-frame of TCP or UDP."""
+    four = frame[14] >> 4 == 4
+    start = 34 if four else 54
+    tcp = frame[23 if four else 20] == IPPROTO_TCP
+    kind = (1 if four else 4) if tcp else 5  # VIRTIO_NET_HDR_GSO_TCPV4, _TCPV6, _UDP_L4
+    return struct.pack("=BBHHHH", 1, kind, start + (20 if tcp else 8), gso_size, start, 16 if tcp else 6)
+
+
+class Offloaded:
+    """A router in memory, and the programs that have its maps."""
+
+    def __init__(
+        self, routes: dict[str, list[Hop]], kind: type = AtDriver, *, fib_bytes: int = 1 << 21, partial: int = 0
+    ) -> None:
         self.router = Router([replace(interface, dad=False) for interface in two_sided()], routes)
         self.router.settle()
         self.router.meet("a", "10.0.0.2", HOST_A)
@@ -59,31 +130,19 @@ class Offloaded:
             for family in (4, 6):
                 self.router.meet("b", hop_address(number, family), hop_mac(number))
                 self.router.advance(0.1)  # more at once would be policed
-        self.maps = Maps(self.router, self._make, fib_bytes=fib_bytes)
+        self.maps = Maps(self.router, make_map, fib_bytes=fib_bytes)
         assert self.maps.ready(), self.maps.wanted()
-        self.program = bpf_objects.load(
-            "offload",
-            maps=self.maps.fds,
-            entries={"sockets": 1},
-            constants={"port": A, "processors": PROCESSORS, "partial": partial, "fib_size": fib_bytes},
-        )
-        for port in (A, B):
-            bpf_objects.set_element(self.program.maps["devices"], port, LOOPBACK)
+        constants = {"port": A, "processors": PROCESSORS, "partial": partial, "fib_size": fib_bytes}
+        self.programs = kind(self.maps.fds, constants)
         self.seen: Counter[str] = Counter()
 
-    @staticmethod
-    def _make(name: str, size: int) -> int:
-        return bpf_objects.create_map(replace(bpf_objects.map_kind("offload", name), value=size), name)
-
-    def compare(self, frame: bytes) -> bool:
-        """Tell whether the program forwards a frame; the router must then make the same of it."""
-        result, after = bpf_objects.run_once(self.program.fd, frame, ROOM)
-        self.router.send(A, frame)
+    def compare(self, frame: bytes, gso_size: int = 0) -> bool:
+        """Tell whether the programs forward a frame; the router must then make the same of it."""
+        after = self.programs.run(frame, gso_size)
+        self.router.send(A, frame, vnet=super_header(frame, gso_size) if gso_size else None)
         came = {mac: self.router.receive(port) for port, mac in ((A, harness.ROUTER_A), (B, harness.ROUTER_B))}
-        if result == XDP_PASS:
-            assert after == frame, "a frame that goes on is untouched"
+        if after is None:
             return False
-        assert result == XDP_REDIRECT
         assert came[after[6:12]] == [after], (frame.hex(), after.hex(), came)
         self.seen[after[:6].hex()] += 1
         return True
@@ -92,7 +151,7 @@ class Offloaded:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.program.close()
+        self.programs.close()
         self.maps.end()
         self.maps.close()
         self.router.close()
@@ -108,9 +167,9 @@ ROUTES: Final = {
 }
 
 
-@pytest.fixture
-def offloaded() -> Iterator[Offloaded]:
-    with Offloaded(ROUTES) as made:
+@pytest.fixture(params=[AtDriver, AtTap])
+def offloaded(request: pytest.FixtureRequest) -> Iterator[Offloaded]:
+    with Offloaded(ROUTES, request.param) as made:
         yield made
 
 
@@ -178,6 +237,38 @@ def test_unfinished_checksums_go_on() -> None:
         assert not made.compare(framed(six[:46] + struct.pack(">H", partial) + six[48:]))
         # What may carry another such packet inside.
         assert not made.compare(framed(packets.ip4("172.16.0.9", "10.0.1.5", bytes(64), protocol=47)))
+
+
+def segment(source: str, destination: str, size: int, words: int = 5, **more: Any) -> bytes:
+    """Give a TCP packet, its checksum unfinished."""
+    length = 4 * words + size
+    partial = 0xFFFF ^ packets.checksum(packets.pseudo(source, destination, IPPROTO_TCP, length))
+    header = struct.pack(">HHIIBBHHH", 5000, 80, 1, 1, words << 4, 0x10, 1000, partial, 0)
+    payload = header.ljust(4 * words, b"\1") + bytes(size)
+    build = packets.ip6 if ":" in source else packets.ip4
+    return framed(build(source, destination, payload, protocol=IPPROTO_TCP, **more))
+
+
+FOUR, SIX = ("172.16.0.9", "10.0.1.5"), ("2001:db8:d::1", "2001:db8:b::7")
+
+
+def test_super_frames() -> None:
+    """Whole if what they stand for fits the MTU of 1500, whatever their own length is."""
+    with Offloaded(ROUTES, AtTap) as made:
+        assert made.compare(segment(*FOUR, 0))
+        assert made.compare(segment(*FOUR, 1400))
+        assert made.compare(segment(*FOUR, 2800), 1400)
+        assert made.compare(segment(*FOUR, 2920), 1460)
+        assert not made.compare(segment(*FOUR, 2922), 1461)
+        assert made.compare(segment(*FOUR, 2800, words=8), 1448)
+        assert not made.compare(segment(*FOUR, 2920, words=8), 1449)
+        assert made.compare(segment(*FOUR, 1000), 2000)  # a last one
+        assert made.compare(segment(*SIX, 2880), 1440)
+        assert not made.compare(segment(*SIX, 2882), 1441)
+        assert not made.compare(segment(*FOUR, 2800))  # no super-frame, but too long
+        assert not made.compare(segment(*FOUR, 2800, fragment=0x2000), 1400)
+        assert not made.compare(framed(packets.datagram4(*FOUR, bytes(2800))), 1400)
+        made.router.laws()
 
 
 def probe(value: int, family: int) -> bytes:

@@ -421,24 +421,6 @@ def test_a_second_session_of_a_restarted_neighbor_replaces_the_first() -> None:
     assert red.prefixes() == {"10.1.0.0/16", "10.5.0.0/16"}
 
 
-def test_a_connection_that_crossed_ours_is_no_restart() -> None:
-    """RFC 4271 section 6.8: what the neighbor began before it knew of the session is refused, for a moment."""
-    world = BgpWorld()
-    can = capabilities.Capabilities(
-        families=frozenset({1}), as4=65002, graceful_restart=capabilities.GracefulRestart(120, families=((1, True),))
-    )
-    red, peer = scripted(world, can)
-    neighbor = red.instance.neighbors[parse_address(B)]
-    assert neighbor.session is not None
-    neighbor.session.outgoing, neighbor.up_since = True, world.now
-    peer.call(red)
-    world.run(0.5)
-    assert neighbor.flaps == 0
-    world.run(6)
-    greet(world, red, peer, can)
-    assert neighbor.flaps == 1
-
-
 def test_ipv6_is_not_taken_where_it_was_not_agreed() -> None:
     world = BgpWorld()
     red, _ = scripted(world)
@@ -521,6 +503,22 @@ def test_a_link_that_goes_down_ends_its_sessions_at_once() -> None:
     red, _ = up(world)
     red.take(red.instance.interface_changed(base.InterfaceState("lan", up=False), world.now))
     assert "interface lan is down" in red.logs()
+
+
+def test_a_link_that_comes_is_tried_at_once() -> None:
+    """The attempts while it was down failed, the last one a moment ago."""
+    world = BgpWorld()
+    red = world.router(f"{A}/24", bgp(65001, (B, 65002)))
+    own = tuple(base.OwnAddress(address, length) for address, length in red.addresses)
+    red.take(red.instance.interface_changed(base.InterfaceState("lan", up=False, addresses=own), world.now))
+    world.run(1)
+    blue = world.router(f"{B}/24", bgp(65002, (A, 65001), passive=True))
+    world.run(0.5)
+    assert "is up" not in red.logs()
+    red.take(red.instance.interface_changed(base.InterfaceState("lan", True, 1500, own), world.now))
+    world.run(0.5)
+    assert "is up" in red.logs()
+    assert "is up" in blue.logs()
 
 
 def test_other_protocols_routes_are_announced() -> None:

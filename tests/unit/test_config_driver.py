@@ -27,6 +27,8 @@ ONE = [
     ),
     ("a: {device: e, vlan: 1, driver: tap}, b: {device: e, vlan: 2}", []),
     ("a: {device: e, vlan: 1}, b: {device: e, vlan: 2, driver: af-packet}", []),
+    ("a: {device: eth1, driver: af-packet-v3, offload: tc}", []),
+    ("a: {device: eth1, driver: af-xdp, offload: tc}", ["'offload: tc' does not go with the driver 'af-xdp'"]),
     ("a: {pcap: {in: /x}}", []),
     ("a: {pcap: {in: /x, out: /y, speed: real}, driver: pcap, mac: '02:00:00:00:00:01', mtu: 1400}", []),
     ("a: {pcap: {}}", ["'pcap' names no file"]),

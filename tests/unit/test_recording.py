@@ -10,6 +10,8 @@ import pytest
 
 from fastpath import segment
 from fastpath.tables import TableWriter
+from manager.cli.errors import CliError
+from manager.cli.record import _create
 from tests.unit.engine_world import CONFIG, LAN
 from vrouter import replay
 from vrouter.config.codec import to_plain
@@ -147,3 +149,22 @@ def test_a_recording_that_nobody_fetches_ends(monkeypatch: pytest.MonkeyPatch) -
 def test_an_engine_of_another_router_is_not_needed() -> None:
     with pytest.raises(ValueError, match="red"):
         make_engine(Header("blue", 1)).handle(inputs.Configure(RouterConfig("red", 1, (LAN,))), 0.0)
+
+
+def test_a_recording_goes_into_a_file_of_our_own_alone(tmp_path: Path) -> None:
+    """Keys stand in it: neither a link nor a file that others hold may lead it elsewhere."""
+    aim = tmp_path / "aim"
+    aim.write_text("precious")
+    (tmp_path / "link").symlink_to(aim)
+    (tmp_path / "other").hardlink_to(aim)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "other", "pipe"):
+        with pytest.raises(CliError):
+            _create(tmp_path / name)
+    assert aim.read_text() == "precious"
+    (tmp_path / "other").unlink()
+    aim.chmod(0o644)
+    for path in (aim, tmp_path / "new"):
+        os.close(_create(path))
+        assert path.read_bytes() == b""
+        assert path.stat().st_mode & 0o777 == 0o600

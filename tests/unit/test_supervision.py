@@ -120,6 +120,9 @@ def test_a_control_that_is_long_at_one_turn_is_hit(states: list[State]) -> None:
     assert settled(watch, LONG_TURN) == set()
     pulse.work()
     assert watch.look() == set()
+    assert (before := watch.turn("a")) is not None
+    pulse.beat()
+    assert watch.look() == set()
     assert watch.turn("a") not in {None, before}
     assert Pulse(states[0].tables) is not None  # a successor, of one that died at work
     assert settled(watch, LONG_TURN) == {"a"}
@@ -237,7 +240,7 @@ class OneVr:
             view=segment.Segment(state.fd, segment.KIND_STATE), state_ro=state.fd, tables_ro=state.tables
         )
 
-    def probe_control(self) -> None:
+    def probe_control(self, *, at_work: bool) -> None:
         """It is not about questions."""
 
 
@@ -255,13 +258,30 @@ def supervised(vr: OneVr, seconds: float) -> tuple[list[str], float]:
     return vr.control.fenced, took
 
 
-@pytest.mark.parametrize("code", ["while :; do :; done", "exec sleep 30"], ids=["loops", "waits"])
-def test_a_control_that_hangs_at_work_is_fenced(states: list[State], code: str) -> None:
+def test_a_control_that_waits_at_work_is_fenced_soon(states: list[State]) -> None:
     Pulse(states[0].tables)
-    with process(code) as pid:
-        fenced, took = supervised(OneVr(states[0], pid), 20)
+    with process("exec sleep 60") as pid:
+        fenced, took = supervised(OneVr(states[0], pid), 40)
     assert len(fenced) == 1
     assert took > supervisor.TURN_STALL
+
+
+def test_a_control_that_loops_is_fenced_when_it_has_run_for_long(states: list[State]) -> None:
+    Pulse(states[0].tables)
+    with process("while :; do :; done") as pid:
+        vr = OneVr(states[0], pid)
+        vr.owing = True
+        assert supervised(vr, supervisor.TURN_RUNS + 0.5)[0] == []
+        fenced, took = supervised(OneVr(states[0], pid), 40)
+    assert len(fenced) == 1
+    assert took > supervisor.TURN_RUNS
+
+
+def test_no_process_of_a_vr_can_cut_off_what_is_looked_at(states: list[State]) -> None:
+    """The manager would get SIGBUS."""
+    for fd in (states[0].fd, states[0].tables):
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, 0)
 
 
 def test_a_control_that_gets_on_or_rests_is_left_alone(states: list[State]) -> None:

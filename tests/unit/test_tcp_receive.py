@@ -366,6 +366,37 @@ def test_duplicates_are_reported_once() -> None:
     assert w.read(20_000) == STREAM[:9000]
 
 
+def test_of_several_duplicate_pieces_the_first_is_reported() -> None:
+    """RFC 2883 section 4: the lowest one, with what it touches; those of the next segment are news again."""
+    w = World()
+    w.arrive(0, 1000)
+    w.flush()
+    for at in (2, 4, 6):
+        w.arrive(at * 1000, at * 1000 + 1000)
+    w.arrive(1500, 5500)
+    assert w.ack() == (1000, [(2000, 3000), (1500, 5500), (6000, 7000)])
+    w.arrive(4500, 6500)
+    assert w.ack() == (1000, [(4500, 5500), (1500, 7000)])
+    w.arrive(500, 8000)
+    w.flush()
+    assert w.ack() == (8000, [(500, 1000)])
+    assert w.read(20_000) == STREAM[:8000]
+
+
+def test_duplicates_that_touch_are_one() -> None:
+    w = World()
+    w.arrive(0, 1000)
+    w.flush()
+    w.arrive(2000, 3000)
+    w.arrive(4000, 5000)
+    w.arrive(1000, 2500)
+    w.flush()
+    assert w.ack() == (3000, [(2000, 2500), (4000, 5000)])
+    w.arrive(2000, 6000)
+    w.flush()
+    assert w.ack() == (6000, [(2000, 3000)])
+
+
 def test_early_fin_is_remembered() -> None:
     w = World()
     w.arrive(2000, 3000, FIN)

@@ -189,6 +189,34 @@ def test_duplicates_of_data_undo_the_reduction() -> None:
     assert view.ssthresh >= INFINITE
 
 
+def test_a_duplicate_told_with_its_acknowledgment_undoes_the_reduction() -> None:
+    """The ACKs of the originals were lost: the one that acknowledges all brings the D-SACK (RFC 3708)."""
+    sender = Sender()
+    sender.send(10)
+    sender.wait(100)
+    sender.ack(0, (1, 4))
+    assert sender.view().recovery == FAST
+    sender.wait(100)
+    sender.ack(10, (0, 1))
+    view = sender.view()
+    assert (view.recovery, view.undone) == (OPEN, 1)
+    assert view.cwnd >= 10
+    assert view.ssthresh >= INFINITE
+    assert view.sacked_out == view.retrans_out == view.lost_out == 0
+
+
+def test_one_duplicate_of_two_retransmissions_undoes_nothing() -> None:
+    sender = Sender()
+    sender.send(10)
+    sender.wait(100)
+    sender.ack(0, (2, 6))
+    assert sender.view().retrans_out == 2
+    sender.wait(100)
+    sender.ack(10, (0, 1))
+    view = sender.view()
+    assert (view.recovery, view.cwnd, view.undone) == (OPEN, 7, 0)
+
+
 def test_an_echo_from_before_the_retransmission_undoes_it() -> None:
     sender = Sender(Setup(timestamps=True))
     sender.send(10)

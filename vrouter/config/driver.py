@@ -19,7 +19,7 @@ from vrouter.config.option import Impact, option
 # Of devices that are there without us: what a router can have as its default.
 DeviceDriver = Literal["auto", "af-packet", "af-packet-v3", "af-xdp"]
 # Where plain transit packets are forwarded: docs/offload.md.
-Offload = Literal["none", "xdp"]
+Offload = Literal["none", "xdp", "tc"]
 Driver = Literal["auto", "af-packet", "af-packet-v3", "af-xdp", "tap", "pcap"]
 
 

@@ -91,8 +91,9 @@ class Interface:
         "af-packet",
     )
     offload: Offload = option(
-        "`xdp`: plain transit packets that come in here are forwarded at the driver, by a program in the kernel that"
-        " has a copy of this router's routes; all others, and what it cannot do, take the way through the router.",
+        "Plain transit packets that come in here are forwarded in the kernel, by a program that has a copy of this"
+        " router's routes; all others, and what it cannot do, take the way through the router.  `xdp`: at the driver,"
+        " for most packets a second; `tc`: behind the packet ring, on every device, with TCP's super-frames whole.",
         Impact.LIVE,
         "none",
     )

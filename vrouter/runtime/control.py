@@ -64,7 +64,8 @@ class Control:
 
     def __init__(self, name: str, fib: FibSync, call_later: Callable[[float, Callable[[], None]], Timer | None],
                  published: Callable[[], None] = lambda: None, *, make: Callable[[Header], Engine] = make_engine,
-                 clock: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
+                 clock: Callable[[], float] = time.monotonic,
+                 beat: Callable[[], None] = lambda: None) -> None:  # fmt: skip
         """Work on `fib`; `call_later(seconds, callback)` is the loop's, `published` is called after each change.
 
         `make` makes an engine from what a recording says of it.
@@ -72,6 +73,7 @@ class Control:
         self._call_later = call_later
         self._published = published
         self._clock = clock
+        self._beat = beat  # called after each input: much of it is no hang
         self._tidying = False
         self._fib = fib
         self._name = name
@@ -220,6 +222,7 @@ class Control:
             self._carry_out(wanted)
         finally:
             self._busy = False
+            self._beat()
             self._arm(now)
 
     def _carry_out(self, wanted: list[outputs.Output]) -> None:

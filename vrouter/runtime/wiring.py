@@ -48,12 +48,19 @@ class Wiring:
 
     def __init__(self, name: str, tables: int, state_ro: int, listener: socket.socket, forwarder: str | bytes) -> None:
         """Serve `listener`; `forwarder` is the address of the VR's forwarder."""
-        self.loop = Loop(Pulse(tables))
+        pulse = Pulse(tables)
+        self.loop = Loop(pulse)
         self.writer = writer = TableWriter(tables, state_ro)
         self.fib = FibSync(writer, tables)
         self.forwarder = ForwarderLink(self.loop, forwarder)
         self.control = Control(
-            name, self.fib, self.loop.call_later, self._published, make=self._engine, clock=self.loop.now
+            name,
+            self.fib,
+            self.loop.call_later,
+            self._published,
+            make=self._engine,
+            clock=self.loop.now,
+            beat=pulse.beat,
         )
         self.transport = Transport(self.loop, forwarder, self.index, self.name, self.control.feed)
         self.control.sockets = self.transport

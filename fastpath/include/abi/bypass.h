@@ -95,7 +95,8 @@ struct bypass_links {
 	uint64_t ready;           // 1: a forwarder has
 	uint64_t hash_key[2];     // state_segment.random_key
 	uint64_t neighbor_key;    // of the hash of neighbors
-	uint64_t reserved[3];
+	uint64_t mark;            // of frames that are to be forwarded at tc: a random number of 32 bits, 0: not set yet
+	uint64_t reserved[2];
 	struct bypass_port ports[MAX_PORTS];
 	struct bypass_interface interfaces[MAX_INTERFACES];
 	uint64_t sources[BYPASS_SOURCES / 64]; // a bit for each IPv4 address of ours: see bypass_source_bit

@@ -4,6 +4,10 @@
 // whose lpm are those of its owner.  Both have the same epochs, and what either retires waits for the readers of both,
 // since a group's number stands in the leaves of both.  A map does not grow: when it is full, control says so in the
 // map and its owner, the manager, brings a larger one.
+//
+// The program announces that it reads without a barrier (bpf/transit.h), so a processor may still hold the announcement
+// back while it reads.  It cannot for long: its store buffer runs empty within microseconds, and at each interrupt and
+// exit of a virtual machine.  So nothing is given back before DRAIN_NS have passed since it was retired.
 #define _GNU_SOURCE
 #include "bulk/mirror.h"
 
@@ -16,13 +20,29 @@
 #include "abi/bypass.h"
 #include "bulk/publish.h"
 
-enum { GROW = 4, PATIENCE = 100, PATIENCE_NS = 1000000 };
+enum { GROW = 4, PATIENCE = 100, DRAIN_NS = 1000000 };
 
 struct mirror {
 	struct table_writer writer;
 	struct bypass_fib *fib;
+	uint64_t settled;   // what was retired before this epoch has waited long enough
+	uint64_t settling;  // the next such epoch, which has come
+	uint64_t since_ns;  // at that time
 	bool full;
 };
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static void drain(void)
+{
+	const struct timespec pause = { .tv_nsec = DRAIN_NS };
+	nanosleep(&pause, NULL);
+}
 
 static void mirror_full(struct table_writer *w, struct mirror *m)
 {
@@ -84,18 +104,42 @@ void mirror_group(struct table_writer *w, uint16_t group)
 
 void mirror_epoch(struct table_writer *w)
 {
-	if (w->mirror != NULL)
-		PUBLISH(&w->mirror->fib->tables.epoch, w->tables->epoch, "mirror epoch");
+	struct mirror *m = w->mirror;
+	if (m == NULL)
+		return;
+	PUBLISH(&m->fib->tables.epoch, w->tables->epoch, "mirror epoch");
+	uint64_t now = now_ns();
+	if (m->settling != 0 && now - m->since_ns > DRAIN_NS) {
+		m->settled = m->settling;
+		m->settling = 0;
+	}
+	if (m->settling == 0) {
+		m->settling = w->tables->epoch;
+		m->since_ns = now;
+	}
 }
 
 uint64_t mirror_oldest(const struct table_writer *w, uint64_t oldest)
 {
-	for (int i = 0; w->mirror != NULL && i < BYPASS_CPUS; i++) {
+	if (w->mirror == NULL)
+		return oldest;
+	if (w->mirror->settled < oldest)
+		oldest = w->mirror->settled;
+	for (int i = 0; i < BYPASS_CPUS; i++) {
 		uint64_t epoch = __atomic_load_n(&w->mirror->fib->readers[i].epoch, __ATOMIC_ACQUIRE);
 		if (epoch != 0 && epoch < oldest)
 			oldest = epoch;
 	}
 	return oldest;
+}
+
+bool mirror_wait(const struct table_writer *w)
+{
+	w = w->owner != NULL ? w->owner : w;
+	if (w->mirror == NULL)
+		return false;
+	drain();
+	return true;
 }
 
 struct table_writer *mirror_writer(const struct table_writer *w)
@@ -118,16 +162,15 @@ void mirror_close(struct table_writer *w)
 // The map may have had another writer: nobody may be reading when it is begun anew.
 static int mirror_silence(struct bypass_fib *fib)
 {
-	const struct timespec pause = { .tv_nsec = PATIENCE_NS };
 	PUBLISH(&fib->ready, 0, "mirror begins");
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	for (int turn = 0; turn < PATIENCE; turn++) {
 		uint64_t reading = 0;
+		drain();
 		for (int i = 0; i < BYPASS_CPUS; i++)
 			reading |= __atomic_load_n(&fib->readers[i].epoch, __ATOMIC_ACQUIRE);
 		if (reading == 0)
 			return 0;
-		nanosleep(&pause, NULL);
 	}
 	return -EBUSY;
 }

@@ -11,8 +11,10 @@ void mirror_repair(struct table_writer *w, uint32_t f);
 void mirror_group(struct table_writer *w, uint16_t group);
 // The epoch has become another one.
 void mirror_epoch(struct table_writer *w);
-// The oldest epoch that a reader of the mirror is in, if that is older than `oldest`.
+// The oldest epoch that a reader of the mirror is in, or may be, if that is older than `oldest`.
 uint64_t mirror_oldest(const struct table_writer *w, uint64_t oldest);
+// Wait until readers of the mirror can be known to have let go of more; false: there is no mirror.
+bool mirror_wait(const struct table_writer *w);
 // The writer of the mirror's blocks, or NULL.
 struct table_writer *mirror_writer(const struct table_writer *w);
 void mirror_close(struct table_writer *w);

@@ -27,7 +27,13 @@ int writer_take(struct table_writer *w, uint64_t bytes, uint64_t *offset)
 	if (error != -ENOSPC || limbo_first(&w->limbo) == NULL)
 		return error;
 	writer_reclaim(w);
-	return arena_take(&w->arena, bytes, offset);
+	error = arena_take(&w->arena, bytes, offset);
+	// The first wait is for what was retired before the last one began.
+	for (int turn = 0; error == -ENOSPC && turn < 2 && mirror_wait(w); turn++) {
+		writer_reclaim(w);
+		error = arena_take(&w->arena, bytes, offset);
+	}
+	return error;
 }
 
 void writer_give(struct table_writer *w, uint64_t offset, uint64_t bytes)

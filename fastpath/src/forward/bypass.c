@@ -297,6 +297,9 @@ int bypass_attach(struct forward *f, const struct bypass_maps *maps)
 		PUBLISH(b->links->neighbors[place].link, 0);
 	memcpy(b->links->hash_key, f->state->random_key, sizeof(b->links->hash_key));
 	b->links->neighbor_key = b->key;
+	// Of both programs of `offload: tc`, which may change one after the other: the same for the map's whole life.
+	if (b->links->mark == 0)
+		PUBLISH(b->links->mark, (uint32_t)forward_random(f) | 1);
 	f->bypass = b;
 	for (uint32_t i = 0; f->state->neighbors_used != 0 && i < MAX_NEIGHBORS; i++)
 		if (neighbor_has_mac(&f->state->neighbors[i]))

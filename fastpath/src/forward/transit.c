@@ -14,6 +14,7 @@
 #include "forward/transit.h"
 
 #include "forward/hand.h"
+#include "forward/join.h"
 #include "forward/neighbor.h"
 #include "forward/stage.h"
 #include "wire/ethernet.h"
@@ -86,7 +87,7 @@ static void own_refresh(struct transit *transit, const struct tables_view *view)
 	transit->generation = view->generation;
 }
 
-static bool maybe_own(const struct transit *transit, const uint8_t *address)
+bool transit_maybe_own(const struct transit *transit, const uint8_t *address)
 {
 	uint32_t bit = own_bit(address);
 	return (transit->own[bit / 64] >> bit % 64 & 1) != 0;
@@ -128,7 +129,8 @@ static bool checksum_good(const uint8_t *ip)
 	return sum == 0xffff;
 }
 
-static bool plain_ip4(const struct transit *transit, const struct packet *packet, const uint8_t *data)
+static bool plain_ip4(const struct transit *transit, const struct tables_view *view, const struct packet *packet,
+	const uint8_t *data)
 {
 	const struct ip4_header *ip = (const void *)(data + ETHERNET_HEADER);
 	uint32_t available = packet->length - ETHERNET_HEADER;
@@ -136,8 +138,9 @@ static bool plain_ip4(const struct transit *transit, const struct packet *packet
 
 	// Groups and the limited broadcast begin with 224 and more; what else is there is rare.
 	return ip->version_length == 0x45 && length >= IP4_HEADER && length <= available && ip->ttl > 1
-		&& ip->source[0] < 224 && ip->source[0] != 0 && !ip4_is_loopback(ip->source) && !maybe_own(transit, ip->source)
+		&& ip->source[0] < 224 && ip->source[0] != 0 && !ip4_is_loopback(ip->source) && !transit_maybe_own(transit, ip->source)
 		&& ip->destination[0] < 224 && ip->destination[0] != 0 && !ip4_is_loopback(ip->destination)
+		&& !(transit_maybe_own(transit, ip->destination) && view_address(view, FAMILY_IPV4, ip->destination, 0) != NULL)
 		&& checksum_good(data + ETHERNET_HEADER);
 }
 
@@ -153,7 +156,8 @@ static bool plain_ip6(const struct packet *packet, const uint8_t *data)
 }
 
 // The family of a packet that may go the short way; 0: it may not.
-static uint8_t plain_family(const struct transit *transit, const struct arrival *arrival, struct packet *packet)
+static uint8_t plain_family(const struct transit *transit, const struct tables_view *view, const struct arrival *arrival,
+	struct packet *packet)
 {
 	const uint8_t *data = packet_data(packet);
 	uint16_t type;
@@ -162,7 +166,7 @@ static uint8_t plain_family(const struct transit *transit, const struct arrival 
 		return 0;
 	memcpy(&type, data + ETHERNET_HEADER - 2, sizeof(type));
 	if (type == htons(ETHERNET_IP4))
-		return plain_ip4(transit, packet, data) ? FAMILY_IPV4 : 0;
+		return plain_ip4(transit, view, packet, data) ? FAMILY_IPV4 : 0;
 	if (type == htons(ETHERNET_IP6) && packet->length >= ETHERNET_HEADER + IP6_HEADER)
 		return plain_ip6(packet, data) ? FAMILY_IPV6 : 0;
 	return 0;
@@ -390,10 +394,11 @@ void transit_receive(struct forward *f, uint16_t port, struct packet **packets, 
 	arrival.mac = load_mac(arrival.in->mac);
 	if (transit->generation != f->tables.generation)
 		own_refresh(transit, &f->tables);
+	count = join_batch(f, arrival.in, packets, count);
 	for (int i = 0; i < count; i++) {
 		if (i + 1 < count)
 			__builtin_prefetch(packet_data(packets[i + 1]));
-		families[i] = plain_family(transit, &arrival, packets[i]);
+		families[i] = plain_family(transit, &f->tables, &arrival, packets[i]);
 	}
 	look_up(f, packets, families, count, FAMILY_IPV4, groups);
 	look_up(f, packets, families, count, FAMILY_IPV6, groups);

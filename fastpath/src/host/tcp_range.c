@@ -12,29 +12,37 @@ enum { RANGE_COST = TCP_BLOCK / 2 };
 
 // --- duplicates ---
 
-void tcp_range_duplicate(struct tcp *tcp, struct tcp_socket *s, uint32_t start, uint32_t end)
+static bool touches(const struct tcp_flight *f, uint32_t start, uint32_t end)
+{
+	return !seq_after(start, f->duplicate_end) && !seq_before(end, f->duplicate_start);
+}
+
+// RFC 2883 section 4: of a segment's duplicate pieces the first one is told, with all that it touches.  `first`: a
+// segment begins, whose piece also takes the place of an older segment's that was not told yet.
+static void duplicate(struct tcp *tcp, struct tcp_socket *s, uint32_t start, uint32_t end, bool first)
 {
 	if (!(s->flags & TCP_SACK_OK) || !tcp->config.dsack || start == end)
 		return;
 	struct tcp_flight *f = tcp_flight_hold(tcp, s);
 	if (f == NULL)
 		return;
-	if (f->duplicate_start == f->duplicate_end) {
+	bool none = f->duplicate_start == f->duplicate_end;
+	if (none)
 		tcp_count(tcp, TCP_STAT_DSACK_SENT);
+	if (none || (first && !touches(f, start, end))) {
 		f->duplicate_start = start;
 		f->duplicate_end = end;
-		return;
+	} else if (touches(f, start, end)) {
+		if (seq_before(start, f->duplicate_start))
+			f->duplicate_start = start;
+		if (seq_after(end, f->duplicate_end))
+			f->duplicate_end = end;
 	}
-	// Not told yet, and it touches: one block for both; else the newer one (RFC 2883 section 4).
-	if (seq_after(start, f->duplicate_end) || seq_before(end, f->duplicate_start)) {
-		f->duplicate_start = start;
-		f->duplicate_end = end;
-		return;
-	}
-	if (seq_before(start, f->duplicate_start))
-		f->duplicate_start = start;
-	if (seq_after(end, f->duplicate_end))
-		f->duplicate_end = end;
+}
+
+void tcp_range_duplicate(struct tcp *tcp, struct tcp_socket *s, uint32_t start, uint32_t end)
+{
+	duplicate(tcp, s, start, end, true);
 }
 
 // --- storing ---
@@ -161,11 +169,13 @@ static bool store(struct tcp *tcp, const struct tcp_socket *s, struct tcp_flight
 static bool store_new(struct tcp *tcp, struct tcp_socket *s, struct tcp_flight *f, struct place *place, const struct tcp_arrival *a)
 {
 	uint32_t at = a->seq, end = a->seq + a->length;
+	bool first = true;
 
 	while (at != end) {
 		if (place->range != NULL && seq_after(place->range->end, at)) {
 			uint32_t known = seq_before(place->range->end, end) ? place->range->end : end;
-			tcp_range_duplicate(tcp, s, at, known);
+			duplicate(tcp, s, at, known, first);
+			first = false;
 			place->range->stamp = ++f->range_stamp;
 			at = known;
 			continue;
@@ -239,7 +249,7 @@ bool tcp_range_join(struct tcp *tcp, struct tcp_socket *s)
 		if (seq_after(range->seq, s->rcv_nxt))
 			return false;
 		uint32_t twice = seq_before(range->end, s->rcv_nxt) ? range->end : s->rcv_nxt;
-		tcp_range_duplicate(tcp, s, range->seq, twice);
+		duplicate(tcp, s, range->seq, twice, false);
 		if (seq_after(range->end, s->rcv_nxt) && (!tcp_receive_settle(tcp, s) || !move(tcp, s, range, twice - range->seq)))
 			return false;
 		bool fin = range->fin && range->end == s->rcv_nxt;

@@ -128,6 +128,8 @@ static void tag(struct tcp *tcp, struct tcp_socket *s, struct tcp_flight *f, str
 		if ((segment->flags & SEGMENT_SACKED) && seq_before(segment->seq, e->original_from))
 			e->original_from = segment->seq;
 	}
+	if (!seq_after(segment->end, s->snd_una)) // acknowledged by the same ACK: its record goes anyway
+		return;
 	if (!(segment->flags & SEGMENT_SACKED))
 		tag_new(tcp, s, f, e, segment);
 	// Both copies arrived: no retransmission is in flight any more.
@@ -197,11 +199,13 @@ static void walk(struct tcp *tcp, struct tcp_socket *s, struct tcp_flight *f, st
 			next++;
 			continue;
 		}
-		if (seq_before(b->start, segment->end) && seq_after(segment->end, s->snd_una)) {
+		if (seq_before(b->start, segment->end)) {
 			bool again = duplicate != NULL && b->start == duplicate->start && b->end == duplicate->end;
-			if ((again || !(segment->flags & SEGMENT_SACKED)) && cover(tcp, s, segment, b)) {
+			bool waits = !(segment->flags & SEGMENT_SACKED) && seq_after(segment->end, s->snd_una);
+			if ((again || waits) && cover(tcp, s, segment, b)) {
 				tag(tcp, s, f, e, segment, again);
-				segment = join(tcp, s, f, segment);
+				if (seq_after(segment->end, s->snd_una))
+					segment = join(tcp, s, f, segment);
 			}
 		}
 		segment = segment_at(tcp, segment->next);
@@ -209,6 +213,7 @@ static void walk(struct tcp *tcp, struct tcp_socket *s, struct tcp_flight *f, st
 }
 
 // Those that are valid, by sequence; at most four, so that any sort will do.
+// A D-SACK may tell of what this ACK acknowledges too, whose records are still there.
 static void collect(const struct tcp_socket *s, const struct tcp_flight *f, const struct ack_event *e, struct sack_list *list)
 {
 	const struct tcp_options *options = &e->arrival->options;
@@ -216,7 +221,7 @@ static void collect(const struct tcp_socket *s, const struct tcp_flight *f, cons
 	for (uint32_t i = 0; i < options->sack_count && i < TCP_SACK_BLOCKS; i++) {
 		const struct tcp_sack_block *b = &options->sacks[i];
 		uint32_t at = list->count;
-		if (!block_valid(s, f, b, i == 0 && list->duplicate_first) || !seq_after(b->end, s->snd_una))
+		if (!block_valid(s, f, b, i == 0 && list->duplicate_first) || !seq_after(b->end, e->prior_una))
 			continue;
 		for (; at > 0 && seq_before(b->start, list->blocks[at - 1].start); at--)
 			list->blocks[at] = list->blocks[at - 1];

@@ -18,6 +18,7 @@
 enum {
 	ACCEPTS_PER_EVENT = 16,
 	STRANGER_BUFFER = 16 << 10, // unread answers, each perhaps with an fd: some tens
+	UNANSWERED = -1,            // no errno
 	DISCARDS = 1024             // records that are thrown away before a connection is closed
 };
 
@@ -295,8 +296,13 @@ int connection_event(struct server *server, struct connection *connection, uint3
 	int served = 0;
 	if ((events & EPOLLOUT) && connection == server->holder)
 		hold_flush(server);
-	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+		server_hear(server, &connection->told);
+		connection->answer = UNANSWERED;
 		served = serve_one(server, connection); // as a rule there is one; others bring another event
+		if (connection->answer != UNANSWERED)
+			server_tell(server, &connection->told);
+	}
 	if (connection->closing)
 		connection_close(server, connection);
 	return served;

@@ -46,6 +46,7 @@ enum server_limits {
 
 #define SERVER_NEVER UINT64_MAX
 #define ORPHAN_LIFE (5 * 1000000000ull)
+#define LATELY_NS (500 * 1000ull)      // in which an app that was given something runs, if it can
 #define RETRY_NS (100 * 1000000ull)
 #define BACKLOG_RETRY_NS (2 * 1000000ull)
 #define LOOK_NS (1000 * 1000000ull)
@@ -70,6 +71,7 @@ struct connection {
 	uint32_t generation;
 	struct peer peer;
 	uint32_t account;            // of peer.uid
+	uint32_t told;               // as of streams
 	bool trusted;                // root or this VR's own uid
 	bool closing;                // to be closed once its request is done
 	bool traces;
@@ -97,6 +99,7 @@ struct app {
 	uint64_t gone_cookie;
 	uint32_t buffer;             // bytes that our end's is charged with
 	uint64_t byte_rate;          // of its owner's quota; 0: none
+	uint32_t told;               // as of streams
 	// The last verdict on a destination, for the rules of one publication.
 	uint64_t judged_root;
 	uint8_t judged_family;
@@ -121,6 +124,7 @@ struct stream {
 	uint32_t account;            // who is charged for it
 	uint32_t buffer;             // bytes that our end's is charged with
 	uint64_t byte_rate;          // of its owner's quota; 0: none
+	uint32_t told;               // server.lately when the app was given something; 0: it has come back since
 	uint8_t state;               // enum stream_state
 	uint8_t held_writes;
 	bool accepted;               // came from a listener: the fd's name is the listener's
@@ -196,7 +200,9 @@ struct server {
 	struct connection *connections[MAX_CONNECTIONS];
 	uint32_t connection_count, datagram_count, stream_count;
 	uint32_t rules_checksum;     // of the rules that all sockets are judged by
-	bool told;                   // apps were given something since somebody asked
+	uint32_t owed;               // apps that were given something lately and have not come back since
+	uint32_t lately;             // which stretch of time this is, from 1
+	uint64_t lately_until;
 	uint64_t turn;               // counts the rounds in which everybody has one
 	struct turn turns[MAX_ACCOUNTS];
 	uint64_t rules_root, rules_epoch; // the publication that they stood in
@@ -222,6 +228,19 @@ struct request {
 	int fd_count;
 	bool again;                  // it was executed before: what the socket is now is the answer
 };
+
+// An app is given something, or has come with something; `told` is its mark.
+static inline void server_tell(struct server *server, uint32_t *told)
+{
+	server->owed += *told != server->lately;
+	*told = server->lately;
+}
+
+static inline void server_hear(struct server *server, uint32_t *told)
+{
+	server->owed -= *told == server->lately;
+	*told = 0;
+}
 
 static inline uint64_t event_data(enum event_kind kind, uint32_t index, uint32_t generation)
 {

@@ -28,6 +28,7 @@ struct server *server_new(struct host *host, struct state_segment *state, const 
 	server->tables_ro = -1;
 	server->state_ro = -1;
 	server->uid = geteuid();
+	server->lately = 1;
 	for (uint32_t slot = 0; slot < host_slots(server->state); slot++)
 		server->apps[slot].fd = -1;
 	if (!streams_new(server)) {
@@ -67,11 +68,14 @@ int server_listen(struct server *server, int listener_fd, int tables_ro_fd, int 
 	return streams_serve(server);
 }
 
-bool server_has_told(struct server *server)
+uint32_t server_owed(struct server *server, uint64_t now)
 {
-	bool told = server->told;
-	server->told = false;
-	return told;
+	if (now >= server->lately_until) {
+		server->lately_until = now + LATELY_NS;
+		server->lately = server->lately == UINT32_MAX ? 1 : server->lately + 1;
+		server->owed = 0;
+	}
+	return server->owed;
 }
 
 void server_turn(struct server *server)
@@ -86,7 +90,6 @@ static int take_requests(struct server *server, struct connection *connection, u
 	if (!connection->trusted && quota_turn_over(server, account))
 		return 0;
 	int handled = connection_event(server, connection, events);
-	server->told |= handled > 0;
 	quota_turn(server, account, start);
 	return handled;
 }

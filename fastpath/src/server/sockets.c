@@ -214,7 +214,7 @@ bool server_upcall(struct server *server, uint32_t slot, const void *header, con
 		{.iov_base = (void *)(uintptr_t)payload, .iov_len = length},
 	};
 	bool bare = server->state->sockets[slot].flags & SOCKET_CONNECTED;
-	server->told = true;
+	server_tell(server, &server->apps[slot].told);
 	struct msghdr message = {.msg_iov = bare ? parts + 1 : parts, .msg_iovlen = bare ? 1 : 2};
 	return sendmsg(app->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
 }
@@ -396,6 +396,7 @@ int sockets_drain(struct server *server, uint32_t slot, int most)
 int sockets_event(struct server *server, uint32_t slot, uint32_t events)
 {
 	(void)events; // readable, over or reset: reading tells which
+	server_hear(server, &server->apps[slot].told);
 	uint32_t account = server->state->sockets[slot].account;
 	uint64_t start = quota_clock();
 	int taken = 0;

@@ -249,7 +249,8 @@ uint32_t server_deliver(struct server *server, uint32_t slot, const struct iovec
 		return all; // the app reads no more
 	if (sent < 0)
 		sent = 0;
-	server->told |= sent > 0;
+	if (sent > 0)
+		server_tell(server, &stream->told);
 	if ((uint32_t)sent < all) {
 		stream->full = true;
 		stream_watch_room(server, slot, true);
@@ -264,7 +265,6 @@ void stream_run(struct server *server, uint32_t slot, uint32_t events)
 	struct stream *stream = stream_at(server, slot);
 	stream->connected |= (events & HOST_STREAM_CONNECTED) != 0;
 	stream->peer_closed |= (events & HOST_STREAM_PEER_CLOSED) != 0;
-	server->told |= (events & ~(uint32_t)HOST_STREAM_WRITABLE) != 0;
 	if (stream->waiter != 0 && (events & (HOST_STREAM_CONNECTED | HOST_STREAM_FAILED))) {
 		stream_waited(server, slot);
 		events &= ~(uint32_t)HOST_STREAM_CONNECTED; // the app has had no fd to write to
@@ -298,7 +298,10 @@ int stream_event(struct server *server, uint32_t slot, uint32_t events)
 		stream->full = false;
 		host_stream_resume(server->host, slot);
 	}
-	return events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) ? stream_pull(server, slot) : 0;
+	if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) == 0)
+		return 0;
+	server_hear(server, &stream->told);
+	return stream_pull(server, slot);
 }
 
 int streams_poll(struct server *server)

@@ -150,6 +150,7 @@ void stream_waited(struct server *server, uint32_t slot)
 	if (connection == NULL)
 		return;
 	stream_forget_waiter(server, stream);
+	server_tell(server, &connection->told);
 	if (!stream->connected) {
 		int error = s == NULL || s->error == 0 ? ECONNRESET : s->error;
 		if (s != NULL)

@@ -444,6 +444,8 @@ class Bgp(Silent):
             for _, neighbor in sorted(self.neighbors.items()):
                 neighbor.judge_anew(now)
                 self._connected_down(neighbor, before, state, now)
+                if state.up and not before.up and self.on_link(state.name, neighbor.settings.address):
+                    neighbor.link_came(now)
         return self._finish(now)
 
     @staticmethod

@@ -46,7 +46,6 @@ from vrouter.wire.bgp.message import (
 EXPORT_ROOM: Final = 131070
 _MAX_DOUBLINGS: Final = 3
 _QUICK_RETRY: Final = 1.0  # after a session that had been up
-_CROSSING: Final = 5.0  # after a session has begun, a connection of the neighbor's may be older
 _STABLE: Final = 60.0  # a session that was up for so long was no oscillation
 
 
@@ -195,6 +194,15 @@ class Neighbor:
             del self.refreshing_in[afi]
             self.table.peer_flush(self.number, afi, stale_only=True)
 
+    def link_came(self, now: float) -> None:
+        """Its link has come up: attempts that failed meanwhile say nothing about it."""
+        if self.session is not None or self._connecting() or self.blocked or now < self._refuse_until:
+            return
+        self.failures = 0
+        self.start_at = now if self.start_at < NEVER else NEVER
+        for session in self._sessions():
+            session.retry_at = now if session.retry_at < NEVER else NEVER
+
     # --- connections ---
 
     def emit(self, output: Output) -> None:
@@ -251,7 +259,7 @@ class Neighbor:
         if not self._on_its_link(local):
             return None
         if self.session is not None:
-            if not self._comes_back(now):
+            if not self._comes_back():
                 return None
             # RFC 4724 section 4.2: the neighbor has restarted, the old connection just does not know.
             self.session.stop(None, "the neighbor has restarted", now)
@@ -282,15 +290,13 @@ class Neighbor:
             return True
         return self.router.owns(settings.interface, local)
 
-    def _comes_back(self, now: float) -> bool:
-        """Tell whether a second connection may mean that the neighbor has restarted: RFC 4724 section 5.
-
-        Just after we have connected, it is the one that the neighbor had begun meanwhile: RFC 4271 section 6.8.
-        """
-        session = self.session
-        if session is None or session.negotiated is None or session.negotiated.restart is None:
-            return False
-        return not session.outgoing or now - self.up_since >= _CROSSING
+    def _comes_back(self) -> bool:
+        """Tell whether a second connection may mean that the neighbor has restarted."""
+        return (
+            self.session is not None
+            and self.session.negotiated is not None
+            and (self.session.negotiated.restart is not None)
+        )
 
     def own_open(self) -> bytes:
         """Give our OPEN."""

@@ -1,0 +1,230 @@
+// Joining of TCP segments for the host stack, as a network card's receive offload does it.
+//
+//   batch:  a1 a2 a3 a4 b1 a5 a6 a7 a8  -->  [a1 a2 a3 a4] b1 [a5 a6 a7 a8]
+//
+// The stack's work on a stream is nearly all for headers: look-ups, policing, state.  Of segments that differ in
+// nothing but their sequence numbers, each beginning where the one before it ends, only the first is worth it.  They
+// become what a driver with the offload hands over: a super-packet whose gso_size is the length of a segment, with the
+// checksum left to others.  The checksum of each is verified first; one that is wrong is left as it is.
+//
+// Only segments to our own addresses: what passes through stays as it came.  Not supported: tagged frames, IPv4
+// options, IPv6 extension headers; interfaces with ingress stages, observed packets and several workers, where each
+// packet counts for itself.
+#include "forward/join.h"
+
+#include "base/cksum.h"
+#include "forward/transit.h"
+#include "wire/ethernet.h"
+#include "wire/ip4.h"
+#include "wire/ip6.h"
+#include "wire/tcp.h"
+
+#include <netinet/in.h>
+
+enum {
+	LEAST_PAYLOAD = 512,     // bytes of a segment: small ones come rarely in a row
+	LEAST_SEGMENTS = 4,      // fewer are not worth a large buffer
+	MOST = 65535 - IP6_HEADER // bytes behind the link header: both length fields hold it
+};
+
+struct segment {
+	uint8_t *frame, *ip, *tcp;
+	uint32_t header;         // bytes before the payload
+	uint32_t payload;
+	uint32_t sequence;
+	uint8_t family;
+	bool push;
+};
+
+// --- one segment ---
+
+static bool plain_frame(const struct interface_entry *in, const struct packet *packet, const uint8_t *frame)
+{
+	return packet->length >= ETHERNET_HEADER + IP4_HEADER + TCP_HEADER + LEAST_PAYLOAD && !packet->vlan_present
+		&& packet->trace == 0 && packet->ingress == 0 && packet->vnet.gso_type == VIRTIO_NET_HDR_GSO_NONE
+		&& memcmp(frame, in->mac, ETHERNET_ADDRESS) == 0;
+}
+
+// Bytes of the IP header and of all behind the link header; 0: not a whole TCP packet without options.
+static uint32_t ip_lengths(struct segment *s, uint32_t available, uint32_t *total)
+{
+	const struct ip4_header *ip4 = (const void *)s->ip;
+	const struct ip6_header *ip6 = (const void *)s->ip;
+
+	if (load16(s->frame + ETHERNET_HEADER - 2) == ETHERNET_IP4) {
+		s->family = FAMILY_IPV4;
+		*total = ip4_total_length(ip4);
+		return ip4->version_length == 0x45 && ip4->protocol == IPPROTO_TCP && !ip4_is_fragment(ip4)
+			&& *total <= available && cksum(s->ip, IP4_HEADER) == 0 ? IP4_HEADER : 0;
+	}
+	if (load16(s->frame + ETHERNET_HEADER - 2) != ETHERNET_IP6 || available < IP6_HEADER)
+		return 0;
+	s->family = FAMILY_IPV6;
+	*total = IP6_HEADER + ip6_payload_length(ip6);
+	return s->ip[0] >> 4 == 6 && ip6->next == IPPROTO_TCP && *total <= available ? IP6_HEADER : 0;
+}
+
+static bool parse(const struct interface_entry *in, struct packet *packet, struct segment *s)
+{
+	uint32_t total;
+
+	s->frame = packet_data(packet);
+	s->ip = s->frame + ETHERNET_HEADER;
+	if (!plain_frame(in, packet, s->frame))
+		return false;
+	uint32_t size = ip_lengths(s, packet->length - ETHERNET_HEADER, &total);
+	if (size == 0 || total < size + TCP_HEADER)
+		return false;
+	s->tcp = s->ip + size;
+	const struct tcp_header *tcp = (const void *)s->tcp;
+	uint32_t options = tcp_header_length(s->tcp, total - size);
+	if (options == 0 || (tcp->flags & ~TCP_PSH) != TCP_ACK)
+		return false;
+	s->header = ETHERNET_HEADER + size + options;
+	s->payload = total - size - options;
+	s->sequence = ntohl(tcp->sequence);
+	s->push = (tcp->flags & TCP_PSH) != 0;
+	return s->payload >= LEAST_PAYLOAD;
+}
+
+// Are both of one stream, alike in all that the stack looks at?
+static bool alike(const struct segment *a, const struct segment *b)
+{
+	if (a->family != b->family || a->header != b->header || memcmp(a->frame, b->frame, ETHERNET_HEADER) != 0)
+		return false;
+	bool ip = a->family == FAMILY_IPV4
+		? memcmp(a->ip, b->ip, 2) == 0 && memcmp(a->ip + 6, b->ip + 6, 4) == 0 && memcmp(a->ip + 12, b->ip + 12, 8) == 0
+		: memcmp(a->ip, b->ip, 4) == 0 && memcmp(a->ip + 6, b->ip + 6, IP6_HEADER - 6) == 0;
+	// Ports; acknowledgment and header length; window; urgent pointer and options.
+	return ip && memcmp(a->tcp, b->tcp, 4) == 0 && memcmp(a->tcp + 8, b->tcp + 8, 5) == 0
+		&& memcmp(a->tcp + 14, b->tcp + 14, 2) == 0
+		&& memcmp(a->tcp + 18, b->tcp + 18, (size_t)(a->frame + a->header - a->tcp) - 18) == 0;
+}
+
+static uint64_t pseudo_header(const struct segment *s, uint32_t length)
+{
+	if (s->family == FAMILY_IPV4)
+		return cksum_pseudo4(s->ip + 12, s->ip + 16, IPPROTO_TCP, length);
+	return cksum_pseudo6(s->ip + 8, s->ip + 24, IPPROTO_TCP, length);
+}
+
+static bool checksum_good(const struct packet *packet, const struct segment *s)
+{
+	uint32_t length = s->header - (uint32_t)(s->tcp - s->frame) + s->payload;
+
+	if ((packet->vnet.flags & (VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID)) != 0)
+		return true;
+	return cksum_finish(cksum_add(pseudo_header(s, length), s->tcp, length)) == 0;
+}
+
+static bool ours(const struct forward *f, const struct segment *s)
+{
+	if (s->family == FAMILY_IPV4)
+		return transit_maybe_own(f->transit, s->ip + 16) && view_address(&f->tables, FAMILY_IPV4, s->ip + 16, 0) != NULL;
+	return view_address(&f->tables, FAMILY_IPV6, s->ip + 24, 0) != NULL;
+}
+
+// --- a row of them ---
+
+// How many packets go on where `first` begins.
+static int row(const struct forward *f, const struct interface_entry *in, struct packet **packets, int count,
+	struct segment *segments)
+{
+	int found = 1;
+	uint32_t bytes;
+
+	if (!parse(in, packets[0], &segments[0]) || !ours(f, &segments[0]))
+		return 1;
+	bytes = segments[0].header - ETHERNET_HEADER + segments[0].payload;
+	for (; found < count && parse(in, packets[found], &segments[found]); found++) {
+		const struct segment *before = &segments[found - 1], *next = &segments[found];
+		bytes += next->payload;
+		if (before->push || before->payload != segments[0].payload || next->payload > segments[0].payload
+		    || next->sequence != before->sequence + before->payload || bytes > MOST || !alike(before, next))
+			break;
+	}
+	return found;
+}
+
+// The headers of a super-packet, made of its first segment's.
+static void head(struct packet *packet, const struct segment *first, const struct segment *last)
+{
+	struct segment s = *first;
+	uint32_t before = (uint32_t)(first->tcp - first->frame);
+
+	s.frame = packet_data(packet);
+	s.ip = s.frame + ETHERNET_HEADER;
+	s.tcp = s.frame + before;
+	if (s.family == FAMILY_IPV4) {
+		struct ip4_header *ip = (void *)s.ip;
+		ip->total_length = htons((uint16_t)(packet->length - ETHERNET_HEADER));
+		ip->checksum = 0;
+		ip->checksum = cksum(ip, IP4_HEADER);
+	} else {
+		((struct ip6_header *)(void *)s.ip)->payload_length = htons((uint16_t)(packet->length - before));
+	}
+	struct tcp_header *tcp = (void *)s.tcp;
+	tcp->flags |= last->push ? TCP_PSH : 0;
+	tcp->checksum = cksum_fold(pseudo_header(&s, packet->length - before));
+	packet->vnet = (struct virtio_net_hdr){
+		.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+		.gso_type = s.family == FAMILY_IPV4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6,
+		.hdr_len = (uint16_t)s.header,
+		.gso_size = (uint16_t)first->payload,
+		.csum_start = (uint16_t)before,
+		.csum_offset = TCP_CHECKSUM,
+	};
+}
+
+// One packet of a row; NULL where a checksum is wrong or no buffer is left: they stay as they are.
+static struct packet *join(struct forward *f, struct packet **packets, const struct segment *segments, int count)
+{
+	uint32_t bytes = segments[0].header;
+	int good = 0;
+
+	for (; good < count && checksum_good(packets[good], &segments[good]); good++)
+		bytes += segments[good].payload;
+	struct packet *super = good < count ? NULL : packet_get(f->pool, bytes);
+	if (super == NULL)
+		return NULL;
+	uint8_t *at = packet_data(super);
+	memcpy(at, segments[0].frame, segments[0].header);
+	at += segments[0].header;
+	for (int i = 0; i < count; i++) {
+		memcpy(at, segments[i].frame + segments[i].header, segments[i].payload);
+		at += segments[i].payload;
+	}
+	super->length = bytes;
+	super->port = packets[0]->port;
+	super->account = packets[0]->account;
+	head(super, &segments[0], &segments[count - 1]);
+	return super;
+}
+
+int join_batch(struct forward *f, const struct interface_entry *in, struct packet **packets, int count)
+{
+	struct interface_counters *counters = &f->counters[in->index];
+	struct segment segments[BATCH_SIZE];
+	int kept = 0;
+
+	if (count < LEAST_SEGMENTS || count > BATCH_SIZE || f->observed || f->hands != NULL
+	    || (in->features & FEATURES_INGRESS) != 0)
+		return count;
+	for (int i = 0, found; i < count; i += found) {
+		found = row(f, in, packets + i, count - i, segments);
+		struct packet *super = found < LEAST_SEGMENTS ? NULL : join(f, packets + i, segments, found);
+		if (super == NULL) {
+			memmove(packets + kept, packets + i, (size_t)found * sizeof(*packets));
+			kept += found;
+			continue;
+		}
+		// Counted as they came: of one packet more will be told when the super-packet is.
+		counters->rx_packets += (uint64_t)found - 1;
+		counters->rx_bytes += (uint64_t)(found - 1) * segments[0].header;
+		counters->punt_packets += (uint64_t)found - 1;
+		for (int k = 0; k < found; k++)
+			packet_put(f->pool, packets[i + k]);
+		packets[kept++] = super;
+	}
+	return kept;
+}

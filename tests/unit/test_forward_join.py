@@ -1,0 +1,112 @@
+"""Segments of a stream to the router itself, joined before its host stack sees them: how many resets answer tells.
+
+Nobody listens there, and each packet that the stack is given is answered with one.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from tests.unit import packets as p
+from tests.unit.harness import HOST_A, HOST_B, ROUTER_A, Router, two_sided
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SIZE: Final = 1000
+RPF: Final = 2  # FEATURE_RPF
+PATHS: Final = {4: ("10.0.0.2", "10.0.0.1"), 6: ("2001:db8:a::2", "2001:db8:a::1")}
+STAMPS: Final = struct.pack(">BBBBII", 1, 1, 8, 10, 77, 0)
+
+
+@pytest.fixture
+def router() -> Iterator[Router]:
+    with Router(two_sided()) as made:
+        made.settle()
+        for name, four, six, mac in (
+            ("a", "10.0.0.2", "2001:db8:a::2", HOST_A),
+            ("b", "10.0.1.2", "2001:db8:b::2", HOST_B),
+        ):
+            made.meet(name, four, mac)
+            made.meet(name, six, mac)
+        made.settle()
+        yield made
+
+
+def segment(
+    number: int, *, version: int = 4, to: str | None = None, size: int = SIZE, sport: int = 5000, ack: int = 9,
+    flags: int = 0x10, window: int = 500, urgent: int = 0, options: bytes = b"", ttl: int = 64, tos: int = 0,
+    shift: int = 0, wrong: int = 0,
+) -> bytes:  # fmt: skip
+    """Make the frame of one segment; `number` tells where in the stream it lies."""
+    source, target = PATHS[version]
+    target = to or target
+    sequence = (0xFFFFF000 + number * SIZE + shift) % 2**32
+    offset = (20 + len(options)) << 2
+    payload = bytes((number + index) % 251 for index in range(size))
+    tail = options + payload
+    header = struct.pack(">HHIIBBHHH", sport, 80, sequence, ack, offset, flags, window, 0, urgent)
+    found = p.checksum(p.pseudo(source, target, 6, len(header) + len(tail)) + header + tail) ^ wrong
+    data = header[:16] + struct.pack(">H", found) + header[18:] + tail
+    if version == 4:
+        return p.ethernet(ROUTER_A, HOST_A, p.IP4, p.ip4(source, target, data, protocol=6, ttl=ttl, tos=tos))
+    return p.ethernet(ROUTER_A, HOST_A, p.IP6, p.ip6(source, target, data, protocol=6, hop_limit=ttl))
+
+
+def answers(router: Router, frames: list[bytes]) -> int:
+    """Send one batch; give the number of resets."""
+    before = {field: router.count("a", field) for field in ("rx_packets", "rx_bytes")}
+    router.send(1, *frames)
+    assert router.count("a", "rx_packets") - before["rx_packets"] == len(frames)
+    assert router.count("a", "rx_bytes") - before["rx_bytes"] == sum(map(len, frames))
+    router.laws()
+    return len(router.receive(1))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("options", [b"", STAMPS])
+def test_a_row_is_one_packet(router: Router, version: int, options: bytes) -> None:
+    frames = [segment(number, version=version, options=options) for number in range(8)]
+    assert answers(router, frames) == 1
+    assert answers(router, frames[:3]) == 3  # not worth it
+
+
+def test_a_push_or_a_short_segment_ends_it(router: Router) -> None:
+    pushed = [segment(number, flags=0x18 if number == 3 else 0x10) for number in range(8)]
+    assert answers(router, pushed) == 2
+    short = [segment(number, size=600 if number == 3 else SIZE, shift=-400 if number > 3 else 0) for number in range(8)]
+    assert answers(router, short) == 2
+
+
+def test_the_largest_packet(router: Router) -> None:
+    assert answers(router, [segment(number, size=1448, shift=number * 448) for number in range(64)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "resets"),
+    [
+        ({"shift": 1}, 5), ({"sport": 5001}, 5), ({"ack": 10}, 5), ({"window": 501}, 5), ({"ttl": 63}, 5),
+        ({"tos": 3}, 5), ({"urgent": 1}, 5), ({"flags": 0x11}, 5), ({"flags": 0x50}, 5), ({"options": STAMPS}, 5),
+        ({"size": 100}, 5), ({"size": 1100}, 5), ({"wrong": 1}, 7),
+    ],
+)  # fmt: skip
+def test_what_is_not_alike_stays_alone(router: Router, change: dict[str, Any], resets: int) -> None:
+    """The fifth of eight: four before it are joined, three behind it are too few."""
+    frames = [segment(number, **(change if number == 4 else {})) for number in range(8)]
+    assert answers(router, frames) == resets
+
+
+def test_what_passes_through_stays_as_it_is(router: Router) -> None:
+    frames = [segment(number, to="10.0.1.2") for number in range(8)]
+    router.send(1, *frames)
+    assert [frame[38:] for frame in router.receive(2)] == [frame[38:] for frame in frames]
+    router.laws()
+
+
+def test_stages_see_each_packet(router: Router) -> None:
+    router.interfaces["a"].features = RPF
+    router.publish()
+    assert answers(router, [segment(number) for number in range(8)]) == 8
