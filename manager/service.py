@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from manager import adopt, links, namespaces, resolve, rings
+from manager import adopt, kernel, links, namespaces, resolve, rings
 from manager.api_server import ApiServer
 from manager.broker import Broker
 from manager.child import Zygote
@@ -49,6 +49,7 @@ SETTLE_INTERVAL: Final = 0.005
 THOROUGH_EVERY: Final = 120  # audits of a router, of which each second has its share
 # A process that is being born does not wait for the telling, and a burst of changes is told of once.
 PUBLISH_DELAY: Final = 0.002
+TIDY_DELAY: Final = 2.0
 
 log = structlog.get_logger()
 
@@ -77,7 +78,7 @@ class Service:
         self._patches: dict[frozenset[str], Patch] = {}
         self._states: dict[str, State] = {}
         self._ids = itertools.count(1)
-        self._publishing = False
+        self._publishing = self._tidying = False
         self._events: list[dict[str, Any]] = []  # that have not been told yet
         self._published = ""
         self._closing = False
@@ -163,7 +164,20 @@ class Service:
         plan = diff(self._config or Config(), config, marks)
         self._config = config
         self._carry_out(plans, config)
+        self._tidy_soon()
         return plan
+
+    def _tidy_soon(self) -> None:
+        """Give back what a change has freed: pages between what lives on would stay, some with each change."""
+        if self._tidying:
+            return
+        self._tidying = True
+
+        def tidy() -> None:
+            self._tidying = False
+            kernel.tidy_malloc()
+
+        self._reactor.after(TIDY_DELAY, tidy)
 
     def reload(self) -> None:
         """Apply as SIGHUP asks for: errors go to the log."""

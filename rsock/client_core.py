@@ -30,6 +30,7 @@ _DIAL: Final = layout("rsock_dial")
 _NAME: Final = layout("rsock_name")
 _OPTION: Final = layout("rsock_option")
 _FILLER: Final = layout("rsock_filler")
+_KEPT: Final = layout("rsock_kept")
 _LISTEN: Final = layout("rsock_listen")
 _RESOLVED: Final = layout("rsock_resolved")
 _NAMED: Final = re.compile(
@@ -171,6 +172,16 @@ def parse_names(body: bytes) -> Names:
     return Names(Endpoint(family, address, port, interface), remote)
 
 
+def keeping_body(endpoint: Endpoint) -> bytes:
+    """Write CONNECT of a datagram socket, from those who give back what came before."""
+    return name_body(endpoint) + _KEPT.pack(0)
+
+
+def parse_kept(body: bytes) -> bool | None:
+    """Tell from the reply whether something came before, up to a mark; None: nobody knows."""
+    return bool(_KEPT.unpack_from(body, _NAME.size)[0]) if len(body) >= _NAME.size + _KEPT.size else None
+
+
 def dial_body(family: int, protocol: int, endpoint: Endpoint, app: bytes) -> bytes:
     """Write DIAL."""
     return _DIAL.pack(family, protocol, 0) + name_body(endpoint) + app[:15]
@@ -304,6 +315,11 @@ class Datagram(NamedTuple):
         """Tell whether another node reported the error."""
         return bool(self.flags & DatagramFlag.ICMP)
 
+    @property
+    def is_mark(self) -> bool:
+        """Tell the end of what came before the socket was connected from a datagram."""
+        return bool(self.flags & DatagramFlag.MARK)
+
 
 def parse_datagram(record: bytes | bytearray) -> Datagram:
     """Read the header of a received record.  Raises ProtocolError."""
@@ -332,7 +348,8 @@ def total(buffers: Iterable[bytes | bytearray | memoryview]) -> int:
 
 __all__ = [
     "Accepted", "Datagram", "Endpoint", "FdName", "Message", "Names", "ProtocolError", "Requests", "Resolved",
-    "connect_body", "datagram_header", "dial_body", "listen_body", "name_body", "open_body", "option_body", "parse",
-    "parse_accepted", "parse_connected", "parse_datagram", "parse_dialed", "parse_fd_name", "parse_frames",
-    "parse_names", "parse_opened", "parse_option", "parse_record", "parse_resolved", "total", "unpack_map",
+    "connect_body", "datagram_header", "dial_body", "keeping_body", "listen_body", "name_body", "open_body",
+    "option_body", "parse", "parse_accepted", "parse_connected", "parse_datagram", "parse_dialed", "parse_fd_name",
+    "parse_frames", "parse_kept", "parse_names", "parse_opened", "parse_option", "parse_record", "parse_resolved",
+    "total", "unpack_map",
 ]  # fmt: skip

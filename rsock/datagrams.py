@@ -3,8 +3,8 @@
 What differs from a kernel socket:
   - a datagram that the VR refuses (no route, too long, not allowed) raises from the next receive call,
     as ICMP errors do, not from the send call that caused it;
-  - connect() throws away what was received before it; a connected socket has no ancillary data and
-    sends to its peer only;
+  - what was received before connect() comes behind what comes at that moment, and is lost where it is larger than
+    a request (12 KiB); a connected socket has no ancillary data and sends to its peer only;
   - connecting a socket that another process shares is not supported.
 """
 
@@ -30,8 +30,10 @@ from rsock.client_core import (
     ProtocolError,
     Resolved,
     datagram_header,
+    keeping_body,
     name_body,
     parse_datagram,
+    parse_kept,
     parse_names,
     total,
 )
@@ -40,6 +42,7 @@ from rsock.wire import DATAGRAM, Op
 
 _ERRQUEUE: Final = stdlib.MSG_ERRQUEUE
 _MAX_ANCILLARY: Final = 0x7FFFFFFF
+_LARGEST_BODY: Final = 12224  # of a request
 
 Buffer = bytes | bytearray | memoryview
 
@@ -119,8 +122,13 @@ class DatagramSocket(RouterSocket, kinds=(stdlib.SOCK_DGRAM, stdlib.SOCK_RAW)):
     def connect(self, address: Any) -> None:
         """Fix the peer; `disconnect` undoes it."""
         endpoint = self._endpoint(address)
-        names = parse_names(self._call(Op.CONNECT, name_body(endpoint)))
-        self._discard()
+        bare = self._peer is not None
+        reply = self._call(Op.CONNECT, name_body(endpoint) if bare else keeping_body(endpoint))
+        names, marked = parse_names(reply), parse_kept(reply)
+        if marked:
+            self._give_back()
+        elif marked is None and not bare:
+            self._discard()
         self._local, self._peer = None, names.remote
 
     def disconnect(self) -> None:
@@ -128,6 +136,19 @@ class DatagramSocket(RouterSocket, kinds=(stdlib.SOCK_DGRAM, stdlib.SOCK_RAW)):
         self._call(Op.CONNECT, name_body(Endpoint(stdlib.AF_UNSPEC, bytes(16), 0, 0)))
         self._discard()
         self._local = self._peer = None
+
+    def _give_back(self) -> None:
+        """Have what was received before connect, up to the mark, come again in the new form."""
+        while self._readable():
+            try:
+                record = super().recv(DATAGRAM.size + _LARGEST_BODY + 1)
+                header = parse_datagram(record)
+            except (OSError, ProtocolError):
+                break  # the router has gone, which the next call tells
+            if header.is_mark:
+                break
+            if not header.is_error and len(record) <= DATAGRAM.size + _LARGEST_BODY:
+                self._call(Op.BACK, record[DATAGRAM.size :])
 
     def _discard(self) -> None:
         """Drop what was received before connect: it has the other form."""

@@ -91,6 +91,7 @@ class Op(enum.IntEnum):
     END = 35
     RESET = 36
     CONNECTED = 37
+    BACK = 39  # a datagram that came before CONNECT, for the fd once more, without its header
     BFD = 38  # the forwarder tells control that a BFD session has changed
     BYE = 49
     SEGMENTS = 64
@@ -156,6 +157,7 @@ class DatagramFlag(enum.IntFlag):
     ICMP = 4  # with ERROR: icmp_type, icmp_code and `local` (who reported it) are valid
     TRUNCATED = 8
     HEADER_INCLUDED = 16
+    MARK = 64  # no datagram: what came before CONNECT ends here
     TOS = 32  # from an app: `tos` is to be sent, whatever the socket's is
 
 
@@ -272,6 +274,8 @@ STRUCTS: Final[dict[str, tuple[Field, ...]]] = {
     ),
     # CONNECT of a stream socket: behind rsock_name.  In its reply the name to connect to stands there.
     "rsock_filler": (Field("bytes", "I", "what the app's fd will be filled with"),),
+    # CONNECT of a datagram socket: behind rsock_name, from who gives back (BACK) what came before; in its reply too.
+    "rsock_kept": (Field("marked", "I", "replies: 1: it waits, up to a record with DatagramFlag.MARK; 0: none"),),
     "rsock_listen": (Field("backlog", "I", ""),),
     "rsock_option": (  # then `length` bytes of value, as for setsockopt(2)
         Field("level", "I", ""),

@@ -61,6 +61,11 @@ def _summary(data: dict[str, Any]) -> str:
         f"OSPF router {data['router_id']}" + (f", {', '.join(words)}" if words else ""),
         f"{data['routes']} routes, {data['external_lsas']} external LSAs, {data['computations']} computations,"
         f" SPF {data['spf_state']}" + (f", last restart {data['last_restart']}" if data["last_restart"] else ""),
+        *(
+            f"area {a['area']}: the router LSA has no room for {a['links_left_out']} links"
+            for a in data["areas"]
+            if a.get("links_left_out")
+        ),
     ]
     rows = [
         (a["area"], a["type"], a["interfaces"], a["neighbors"], a["full"], a["lsas"], a["spf_runs"])

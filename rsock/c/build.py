@@ -99,7 +99,8 @@ def build(target: Path, objects: Path, generated: Path = GENERATED) -> None:
     name = target / "librsock.so"
     if not name.is_symlink():
         name.symlink_to(SONAME)
-    link(target / PRELOAD, [*shared, *compiled(SHIM, objects, generated)], f"-Wl,-soname,{PRELOAD}", "-ldl")
+    script = f"-Wl,--version-script={HERE / 'librsock-preload.map'}"
+    link(target / PRELOAD, [*shared, *compiled(SHIM, objects, generated)], f"-Wl,-soname,{PRELOAD}", script, "-ldl")
     link_program(target / SUPERVISE, [*shared, *compiled(SUPERVISOR, objects, generated)])
     header = target.parent / "rsock.h"
     if header != HERE / "rsock.h":

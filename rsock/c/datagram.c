@@ -5,8 +5,9 @@
 // one, of an empty datagram.
 //
 // What differs from a kernel socket: a datagram that the router refuses is an error of the next receive call, not of
-// the send call; connecting throws away what was received before; read(2) and write(2) on an unconnected socket show
-// the header.
+// the send call; what was received before connecting comes behind what comes at that moment, and what is larger than a
+// request (12 KiB) is lost, as is all of it when a socket is disconnected; read(2) and write(2) on an unconnected socket
+// show the header.
 #define _GNU_SOURCE
 #include "internal.h"
 
@@ -95,23 +96,60 @@ static void discard(int fd)
 		;
 }
 
+// Have what was received before, up to the mark, come again in the new form.
+static void give_back(int fd, const struct handle *handle)
+{
+	struct {
+		struct rsock_datagram header;
+		uint8_t payload[CLIENT_BODY];
+	} record;
+	for (;;) {
+		ssize_t got = sys_recvfrom(fd, &record, sizeof(record), MSG_DONTWAIT | MSG_TRUNC, NULL, NULL);
+		if (got < (ssize_t)sizeof(record.header) || (record.header.flags & RSOCK_DATAGRAM_MARK))
+			return;
+		if (got <= (ssize_t)sizeof(record) && !(record.header.flags & RSOCK_DATAGRAM_ERROR))
+			(void)handle_call(
+				handle, RSOCK_OP_BACK, record.payload, (uint32_t)((size_t)got - sizeof(record.header)), NULL);
+	}
+}
+
+// The records of the fd have another form from here on.
+static void change_form(int fd, const struct handle *handle, const struct answer *answer)
+{
+	struct rsock_kept kept;
+	if (answer->length < sizeof(struct rsock_name) + sizeof(kept)) {
+		discard(fd);
+		return;
+	}
+	memcpy(&kept, answer->body + sizeof(struct rsock_name), sizeof(kept));
+	if (kept.marked != 0)
+		give_back(fd, handle);
+}
+
 int datagram_connect(int fd, struct handle *handle, const struct sockaddr *address, socklen_t length)
 {
-	struct rsock_name name = {.family = AF_UNSPEC};
+	struct {
+		struct rsock_name name;
+		struct rsock_kept kept;
+	} __attribute__((packed)) asked = {.name.family = AF_UNSPEC};
+	struct rsock_name name;
 	struct answer answer;
 	int error = 0;
 	if (address == NULL || length < sizeof(address->sa_family))
 		return -EINVAL;
-	bool ends = address->sa_family == AF_UNSPEC;
+	bool ends = address->sa_family == AF_UNSPEC, bare = handle->flags & HANDLE_CONNECTED;
 	if (!ends)
 		error = address_to_wire(handle->domain, address, length, &name);
+	if (error == 0 && !ends)
+		asked.name = name;
 	if (error == 0)
-		error = handle_call(handle, RSOCK_OP_CONNECT, &name, sizeof(name), &answer);
+		error = handle_call(handle, RSOCK_OP_CONNECT, &asked, ends || bare ? sizeof(asked.name) : sizeof(asked), &answer);
 	if (error < 0)
 		return error;
 	if (answer.length < sizeof(name))
 		return -EPROTO;
-	discard(fd);
+	if (ends == bare)
+		change_form(fd, handle, &answer);
 	memcpy(&name, answer.body, sizeof(name));
 	handle->flags = (uint16_t)(ends ? handle->flags & ~HANDLE_CONNECTED : handle->flags | HANDLE_CONNECTED);
 	handle->remote_port = name.remote_port;

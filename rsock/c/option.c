@@ -28,12 +28,24 @@ static bool native(const struct handle *handle, int level, int name)
 	}
 }
 
+// Past a limit that a router's sockets do not have; CAP_NET_ADMIN is root's here.
+static int without_force(int level, int name)
+{
+	bool forces = level == SOL_SOCKET && (name == SO_RCVBUFFORCE || name == SO_SNDBUFFORCE);
+	if (!forces)
+		return name;
+	return geteuid() != 0 ? -EPERM : name == SO_RCVBUFFORCE ? SO_RCVBUF : SO_SNDBUF;
+}
+
 int option_set(int fd, struct handle *handle, int level, int name, const void *value, socklen_t length)
 {
 	struct {
 		struct rsock_option option;
 		uint8_t value[CLIENT_OPTION];
 	} __attribute__((packed)) body;
+	name = without_force(level, name);
+	if (name < 0)
+		return name;
 	if (native(handle, level, name))
 		return sys_setsockopt(fd, level, name, value, length);
 	if (length > sizeof(body.value) || (value == NULL && length > 0))

@@ -13,11 +13,13 @@ import fcntl
 import itertools
 import mmap
 import os
+import random
 import select
 import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -288,3 +290,59 @@ def numbers(receiver: socket.socket, quiet: float = 0.3) -> list[int]:
     while select.select([receiver], [], [], quiet)[0]:
         found.append(struct.unpack_from("!Q", receiver.recv(66000))[0])
     return found
+
+
+class Offered(threading.Thread):
+    """Sends numbered frames at a rate until told to stop."""
+
+    def __init__(self, lab: Bare, sender: socket.socket, rate: int) -> None:
+        super().__init__(daemon=True)
+        self._lab, self._sender, self._rate = lab, sender, rate
+        self._ended = threading.Event()
+        self.sent = 0
+
+    def run(self) -> None:
+        """Send what is due; a frame that the veth refuses, as its queue is full, is sent later."""
+        start = time.monotonic()
+        while not self._ended.is_set():
+            due = min(int((time.monotonic() - start) * self._rate), self.sent + 100)
+            with contextlib.suppress(OSError):
+                while self.sent < due:
+                    self._sender.send(self._lab.frame(self.sent + 1))
+                    self.sent += 1
+            time.sleep(0.0005)
+
+    def stop(self) -> None:
+        """End it."""
+        self._ended.set()
+        self.join()
+
+
+def kill_under_load(lab: Bare, *, kills: int, rate: int) -> None:
+    """Kill the forwarder again and again while frames come: none is lost, and a batch a time is repeated at most."""
+    lab.start()
+    lab.warm()
+    with lab.sender() as sender, lab.receiver() as receiver:
+        offered = Offered(lab, sender, rate)
+        offered.start()
+        outages = []
+        try:
+            for _ in range(kills):
+                time.sleep(random.uniform(0.02, 0.08))
+                began = time.monotonic()
+                lab.kill()
+                lab.start()
+                outages.append(time.monotonic() - began)
+        finally:
+            offered.stop()
+        arrived = numbers(receiver)
+    missing = set(range(1, offered.sent + 1)) - set(arrived)
+    repeated = len(arrived) - len(set(arrived))
+    print(
+        f"\n{kills} kills, {offered.sent} frames at {rate}/s: {len(missing)} lost, {repeated} repeated, "
+        f"outage {sum(outages) / kills * 1000:.1f} ms mean, {max(outages) * 1000:.1f} ms worst"
+    )
+    assert offered.sent > kills * rate * 0.02
+    assert not missing
+    assert repeated <= kills * CONSTANTS["BATCH_SIZE"]
+    lab.check_laws()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from bare import PORT, SMALL, TP_STATUS_COPY, TP_STATUS_USER, Bare, inside_named, ip, numbers
+from bare import PORT, SMALL, TP_STATUS_COPY, TP_STATUS_USER, Bare, inside_named, ip, kill_under_load, numbers
 
 from fastpath import stats
 from fastpath._layout import CONSTANTS
@@ -151,46 +151,8 @@ def test_a_queue_that_lost_a_copy_costs_that_frame_only() -> None:
 
 @pytest.mark.slow
 def test_kills_under_load_lose_nothing_and_repeat_a_batch_at_most() -> None:
-    kills, rate = 15, 20_000
-    with Bare(geometry=rings.DEFAULT) as lab, contextlib.ExitStack() as stack:
-        lab.start()
-        lab.warm()
-        sender, receiver = stack.enter_context(lab.sender()), stack.enter_context(lab.receiver())
-        stop = threading.Event()
-        sent = 0
-
-        def send() -> None:
-            nonlocal sent
-            start = time.monotonic()
-            while not stop.is_set():
-                due = int((time.monotonic() - start) * rate)
-                while sent < due:
-                    sent += 1
-                    sender.send(lab.frame(sent))
-                time.sleep(0.0005)
-
-        generator = threading.Thread(target=send)
-        generator.start()
-        outages = []
-        for _ in range(kills):
-            time.sleep(random.uniform(0.02, 0.08))
-            began = time.monotonic()
-            lab.kill()
-            lab.start()
-            outages.append(time.monotonic() - began)
-        stop.set()
-        generator.join()
-        arrived = numbers(receiver)
-        missing = set(range(1, sent + 1)) - set(arrived)
-        repeated = len(arrived) - len(set(arrived))
-        print(
-            f"\n{kills} kills, {sent} frames at {rate}/s: {len(missing)} lost, {repeated} repeated, "
-            f"outage {sum(outages) / kills * 1000:.1f} ms mean, {max(outages) * 1000:.1f} ms worst"
-        )
-        assert sent > kills * rate * 0.02
-        assert not missing
-        assert repeated <= kills * BATCH
-        lab.check_laws()
+    with Bare(geometry=rings.DEFAULT) as lab:
+        kill_under_load(lab, kills=15, rate=20_000)
 
 
 def transfer(lab: Bare, size: int) -> tuple[str, str, float]:

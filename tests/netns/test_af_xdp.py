@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import random
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from bare import Bare, inside_named, ip, numbers
+from bare import Bare, inside_named, ip, kill_under_load, numbers
 from bare_xdp import SMALL, XdpSide, bare
 
 from fastpath import stats
@@ -124,43 +123,8 @@ def test_every_crash_point_of_a_release_loses_and_repeats_nothing(
 @pytest.mark.slow
 @pytest.mark.quiet  # the ring holds what comes in half a second: a successor must be there by then
 def test_kills_under_load_lose_nothing_and_repeat_a_batch_at_most() -> None:
-    kills, rate = 12, 4_000
-    with bare(geometry=xsk.DEFAULT) as lab, contextlib.ExitStack() as stack:
-        lab.start()
-        lab.warm()
-        sender, receiver = stack.enter_context(lab.sender()), stack.enter_context(lab.receiver())
-        stop = threading.Event()
-        sent = 0
-
-        def send() -> None:
-            nonlocal sent
-            start = time.monotonic()
-            while not stop.is_set():
-                due = min(int((time.monotonic() - start) * rate), sent + 100)
-                while sent < due:
-                    try:
-                        sender.send(lab.frame(sent + 1))
-                    except OSError:  # the veth's queue is full: its processor has not run yet
-                        break
-                    sent += 1
-                time.sleep(0.0005)
-
-        generator = threading.Thread(target=send)
-        generator.start()
-        for _ in range(kills):
-            time.sleep(random.uniform(0.02, 0.08))
-            lab.kill()
-            lab.start()
-        stop.set()
-        generator.join()
-        arrived = numbers(receiver)
-        missing = set(range(1, sent + 1)) - set(arrived)
-        repeated = len(arrived) - len(set(arrived))
-        print(f"\n{kills} kills, {sent} frames at {rate}/s: {len(missing)} lost, {repeated} repeated")
-        assert sent > kills * rate * 0.02
-        assert not missing
-        assert repeated <= kills * BATCH
-        lab.check_laws()
+    with bare(geometry=xsk.DEFAULT) as lab:
+        kill_under_load(lab, kills=12, rate=4_000)
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])

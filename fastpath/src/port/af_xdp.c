@@ -38,7 +38,7 @@ enum {
 	RING_MAX = 1 << 16,      // entries
 	TX_RETRIES = 16,         // of a full peer, with a yield between them
 	PREFETCH = 4,            // frames ahead
-	STATISTICS_EVERY = 64    // times that we sleep
+	STATISTICS_EVERY = 64    // times that we sleep, or that full rings were released
 };
 
 struct af_xdp_port {
@@ -54,6 +54,7 @@ struct af_xdp_port {
 	bool busy_poll;
 	bool losing;             // the rings were full: the kernel may have dropped
 	uint32_t sleeps;
+	uint32_t losses;         // releases while losing
 };
 
 static struct af_xdp_port *af_xdp_of(struct port *port)
@@ -146,7 +147,7 @@ static void af_xdp_release(struct port *port)
 
 	__atomic_store_n(&port->state->progress, port->state->progress + count, __ATOMIC_RELEASE);
 	xsk_receiver_release(&xp->receiver);
-	if (xp->losing)
+	if (xp->losing && ++xp->losses % STATISTICS_EVERY == 0)
 		af_xdp_statistics(xp);
 	if (xp->zero_copy && !xp->busy_poll && xsk_wants_wakeup(&xp->receiver.fill))
 		(void)!recvfrom(port->fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
@@ -237,7 +238,7 @@ static void af_xdp_sleeping(struct port *port, bool sleeping)
 		return;
 	if (!xp->zero_copy && xsk_sender_left(&xp->sender) != 0)
 		(void)transmit_copy(xp);
-	if (xp->sleeps++ % STATISTICS_EVERY == 0)
+	if (xp->sleeps++ % STATISTICS_EVERY == 0 || xp->losing)
 		af_xdp_statistics(xp);
 }
 

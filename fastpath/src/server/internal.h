@@ -454,6 +454,10 @@ bool sockets_reap(struct server *server, uint16_t port);
 void sockets_close(struct server *server, uint32_t slot);
 // Take the app's records that wait on the fd; at most `most`.
 int sockets_drain(struct server *server, uint32_t slot, int most);
+// Mark where the records of an app's fd change their form, if any wait there; false: there is no room.
+bool sockets_mark(struct server *server, uint32_t slot, uint32_t *marked);
+// Deliver a datagram once more, in the new form; 0 or -errno.
+int sockets_give_back(struct server *server, uint32_t slot, const uint8_t *payload, uint32_t length);
 struct owner sockets_owner(const struct socket_entry *entry);
 // Watch a forwarder's end; 0 or a negated errno.
 int sockets_attach(struct server *server, uint32_t slot, int fd);

@@ -199,7 +199,17 @@ static void request_name(struct server *server, struct connection *connection, c
 	memcpy(&name, request->body, sizeof(name));
 	uint32_t slot = request->header.socket;
 	int error = request->header.op == RSOCK_OP_BIND ? bind_checked(server, entry, slot, &name) : connect_checked(server, entry, slot, &name);
-	reply_name(connection, request, entry, error);
+	struct {
+		struct rsock_name name;
+		struct rsock_kept kept;
+	} __attribute__((packed)) answer;
+	uint32_t marked = 0;
+	bool keeps = error == 0 && request->header.op == RSOCK_OP_CONNECT && request->length >= sizeof(answer) &&
+		sockets_mark(server, slot, &marked);
+	answer.kept.marked = marked;
+	name_of(entry, &name);
+	answer.name = name;
+	connection_reply(connection, request, error, &answer, keeps ? sizeof(answer) : sizeof(answer.name));
 }
 
 static void request_socket(struct server *server, struct connection *connection, const struct request *request)
@@ -227,6 +237,9 @@ static void request_socket(struct server *server, struct connection *connection,
 		break;
 	case RSOCK_OP_NAME:
 		reply_name(connection, request, entry, 0);
+		break;
+	case RSOCK_OP_BACK:
+		connection_reply(connection, request, sockets_give_back(server, slot, request->body, request->length), NULL, 0);
 		break;
 	case RSOCK_OP_RESOLVE:
 		request_resolve(connection, request, entry);
@@ -262,6 +275,7 @@ static void run(struct server *server, struct connection *connection, struct req
 	case RSOCK_OP_BIND:
 	case RSOCK_OP_LISTEN:
 	case RSOCK_OP_CONNECT:
+	case RSOCK_OP_BACK:
 	case RSOCK_OP_SETOPT:
 	case RSOCK_OP_GETOPT:
 	case RSOCK_OP_NAME:

@@ -12,7 +12,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <linux/sockios.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -217,6 +219,25 @@ bool server_upcall(struct server *server, uint32_t slot, const void *header, con
 	server_tell(server, &server->apps[slot].told);
 	struct msghdr message = {.msg_iov = bare ? parts + 1 : parts, .msg_iovlen = bare ? 1 : 2};
 	return sendmsg(app->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+}
+
+// The app's fd has changed its form.  What waits there in the old one ends with a mark, behind which the new one begins.
+bool sockets_mark(struct server *server, uint32_t slot, uint32_t *marked)
+{
+	const struct rsock_datagram mark = {.version = RSOCK_VERSION, .flags = RSOCK_DATAGRAM_MARK};
+	int waiting = 0;
+	*marked = ioctl(server->apps[slot].fd, SIOCOUTQ, &waiting) < 0 || waiting != 0;
+	return *marked == 0 || send(server->apps[slot].fd, &mark, sizeof(mark), MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof(mark);
+}
+
+int sockets_give_back(struct server *server, uint32_t slot, const uint8_t *payload, uint32_t length)
+{
+	if ((server->state->sockets[slot].flags & SOCKET_CONNECTED) == 0)
+		return -ENOTCONN;
+	if (send(server->apps[slot].fd, payload, length, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+		return 0;
+	server->state->host_drops[DROP_SOCKET_QUEUE_FULL]++;
+	return -ENOBUFS;
 }
 
 void server_error(struct server *server, uint32_t slot, int error)
