@@ -22,7 +22,8 @@ class Pulse:
 
     def __init__(self, tables_fd: int) -> None:
         """Write to this segment; the fd stays the caller's.  Who was there before may have died at work."""
-        self._words = memoryview(mmap.mmap(tables_fd, mmap.PAGESIZE)).cast("Q")
+        self._page = mmap.mmap(tables_fd, mmap.PAGESIZE)
+        self._words = memoryview(self._page).cast("Q")
         self._turn = self._words[TURNS_AT // _WORD] | 1
         self._words[TURNS_AT // _WORD] = self._turn
 
@@ -37,3 +38,8 @@ class Pulse:
         """Get on, and stay at work."""
         self._turn += 2
         self._words[TURNS_AT // _WORD] = self._turn
+
+    def close(self) -> None:
+        """Give the mapping back; the word stays as it is."""
+        self._words.release()
+        self._page.close()

@@ -48,8 +48,8 @@ class Wiring:
 
     def __init__(self, name: str, tables: int, state_ro: int, listener: socket.socket, forwarder: str | bytes) -> None:
         """Serve `listener`; `forwarder` is the address of the VR's forwarder."""
-        pulse = Pulse(tables)
-        self.loop = Loop(pulse)
+        self._pulse = Pulse(tables)
+        self.loop = Loop(self._pulse)
         self.writer = writer = TableWriter(tables, state_ro)
         self.fib = FibSync(writer, tables)
         self.forwarder = ForwarderLink(self.loop, forwarder)
@@ -60,7 +60,7 @@ class Wiring:
             self._published,
             make=self._engine,
             clock=self.loop.now,
-            beat=pulse.beat,
+            beat=self._pulse.beat,
         )
         self.transport = Transport(self.loop, forwarder, self.index, self.name, self.control.feed)
         self.control.sockets = self.transport
@@ -103,11 +103,12 @@ class Wiring:
         self.loop.run()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; the loop runs no more."""
         self._manager.close()
         self.transport.close()
         self.forwarder.close()
         self.bfd.close()
+        self._pulse.close()
 
     def _offload(self, message: dict[str, Any]) -> dict[str, Any]:
         """Copy the routes into the map that came with the message, from now on; without one into none."""
