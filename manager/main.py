@@ -31,6 +31,19 @@ USAGE: Final = 2
 ZYGOTE_PATIENCE: Final = 30.0
 
 
+class Signals:
+    """What is asked for by signals, from the first moment on."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        """Take them."""
+        self.reactor = reactor
+        self.asked: list[int] = []  # to end
+        self.early: list[int] = []  # a reload, before there is anything to reload
+        for number in (signal.SIGTERM, signal.SIGINT):
+            reactor.on_signal(number, partial(self.asked.append, number))
+        reactor.on_signal(signal.SIGHUP, partial(self.early.append, signal.SIGHUP))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; give the exit code."""
     parser = argparse.ArgumentParser(prog="anabranch", description="many virtual routers on one machine")
@@ -63,17 +76,18 @@ def _run(conf_dir: Path, run_dir: Path) -> int:
         for service in services:
             service.stopped_process(pid)
 
+    signals = Signals(reactor)
     kernel.set_subreaper()
     zygote = Zygote(reactor, stopped, broken.append)
     zygote.start()  # it warms up while we import
     try:
-        return _serve_alone(reactor, zygote, services, broken, conf_dir, run_dir)
+        return _serve_alone(signals, zygote, services, broken, conf_dir, run_dir)
     finally:
         zygote.close()
         reactor.close()
 
 
-def _serve_alone(reactor: Reactor, zygote: Zygote, services: list[Service], broken: list[str], conf_dir: Path,
+def _serve_alone(signals: Signals, zygote: Zygote, services: list[Service], broken: list[str], conf_dir: Path,
                  run_dir: Path) -> int:  # fmt: skip
     """Take the run dir, and serve."""
     try:
@@ -87,7 +101,7 @@ def _serve_alone(reactor: Reactor, zygote: Zygote, services: list[Service], brok
     if lock is None:
         return _complain(f"another anabranch runs with {run_dir}: stop it, or give --run-dir another directory")
     try:
-        return _serve(reactor, zygote, services, broken, conf_dir, run_dir)
+        return _serve(signals, zygote, services, broken, conf_dir, run_dir)
     finally:
         zygote.close()
         (run_dir / "manager.pid").unlink(missing_ok=True)
@@ -96,20 +110,16 @@ def _serve_alone(reactor: Reactor, zygote: Zygote, services: list[Service], brok
             run_dir.rmdir()
 
 
-def _serve(reactor: Reactor, zygote: Zygote, services: list[Service], broken: list[str], conf_dir: Path,
+def _serve(signals: Signals, zygote: Zygote, services: list[Service], broken: list[str], conf_dir: Path,
            run_dir: Path) -> int:  # fmt: skip
     from manager import namespaces  # noqa: PLC0415
     from manager.service import ApplyError, Service, notify_ready  # noqa: PLC0415
 
+    reactor, asked = signals.reactor, signals.asked
     named_before = namespaces.DIRECTORY.exists()
     _set_up_log()
     service = Service(reactor, zygote, conf_dir, run_dir)
     services.append(service)
-    asked: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        reactor.on_signal(number, partial(asked.append, number))
-    early: list[int] = []  # a reload that is asked for before there is anything to reload
-    reactor.on_signal(signal.SIGHUP, partial(early.append, signal.SIGHUP))
     try:
         config = service.read()
         # Nothing is touched before it is known that VRs can run here, unless some do already.
@@ -121,7 +131,7 @@ def _serve(reactor: Reactor, zygote: Zygote, services: list[Service], broken: li
         sys.stderr.write(error.text + "\n")
         return USAGE
     reactor.on_signal(signal.SIGHUP, service.reload)
-    if early:
+    if signals.early:
         service.reload()
     service.when_settled(notify_ready)
     while not asked and not broken:
