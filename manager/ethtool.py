@@ -1,4 +1,4 @@
-"""Generic receive offload (GRO) of a device, and how many queues it has, by the ethtool ioctl (linux/ethtool.h).
+"""Generic receive offload (GRO) of a device, other features, and how many queues it has, by the ethtool ioctl.
 
 With it the kernel joins TCP segments of one flow before they reach a packet socket, so that a ring carries
 super-frames where the sender, or the wire, has ordinary ones.  What they were made of comes with them (gso_size).
@@ -20,7 +20,12 @@ ETHTOOL_GGRO: Final = 0x2B
 ETHTOOL_SGRO: Final = 0x2C
 ETHTOOL_GFLAGS: Final = 0x25
 ETHTOOL_GCHANNELS: Final = 0x3C
+ETHTOOL_GSTRINGS: Final = 0x1B
+ETHTOOL_GSSET_INFO: Final = 0x37
+ETHTOOL_GFEATURES: Final = 0x3A
 _RXVLAN: Final = 1 << 8
+_FEATURES: Final = 4  # ETH_SS_FEATURES: the set of their names
+_NAME_WORDS: Final = 8  # of 32 bytes each
 
 
 def gro(netns_fd: int, device: str) -> bool:
@@ -50,6 +55,31 @@ def strips_vlans(netns_fd: int, device: str) -> bool:
         return bool(_value(netns_fd, device, ETHTOOL_GFLAGS, 0) & _RXVLAN)
     except OSError:
         return False
+
+
+def feature(netns_fd: int, device: str, name: str) -> bool:
+    """Tell whether a feature is active, by its name in the kernel; False where it is not known."""
+    try:
+        known = _feature_names(netns_fd, device)
+        if name not in known:
+            return False
+        # struct ethtool_gfeatures: blocks of 32, each available, requested, active, never changed.
+        block, bit = divmod(known.index(name), 32)
+        blocks = -(-len(known) // 32)
+        states = array.array("I", (ETHTOOL_GFEATURES, blocks, *bytes(4 * blocks)))
+        _exchange(netns_fd, device, states)
+    except OSError:
+        return False
+    return bool(states[2 + 4 * block + 2] >> bit & 1)
+
+
+def _feature_names(netns_fd: int, device: str) -> list[str]:
+    found = array.array("I", struct.pack("=IIQI", ETHTOOL_GSSET_INFO, 0, 1 << _FEATURES, 0))
+    _exchange(netns_fd, device, found)
+    names = array.array("I", (ETHTOOL_GSTRINGS, _FEATURES, found[4], *bytes(found[4] * _NAME_WORDS)))
+    _exchange(netns_fd, device, names)
+    text, size = names[3:].tobytes(), 4 * _NAME_WORDS
+    return [text[at : at + size].rstrip(b"\0").decode() for at in range(0, len(text), size)]
 
 
 def _value(netns_fd: int, device: str, command: int, value: int) -> int:

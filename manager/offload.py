@@ -241,6 +241,9 @@ class Offload:
                 self._detach(port)
             self._refuse([port], str(error))
             return
+        except OSError as error:  # of this device: the others go on
+            self._refuse([port], error.strerror or str(error))
+            return
         if before is None:
             self._log.info("offloaded", device=port.plan.device, by=kind)
         self._attached[port.id] = mark

@@ -14,7 +14,7 @@ import os
 import struct
 from typing import Final
 
-from manager import bpf, bpf_objects
+from manager import bpf, bpf_objects, ethtool
 from manager.netlink import Netlink
 from manager.offload_maps import Maps, RefusedError
 from manager.ports import RingPort
@@ -22,6 +22,8 @@ from manager.reactor import Reactor
 
 FILTER: Final = "tap"
 PROGRAM: Final = "pass"
+# What a device makes of packets that can only be received: one header is changed for several, or none fits.
+UNSENDABLE: Final = ("rx-gro-list", "rx-lro")
 IN_FLIGHT: Final = 0.5  # seconds, at most, between a filter's word and the program that does it
 
 
@@ -58,6 +60,13 @@ class AtTap:
             raise RefusedError("AF_XDP sockets take all frames before tc has them")
         shared = {**maps.fds, "ways": self._ways}
         constants = {**maps.constants, "port": port.id, "partial": 0}
+        with Netlink(port.place.netns_fd) as netlink:
+            link = netlink.link_at(port.ifindex)
+        if link is None:
+            raise RefusedError("its device is gone")
+        for feature in UNSENDABLE:
+            if ethtool.feature(port.place.netns_fd, link.name, feature):
+                raise RefusedError(f"packets come joined for receivers only: ethtool -K {link.name} {feature} off")
         with (
             Netlink(port.place.netns_fd) as netlink,
             bpf_objects.load(FILTER, maps={**shared, "headers": self._headers}, constants=constants) as chooses,

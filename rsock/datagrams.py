@@ -4,7 +4,7 @@ What differs from a kernel socket:
   - a datagram that the VR refuses (no route, too long, not allowed) raises from the next receive call,
     as ICMP errors do, not from the send call that caused it;
   - what was received before connect() comes behind what comes at that moment, and is lost where it is larger than
-    a request (12 KiB); a connected socket has no ancillary data and sends to its peer only;
+    a request (12 KiB), or through a relay; a connected socket has no ancillary data and sends to its peer only;
   - connecting a socket that another process shares is not supported.
 """
 
@@ -148,7 +148,8 @@ class DatagramSocket(RouterSocket, kinds=(stdlib.SOCK_DGRAM, stdlib.SOCK_RAW)):
             if header.is_mark:
                 break
             if not header.is_error and len(record) <= DATAGRAM.size + _LARGEST_BODY:
-                self._call(Op.BACK, record[DATAGRAM.size :])
+                with contextlib.suppress(OSError):  # no room: lost, as on any full queue
+                    self._call(Op.BACK, record[DATAGRAM.size :])
 
     def _discard(self) -> None:
         """Drop what was received before connect: it has the other form."""

@@ -54,7 +54,8 @@ INLINE int refused(struct skb *skb, uint32_t processor)
 		if (room < LOOKED_AT || t.unit == 0)
 			return 0;
 	}
-	if (!transit(&t))
+	// Padding would have to be cut off, and with it the frame's segments.
+	if (!transit(&t) || (gso_size != 0 && t.length + ETHERNET != t.frame))
 		return 0;
 	leaves = t.port & UINT16_MAX;
 	way = map_lookup(&ways, &leaves);

@@ -29,6 +29,8 @@ enum {
 	MS = 1000000
 };
 
+static const struct timespec early_nap = { .tv_nsec = 100000 };
+
 uint64_t core_clock(void)
 {
 	struct timespec now;
@@ -304,12 +306,20 @@ static int take_server_event(struct core *core, const struct epoll_event *event)
 	return handled;
 }
 
+// Ports of a dead predecessor are on their way: what apps send would find its way out down.  It waits where it is.
+static bool too_early(const struct core *core, uint64_t data)
+{
+	return core->awaited_until_ns != 0 && server_is_datagrams(data);
+}
+
 static int take_events(struct core *core, const struct epoll_event *events, int count)
 {
-	int handled = 0;
+	int handled = 0, early = 0;
 	for (int i = 0; i < count; i++) {
 		uint64_t data = events[i].data.u64;
-		if ((data & SERVER_EVENT) != 0) {
+		if (too_early(core, data)) {
+			early++;
+		} else if ((data & SERVER_EVENT) != 0) {
 			handled += take_server_event(core, &events[i]);
 		} else if (data == core_signal_event) {
 			handled += take_signal(core);
@@ -319,6 +329,8 @@ static int take_events(struct core *core, const struct epoll_event *events, int 
 			turn_event(core->ports[data], events[i].events);
 		}
 	}
+	if (early > 0 && early == count)
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &early_nap, NULL); // they are told again at once
 	return handled;
 }
 

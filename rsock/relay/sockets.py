@@ -427,7 +427,7 @@ class Datagrams(Socket):
         self.flush()
         self.app.lost += len(self._queue)
         self._queue.clear()  # they have the other form
-        self._inquire(op, body, done)
+        self._inquire(op, body[: _NAME.size], done)  # nothing is to be marked: it is discarded
 
     def _discard(self) -> None:
         """Drop what was received before connect: it has the other form."""

@@ -149,6 +149,7 @@ class Desk:
                 (end.skip,) = _FILLER.unpack_from(body, _NAME.size)
             end.connecting = True  # whatever becomes of it
         elif op == Op.CONNECT:
+            body = body[: _NAME.size]  # what came before it is here already, and cannot be given back
             while end.pull():  # it was written for the old state
                 pass
 

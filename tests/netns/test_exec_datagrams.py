@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from exec_worlds import HOST4, OWN4, World, check_nothing_left, exec_worlds
 
 import rsock
+from rsock.client_core import keeping_body, parse_kept
+from rsock.wire import Op
 
 pytestmark = [pytest.mark.root]
 
@@ -86,6 +88,16 @@ def test_what_came_before_connect_is_read_behind_it_in_python(worlds: World) -> 
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.recv(100)
+
+
+def test_what_is_marked(worlds: World) -> None:
+    """Nothing where nothing waits, and nothing once more: the answer to the first connect may have been lost."""
+    context = rsock.Context(f"ipc://{worlds.run_dir}/rsock.sock")
+    with context, rsock.socket(socket.AF_INET, socket.SOCK_DGRAM, vr="red", ctx=context) as opened:
+        app: Any = opened
+        body = keeping_body(app._endpoint((HOST4, 7003)))
+        assert parse_kept(app._call(Op.CONNECT, body)) is False
+        assert parse_kept(app._call(Op.CONNECT, body)) is None
 
 
 def test_names_of_ours_are_not_in_the_way_of_a_program(worlds: World, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import pytest
 from differential import Comparison
 from frames import Frames
 from hosts import check_laws, counters, transfer
-from lab import VR, Lab, Namespace, program, wait_until
+from lab import VR, Lab, Namespace, program, run, wait_until
 from router_side import RouterSide
 from test_differential import ROUTER, kernel_router, silent
 from traffic import Stream
@@ -328,6 +328,29 @@ def test_super_frames_pass_whole() -> None:
             forwarded = at_driver(lab, "red", "in") - before
             assert forwarded >= int(counters(lab, "red")["in"]["rx_packets"]) - taken - 5, "few take the ring"
         check_laws(lab, "red")
+
+
+def test_a_device_that_cannot_is_refused_alone() -> None:
+    """One that joins packets for receivers only: each has a TTL of its own; or one whose hook somebody has taken."""
+    with world("tc", gro=False) as (lab, _hosts):
+        inside = ("nsenter", "-t", str(lab.router("red")["pids"]["forwarder"]), "-n")
+
+        def begin_anew() -> None:
+            lab.configure(red("none"))
+            lab.vr("apply")
+            wait_until(lambda: not told(lab), "it is off")
+            lab.configure(red("tc"))
+            lab.vr("apply")
+
+        run(*inside, "ethtool", "-K", "in", "rx-gro-list", "on")
+        begin_anew()
+        wait_until(lambda: "rx-gro-list off" in told(lab), "it says why not")
+        wait_offloaded(lab, "out", "other")
+        run(*inside, "ethtool", "-K", "in", "rx-gro-list", "off")
+        run(*inside, "tc", "qdisc", "del", "dev", "in", "clsact")
+        begin_anew()
+        wait_offloaded(lab, "out", "other")
+        assert told(lab) not in {"", "on"}
 
 
 def test_in_front_of_af_xdp_sockets() -> None:

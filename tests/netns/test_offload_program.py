@@ -268,6 +268,12 @@ def test_super_frames() -> None:
         assert not made.compare(segment(*FOUR, 2800))  # no super-frame, but too long
         assert not made.compare(segment(*FOUR, 2800, fragment=0x2000), 1400)
         assert not made.compare(framed(packets.datagram4(*FOUR, bytes(2800))), 1400)
+        # To cut what the link padded would make them one packet, too long; a length of none (BIG TCP) is not theirs.
+        assert not made.compare(segment(*FOUR, 2800) + bytes(6), 1400)
+        assert not made.compare(segment(*SIX, 2800) + bytes(6), 1400)
+        big = bytearray(segment(*SIX, 2800))
+        big[18:20] = bytes(2)
+        assert not made.compare(bytes(big), 1400)
         made.router.laws()
 
 

@@ -168,6 +168,8 @@ def test_datagrams(world: World, ctx: rsock.Context) -> None:
             data, items, _flags, sender = ours.recvmsg(65536, 100)
             assert (len(data), sender) == (size, theirs.getsockname())
             assert items[0][:2] == (socket.IPPROTO_IP, 8)
+        theirs.sendto(b"before", peer)
+        assert select.select([ours], [], [], WAIT)[0]
         ours.connect(theirs.getsockname())
         ours.send(b"")
         assert theirs.recv(10) == b""

@@ -186,6 +186,24 @@ def test_a_held_prefix_is_left_alone(world: World) -> None:
     assert world.fib() == {"10.0.0.0/24": ["1"]}
 
 
+def test_a_held_prefix_whose_path_goes_leaves_nothing_behind(world: World) -> None:
+    """Held without a way for the RIB to write, or taken back without one: what stood in the FIB goes."""
+    prefix, ways = parse_prefix("10.0.0.0/24"), {"192.0.2.1": "e1"}
+    for dead in ((1,), ()):
+        world.table.feed(1, update(65001, ["10.0.0.0/24"], "192.0.2.1"))
+        world.settle(ways)
+        assert world.installed() == 1
+        for number in dead:
+            world.way(number, "192.0.2.1", "")
+        world.table.hold(prefix)
+        assert world.installed() == 1 - len(dead)
+        world.table.held()
+        world.table.feed(1, frame(2, struct.pack("!H", 4) + bytes((24, 10, 0, 0)) + b"\0\0"))
+        world.settle(ways)
+        world.table.unhold(prefix)
+        assert world.fib() == {}
+
+
 def test_before_peer_up_reading_stops_behind_each_message(world: World) -> None:
     """So that a session can begin between the last KEEPALIVE and the first UPDATE of one segment."""
     world.table.peer_down(1)

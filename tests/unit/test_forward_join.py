@@ -6,12 +6,14 @@ Nobody listens there, and each packet that the stack is given is answered with o
 from __future__ import annotations
 
 import struct
+from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from tests.unit import packets as p
 from tests.unit.harness import HOST_A, HOST_B, ROUTER_A, Router, two_sided
+from tests.unit.policing import classes, publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,11 +41,10 @@ def router() -> Iterator[Router]:
 def segment(
     number: int, *, version: int = 4, to: str | None = None, size: int = SIZE, sport: int = 5000, ack: int = 9,
     flags: int = 0x10, window: int = 500, urgent: int = 0, options: bytes = b"", ttl: int = 64, tos: int = 0,
-    shift: int = 0, wrong: int = 0,
+    shift: int = 0, wrong: int = 0, source: str | None = None,
 ) -> bytes:  # fmt: skip
     """Make the frame of one segment; `number` tells where in the stream it lies."""
-    source, target = PATHS[version]
-    target = to or target
+    source, target = source or PATHS[version][0], to or PATHS[version][1]
     sequence = (0xFFFFF000 + number * SIZE + shift) % 2**32
     offset = (20 + len(options)) << 2
     payload = bytes((number + index) % 251 for index in range(size))
@@ -110,3 +111,58 @@ def test_stages_see_each_packet(router: Router) -> None:
     router.interfaces["a"].features = RPF
     router.publish()
     assert answers(router, [segment(number) for number in range(8)]) == 8
+
+
+def test_what_the_link_pads_is_counted(router: Router) -> None:
+    assert answers(router, [segment(number) + bytes(4) for number in range(8)]) == 1
+
+
+def test_each_of_a_row_that_is_refused_counts(router: Router) -> None:
+    assert answers(router, [segment(number, source="10.0.1.1") for number in range(8)]) == 0
+    assert router.drops("a") == {"ip4_source": 8}
+
+
+def test_each_of_a_row_takes_from_the_rate_of_its_class(router: Router) -> None:
+    publish(router, {"tcp": (10, 10)})
+    frames = [segment(number) for number in range(8)]
+    assert [answers(router, frames) for _ in range(3)] == [1, 1, 0]
+    assert classes(router)["tcp"] == (16, 8)
+    assert router.drops("a") == {"control_plane": 8, "tcp_no_connection": 16}
+
+
+def damaged(random: Random, frame: bytes) -> bytes:
+    """Change a byte of the headers, or the length."""
+    at = random.randrange(6, 80)
+    if at < 70:
+        return frame[:at] + bytes([random.choice((0, 1, 255, frame[at] ^ 1, random.randrange(256)))]) + frame[at + 1 :]
+    return frame[: random.randrange(20, len(frame))] if at < 75 else frame + bytes(random.randrange(1, 90))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_counters_are_those_of_single_packets(router: Router, version: int) -> None:
+    """Whatever comes: in batches, and one at a time."""
+
+    def counted(batches: list[list[bytes]]) -> dict[str, int]:
+        fields = ("rx_packets", "rx_bytes", "punt_packets", "forwarded_packets", "held_packets")
+        before = {field: router.count("a", field) for field in fields} | router.drops("a")
+        for batch in batches:
+            router.send(1, *batch)
+            router.receive(1)
+            router.laws()
+        after = {field: router.count("a", field) for field in fields} | router.drops("a")
+        return {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
+
+    random = Random(version)
+    for _ in range(150):
+        size = random.choice((512, 900))
+        frames = [
+            segment(number, version=version, size=size, shift=number * (size - SIZE), options=STAMPS)
+            for number in range(10)
+        ]
+        for number in range(10):
+            if random.random() < 0.1:
+                frames[number] = damaged(random, frames[number])
+        if random.random() < 0.3:
+            change = damaged(random, frames[0])[:14]
+            frames = [change + frame[14:] for frame in frames]
+        assert counted([frames]) == counted([[frame] for frame in frames])

@@ -196,6 +196,16 @@ def test_a_malformed_lsa_in_our_name_is_outbid() -> None:
     assert two.show("summary")["external_lsas"] == 0
 
 
+def test_malformed_lsas_in_our_name_do_not_outgrow_the_limit() -> None:
+    """Each is taken out of the domain, as long as there is room for it."""
+    network, one, _two = pair(max_lsas=20)
+    for each in range(100):
+        key = (LsaType.EXTERNAL, number("10.9.0.0") + each, number("10.255.0.1"))
+        say(network, one, Update((build_lsa(key, 2, INITIAL_SEQUENCE, ExternalBody(0xFF00FF00, 20), 1),)))
+    assert len(one.instance._core.external) <= 20
+    assert drops(one)["lsa-mask"] >= 1
+
+
 def test_more_links_than_an_lsa_holds_are_left_out_by_name() -> None:
     """The length of an LSA is 16 bits: adjacencies come before stub networks."""
     network, one, two = pair()

@@ -289,7 +289,8 @@ def test_after_a_restart_it_settles_when_all_links_have_spoken() -> None:
     assert any(isinstance(output, base.RouteAdd) for output in blue.outputs[:place])
 
 
-def test_routes_stay_while_the_other_control_restarts_and_what_is_not_said_again_goes() -> None:
+@pytest.mark.parametrize("away", [1, 12])  # soon; attempts to connect have been refused meanwhile
+def test_routes_stay_while_the_other_control_restarts_and_what_is_not_said_again_goes(away: float) -> None:
     world = World()
     red, blue = pair(world)
     configure(red, **{"to-blue": ALL})
@@ -300,7 +301,7 @@ def test_routes_stay_while_the_other_control_restarts_and_what_is_not_said_again
     assert len(ways(blue)) == 3
     blue.outputs.clear()
     red.die()
-    world.run(1)
+    world.run(away)
     red.instance = Leak(base.Environment(world.rng, restarted=True))
     red.take(red.instance.interface_changed(red.links["to-blue"], world.now))
     configure(red, **{"to-blue": ALL})

@@ -294,6 +294,16 @@ def test_a_control_that_gets_on_or_rests_is_left_alone(states: list[State]) -> N
         assert supervised(OneVr(states[0], pid), supervisor.TURN_STALL + 0.4)[0] == []
 
 
+def test_a_control_that_is_long_at_work_does_not_keep_the_manager_at_work(states: list[State]) -> None:
+    """It takes a large configuration, say: the manager looks now and then, and sleeps between."""
+    Pulse(states[0].tables)
+    vr = OneVr(states[0], os.getpid())
+    vr.configuring = True
+    before = time.process_time()
+    assert supervised(vr, 1.0)[0] == []
+    assert time.process_time() - before < 0.4
+
+
 def test_a_large_table_is_given_its_time(states: list[State]) -> None:
     at, place = 1 << 20, FIELDS["tables_segment"]["prefix_root"][0]
     os.pwrite(states[0].tables, struct.pack("<Q", at), place)

@@ -30,11 +30,11 @@ enum glance_end {
 
 enum glance_limits { GLANCE_QUEUES = 256 }; // that are polled at once
 
-// One look at all; give the number of hits.
-int glance_look(struct glance_word *words, int word_count, struct glance_queue *queues, int queue_count);
+// One look at all; each word and queue says whether it is hit.
+void glance_look(struct glance_word *words, int word_count, struct glance_queue *queues, int queue_count);
 
 // Wait for events of `epoll_fd`, at most `timeout_ns`, looking at the words each `interval_ns` and at the queues
-// each tenth time; give an enum glance_end.
+// each tenth time; give an enum glance_end.  A word that was hit at the look before, and is the same, does not end it.
 int glance_sleep(int epoll_fd, int64_t timeout_ns, int64_t interval_ns, struct glance_word *words, int word_count,
                  struct glance_queue *queues, int queue_count);
 

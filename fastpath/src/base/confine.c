@@ -19,6 +19,7 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <linux/sockios.h>
 #include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -244,7 +245,7 @@ enum {
 static void emit_forwarder(struct filter *filter)
 {
 	const uint32_t families[] = { AF_UNIX };
-	const uint32_t requests[] = { FIONREAD, FIONBIO };
+	const uint32_t requests[] = { FIONREAD, FIONBIO, SIOCOUTQ };
 	const uint32_t limits[] = { PR_GET_NAME, PR_SET_VMA };
 	emit_calls(filter, forwarder_calls, COUNT(forwarder_calls), SECCOMP_RET_ALLOW);
 	emit_bits(filter, SYS_mmap, 2, PROT_EXEC, SECCOMP_RET_ALLOW);

@@ -55,6 +55,7 @@ struct packet {
 	uint8_t account;    // enum packet_account
 	uint8_t family;     // of the IP header, once known
 	uint16_t l3;        // offset of the IP header from data, once known
+	uint16_t joined;    // received packets that it stands for, itself not counted (forward/join.h)
 	uint32_t trace;     // TRACE_ID: its number, if somebody watches; TRACE_FATE: only its end is of interest
 	struct packet *next; // free list, queues
 };

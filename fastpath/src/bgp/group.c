@@ -212,9 +212,8 @@ void group_leave(struct bgp_table *t, struct peer *peer, uint32_t f)
 		trim(t, g);
 }
 
-static bool for_member(const struct chunk *chunk, uint32_t peer)
+bool for_member(const struct audience *a, uint32_t peer)
 {
-	const struct audience *a = &chunk->audience;
 	return a->only != 0 ? a->only == peer : a->except[0] != peer && a->except[1] != peer;
 }
 
@@ -230,7 +229,7 @@ static int split_chunks(struct bgp_table *t, struct update_group *from, struct u
 	to->chunk_room = (uint32_t)(end - next);
 	for (; next < end; next++) {
 		const struct chunk *chunk = chunk_of(from, next);
-		if (!for_member(chunk, peer->number))
+		if (!for_member(&chunk->audience, peer->number))
 			continue;
 		struct chunk *copy = memory_take(t, sizeof(*copy));
 		uint8_t *bytes = copy == NULL ? NULL : memory_take(t, chunk->size);
@@ -248,7 +247,7 @@ static int split_chunks(struct bgp_table *t, struct update_group *from, struct u
 }
 
 // Take over what members were told, and what waits or was grouped and has not left.
-static int split_state(struct bgp_table *t, const struct update_group *from, struct update_group *to)
+static int split_state(struct bgp_table *t, const struct update_group *from, struct update_group *to, uint32_t peer)
 {
 	if (from->room != 0 && group_grow(t, to, from->room - 1) < 0)
 		return -ENOMEM;
@@ -266,8 +265,8 @@ static int split_state(struct bgp_table *t, const struct update_group *from, str
 	to->before = from->before;
 	to->walk = from->walk;
 	to->end_of_rib = from->end_of_rib;
-	to->forced = from->forced || from->run.count != 0;
-	return 0;
+	to->forced = from->forced || from->run.count != 0 || (from->run.building && from->run.forced);
+	return run_take_withdrawals(t, &from->run, to, peer);
 }
 
 static int group_split(struct bgp_table *t, struct peer *peer, uint32_t f)
@@ -276,7 +275,7 @@ static int group_split(struct bgp_table *t, struct peer *peer, uint32_t f)
 	struct update_group *to = group_make(t, &from->key, f);
 	if (to == NULL)
 		return -ENOMEM;
-	int error = split_state(t, from, to);
+	int error = split_state(t, from, to, peer->number);
 	if (error == 0)
 		error = split_chunks(t, from, to, peer);
 	if (error < 0) {
@@ -301,6 +300,7 @@ static int group_rekey(struct bgp_table *t, struct peer *peer, uint32_t f)
 	struct update_group *g = peer->out[f].group;
 	g->before = g->key;
 	export_key_make(peer, f, &g->key);
+	g->run.keys++;
 	g->walk = 0;
 	g->walking = true;
 	return 0;
@@ -540,7 +540,7 @@ static int copy_out(struct bgp_table *t, struct peer *peer, uint32_t f, uint8_t 
 		struct update_group *g = m->group;
 		for (; m->next_chunk < g->first_chunk + g->chunk_count; m->next_chunk++) {
 			struct chunk *chunk = chunk_of(g, m->next_chunk);
-			if (chunk->size != 0 && for_member(chunk, peer->number)) {
+			if (chunk->size != 0 && for_member(&chunk->audience, peer->number)) {
 				if (chunk->size > room - *size)
 					return 1;
 				memcpy(buffer + *size, chunk->bytes, chunk->size);

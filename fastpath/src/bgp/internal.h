@@ -120,7 +120,7 @@ enum route_flags {
 	ROUTE_DIRTY = 1, ROUTE_HELD = 2, ROUTE_HELD_CHANGED = 4, ROUTE_WATCHED = 8, ROUTE_FIB_WAITS = 16,
 	ROUTE_TOUCHED = 32, // the best path was replaced or removed
 	ROUTE_LIVE = 64,
-	ROUTE_INSTALLED = 128 // in the segment
+	ROUTE_INSTALLED = 128 // in the segment; of a held one: it may be, by our hand or the RIB's
 };
 
 // A prefix.  Its paths are bundles, the oldest first.
@@ -207,6 +207,7 @@ struct chain {
 	uint32_t bundle;           // 0: withdraw
 	struct audience audience;
 	bool denied;               // by policy
+	uint32_t judged;           // when that was found, by run.keys; 0: it was not
 	uint32_t first;            // item, 1 + number
 };
 
@@ -221,6 +222,7 @@ struct run {
 	uint64_t *bits;            // routes of its items
 	bool forced;               // equal ones leave too
 	bool building;
+	uint32_t keys;             // that the group has had while this was built
 	uint32_t same_a, same_b;   // the last two bundles that were compared
 	bool same;
 };
@@ -485,6 +487,7 @@ void group_leave(struct bgp_table *t, struct peer *peer, uint32_t f);
 int group_restart(struct bgp_table *t, struct peer *peer, uint32_t f);
 // The neighbor has other settings: owe it what leaves otherwise than before.
 int group_change(struct bgp_table *t, struct peer *peer, uint32_t f);
+bool for_member(const struct audience *audience, uint32_t peer);
 bool groups_use_policy(const struct bgp_table *t, uint32_t number);
 // Owe members the prefix anew, if its best path differs from what they were told.
 int groups_mark(struct bgp_table *t, uint32_t f, uint32_t number, uint32_t best);
@@ -504,6 +507,8 @@ uint32_t group_told(const struct update_group *group, uint32_t number);
 // --- run.c ---
 // Group what is pending by bundle, at most `budget` prefixes.  -ENOMEM.
 int run_build(struct bgp_table *t, struct update_group *group, uint32_t *budget);
+// A member has gone to a group of its own: that one owes it the withdrawals that have not left.
+int run_take_withdrawals(struct bgp_table *t, const struct run *from, struct update_group *to, uint32_t peer);
 // Let go of its chains; the items have left.
 void run_clear(struct bgp_table *t, struct run *run);
 void run_free(struct bgp_table *t, struct run *run);

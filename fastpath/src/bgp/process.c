@@ -342,7 +342,10 @@ static int drain(struct bgp_table *t, uint32_t f, struct list *list, uint8_t fla
 		uint32_t number = list_pop(t, list);
 		struct route *route = route_at(&t->routes[f], number);
 		route->flags &= (uint8_t)~flag;
-		bgp_route_fill(t, f, route, &out[count++]);
+		bgp_route_fill(t, f, route, &out[count]);
+		if (flag == ROUTE_HELD_CHANGED && t->writer != NULL && route->flags & ROUTE_HELD && out[count].installed)
+			route->flags |= ROUTE_INSTALLED; // the RIB may write it
+		count++;
 		routes_release(t, f, number);
 	}
 	return (int)count;
@@ -398,6 +401,16 @@ static int find_or_make(struct bgp_table *t, const struct prefix *prefix, uint32
 	return made == 0 ? -ENOMEM : 0;
 }
 
+// Write at once how things stand, where something does.
+static int write_now(struct bgp_table *t, uint32_t f, struct route *route)
+{
+	if (t->writer == NULL || (route->group == 0 && !(route->flags & ROUTE_INSTALLED)))
+		return 0;
+	struct route_change change;
+	change_make(t, f, route, &change);
+	return table_writer_apply(t->writer, &change, 1);
+}
+
 int bgp_hold(struct bgp_table *t, const struct prefix *prefix)
 {
 	uint32_t f, number;
@@ -409,14 +422,20 @@ int bgp_hold(struct bgp_table *t, const struct prefix *prefix)
 		return 0;
 	route->flags |= ROUTE_HELD;
 	t->held_count++;
-	// What stands in the FIB stays until the RIB writes over it.
+	// What stands in the FIB stays until the RIB writes over it; if there is nothing to write, it goes now.
+	struct bgp_route known;
+	bgp_route_fill(t, f, route, &known);
 	uint16_t group = route->group;
 	route->group = 0;
+	if (!known.installed)
+		error = write_now(t, f, route);
+	else
+		t->installed -= (route->flags & ROUTE_INSTALLED) != 0;
 	if (group != 0)
 		hop_group_drop(t, group);
-	t->installed -= (route->flags & ROUTE_INSTALLED) != 0;
-	route->flags &= (uint8_t)~ROUTE_INSTALLED;
-	return route->best == BEST_NONE ? 0 : note(t, &t->routes[f].held, route, number, ROUTE_HELD_CHANGED);
+	if (error < 0 || route->best == BEST_NONE)
+		return error;
+	return note(t, &t->routes[f].held, route, number, ROUTE_HELD_CHANGED);
 }
 
 int bgp_unhold(struct bgp_table *t, const struct prefix *prefix)
@@ -430,15 +449,11 @@ int bgp_unhold(struct bgp_table *t, const struct prefix *prefix)
 	struct route *route = route_at(&t->routes[f], found - 1);
 	route->flags &= (uint8_t)~ROUTE_HELD;
 	t->held_count--;
+	t->installed += (route->flags & ROUTE_INSTALLED) != 0;
 	bool moved;
 	int error = route_install(t, f, found - 1, true, &moved);
-	if (error == 0 && t->writer == NULL)
-		error = fib_change(t, f, found - 1);
-	if (error == 0 && t->writer != NULL && route->group != 0) { // at once: the RIB counts on it
-		struct route_change change;
-		change_make(t, f, route, &change);
-		error = table_writer_apply(t->writer, &change, 1);
-	}
+	if (error == 0)
+		error = t->writer == NULL ? fib_change(t, f, found - 1) : write_now(t, f, route); // the RIB counts on it
 	routes_release(t, f, found - 1);
 	return error;
 }

@@ -163,8 +163,10 @@ static int wanted_check(struct bgp_table *t, struct update_group *g, uint32_t bu
 	struct chain *chain = chain_get(t, &g->run, bundle, group_audience(t, g, bundle), &made);
 	if (chain == NULL)
 		return -ENOMEM;
-	if (made)
+	if (chain->judged != 1 + g->run.keys) {
+		chain->judged = 1 + g->run.keys;
 		chain->denied = !rewrite(t, g, bundle_at(t, bundle), prefix, t->encoded, &result);
+	}
 	*wanted = !chain->denied;
 	return 0;
 }
@@ -353,6 +355,23 @@ static void withdrawals_first(struct run *run)
 		run->chains[i] = run->chains[done];
 		run->chains[done++] = chain;
 	}
+}
+
+int run_take_withdrawals(struct bgp_table *t, const struct run *from, struct update_group *to, uint32_t peer)
+{
+	for (uint32_t i = from->at; i < from->chain_count; i++) {
+		const struct chain *chain = &from->chains[i];
+		if (chain->bundle != 0 || !for_member(&chain->audience, peer))
+			continue;
+		for (uint32_t at = chain->first; at != 0; at = from->items[at - 1].next) {
+			int error = item_add(t, to, 0, (struct audience){0}, from->items[at - 1].route, 0);
+			if (error < 0)
+				return error;
+		}
+	}
+	if (to->run.bucket_count != 0)
+		memset(to->run.buckets, 0, to->run.bucket_count * sizeof(*to->run.buckets));
+	return 0;
 }
 
 int run_build(struct bgp_table *t, struct update_group *g, uint32_t *budget)

@@ -12,6 +12,7 @@
 #include "bulk/mirror.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -40,8 +41,9 @@ static uint64_t now_ns(void)
 
 static void drain(void)
 {
-	const struct timespec pause = { .tv_nsec = DRAIN_NS };
-	nanosleep(&pause, NULL);
+	struct timespec left = { .tv_nsec = DRAIN_NS };
+	while (nanosleep(&left, &left) < 0 && errno == EINTR)
+		;
 }
 
 static void mirror_full(struct table_writer *w, struct mirror *m)
@@ -175,6 +177,15 @@ static int mirror_silence(struct bypass_fib *fib)
 	return -EBUSY;
 }
 
+// But for the epoch, which is never 0 in between: a program that has just read it announces that.
+static void mirror_clear(struct bypass_fib *fib, uint64_t epoch)
+{
+	const size_t before = offsetof(struct bypass_fib, tables.epoch), after = before + sizeof(fib->tables.epoch);
+	PUBLISH(&fib->tables.epoch, epoch, "mirror epoch");
+	memset(fib, 0, before);
+	memset((char *)fib + after, 0, sizeof(*fib) - after);
+}
+
 static int mirror_start(struct table_writer *w, struct mirror *m, void *base, uint64_t size)
 {
 	m->fib = base;
@@ -185,8 +196,7 @@ static int mirror_start(struct table_writer *w, struct mirror *m, void *base, ui
 	int error = mirror_silence(m->fib);
 	if (error < 0)
 		return error;
-	memset(m->fib, 0, sizeof(*m->fib));
-	m->fib->tables.epoch = w->tables->epoch;
+	mirror_clear(m->fib, w->tables->epoch);
 	return arena_open(&m->writer.arena, -1, base, size, sizeof(*m->fib), &m->fib->tables.arena_end);
 }
 

@@ -38,19 +38,24 @@ struct subject {
 	uint32_t length;
 };
 
-bool control_allow(struct forward *f, uint16_t interface, enum control_class class)
+static bool allow(struct forward *f, uint16_t interface, enum control_class class, uint32_t packets)
 {
 	struct control_counters *counters = &f->state->control_plane[class];
 	const struct bucket_rate *rate = &f->police->control[class];
 
 	if (interface == 0 || interface >= MAX_INTERFACES)
 		return true;
-	if (rate->cost == 0 || bucket_take(&f->police->control_full[interface][class], rate, f->now, 1)) {
-		counters->passed++;
+	if (rate->cost == 0 || bucket_take(&f->police->control_full[interface][class], rate, f->now, packets)) {
+		counters->passed += packets;
 		return true;
 	}
-	counters->dropped++;
+	counters->dropped += packets;
 	return false;
+}
+
+bool control_allow(struct forward *f, uint16_t interface, enum control_class class)
+{
+	return allow(f, interface, class, 1);
 }
 
 // The sender has an address of the link that the packet came by.
@@ -147,7 +152,7 @@ static enum control_class classify(const struct forward *f, const struct subject
 
 static enum drop_reason decide(struct forward *f, const struct packet *packet, enum control_class class)
 {
-	return control_allow(f, packet->ingress, class) ? DROP_NONE : DROP_CONTROL_PLANE;
+	return allow(f, packet->ingress, class, packet->joined + 1u) ? DROP_NONE : DROP_CONTROL_PLANE;
 }
 
 enum drop_reason control_local4(struct forward *f, const struct packet *packet)

@@ -8,8 +8,8 @@
 // checksum left to others.  The checksum of each is verified first; one that is wrong is left as it is.
 //
 // Only segments to our own addresses: what passes through stays as it came.  Not supported: tagged frames, IPv4
-// options, IPv6 extension headers; interfaces with ingress stages, observed packets and several workers, where each
-// packet counts for itself.
+// options, IPv6 extension headers; interfaces with ingress stages, observed packets and what workers hand over, where
+// each packet is looked at by itself.
 #include "forward/join.h"
 
 #include "base/cksum.h"
@@ -197,6 +197,7 @@ static struct packet *join(struct forward *f, struct packet **packets, const str
 	super->length = bytes;
 	super->port = packets[0]->port;
 	super->account = packets[0]->account;
+	super->joined = (uint16_t)(count - 1);
 	head(super, &segments[0], &segments[count - 1]);
 	return super;
 }
@@ -218,12 +219,12 @@ int join_batch(struct forward *f, const struct interface_entry *in, struct packe
 			kept += found;
 			continue;
 		}
-		// Counted as they came: of one packet more will be told when the super-packet is.
-		counters->rx_packets += (uint64_t)found - 1;
-		counters->rx_bytes += (uint64_t)(found - 1) * segments[0].header;
-		counters->punt_packets += (uint64_t)found - 1;
-		for (int k = 0; k < found; k++)
+		// Bytes as they came, with what links pad; the super-packet's own are counted with it.
+		counters->rx_bytes -= super->length;
+		for (int k = 0; k < found; k++) {
+			counters->rx_bytes += packets[i + k]->length;
 			packet_put(f->pool, packets[i + k]);
+		}
 		packets[kept++] = super;
 	}
 	return kept;

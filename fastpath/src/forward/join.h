@@ -4,7 +4,8 @@
 
 #include "forward/forward.h"
 
-// Join what can be joined of a batch that came in on an untagged interface; packets[0..result) are left, in order.
+// Join what can be joined of a batch that came in on an untagged interface; packets[0..result) are left, in order.  The
+// caller counts `joined` packets more, where each of those ends.
 int join_batch(struct forward *f, const struct interface_entry *in, struct packet **packets, int count);
 
 #endif

@@ -346,12 +346,19 @@ static bool transit_one(struct forward *f, struct arrival *arrival, struct packe
 
 // --- batches ---
 
-static void general(struct forward *f, struct packet *packet)
+static void general(struct forward *f, const struct interface_entry *in, struct packet *packet)
 {
+	uint16_t joined = packet->joined;
 	enum drop_reason reason = ethernet_input(f, packet);
 
 	if (reason != DROP_NONE)
 		packet_drop(f, packet, reason);
+	if (joined == 0)
+		return;
+	// Those share its fate.
+	struct interface_counters *counters = &f->counters[in->index];
+	counters->rx_packets += joined;
+	*(reason == DROP_NONE ? &counters->punt_packets : &counters->drops[reason]) += joined;
 }
 
 static void look_up(const struct forward *f, struct packet **packets, const uint8_t *families, int count, uint8_t family,
@@ -388,7 +395,7 @@ void transit_receive(struct forward *f, uint16_t port, struct packet **packets, 
 
 	if (transit == NULL || count > BATCH_SIZE || !open_to_transit(f, arrival.in)) {
 		for (int i = 0; i < count; i++)
-			general(f, packets[i]);
+			general(f, arrival.in, packets[i]);
 		return;
 	}
 	arrival.mac = load_mac(arrival.in->mac);
@@ -404,7 +411,7 @@ void transit_receive(struct forward *f, uint16_t port, struct packet **packets, 
 	look_up(f, packets, families, count, FAMILY_IPV6, groups);
 	for (int i = 0; i < count; i++) {
 		if (families[i] == 0 || !transit_one(f, &arrival, packets[i], families[i], groups[i]))
-			general(f, packets[i]);
+			general(f, arrival.in, packets[i]);
 	}
 	f->counters[arrival.in->index].rx_packets += arrival.packets;
 	f->counters[arrival.in->index].rx_bytes += arrival.bytes;

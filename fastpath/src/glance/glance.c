@@ -2,7 +2,7 @@
 //
 // Waking Python fifty times a second for a look at a few words costs ten times as much as the look.  A word that says
 // "at work" for the first time is looked at again as soon as its patience is over; what is at work all the time, with
-// another word at each look, is left in peace.
+// another word at each look, is left in peace.  A hit ends the sleep once: who knows of it already may sleep on.
 #define _GNU_SOURCE
 #include "abi/glance.h"
 
@@ -29,13 +29,15 @@ static uint64_t least(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-// One look; `again` falls to the nanoseconds until the next one, where that has to be soon.
+// One look; the number of hits that were none before.  `again` falls to the nanoseconds until the next look, where that
+// has to be soon.
 static int look_words(struct glance_word *words, int count, uint64_t now, uint64_t *again)
 {
 	int hits = 0;
 	for (int i = 0; i < count; i++) {
 		struct glance_word *w = &words[i];
 		uint64_t value = __atomic_load_n(w->word, __ATOMIC_RELAXED), before = w->seen;
+		bool known = w->hit != 0 && value == before;
 		w->seen = value;
 		w->hit = 0;
 		if ((value & w->mask) == 0)
@@ -46,7 +48,7 @@ static int look_words(struct glance_word *words, int count, uint64_t now, uint64
 				*again = least(*again, w->patience_ns);
 		} else if (now - w->since_ns >= w->patience_ns) {
 			w->hit = 1;
-			hits++;
+			hits += !known;
 		} else {
 			*again = least(*again, w->since_ns + w->patience_ns - now);
 		}
@@ -76,10 +78,11 @@ static int look_queues(struct glance_queue *queues, int count)
 	return hits + look_some_queues(queues, count);
 }
 
-int glance_look(struct glance_word *words, int word_count, struct glance_queue *queues, int queue_count)
+void glance_look(struct glance_word *words, int word_count, struct glance_queue *queues, int queue_count)
 {
 	uint64_t again = UINT64_MAX;
-	return look_words(words, word_count, clock_ns(), &again) + look_queues(queues, queue_count);
+	(void)look_words(words, word_count, clock_ns(), &again);
+	(void)look_queues(queues, queue_count);
 }
 
 int glance_sleep(int epoll_fd, int64_t timeout_ns, int64_t interval_ns, struct glance_word *words, int word_count,

@@ -198,13 +198,14 @@ static void request_name(struct server *server, struct connection *connection, c
 	}
 	memcpy(&name, request->body, sizeof(name));
 	uint32_t slot = request->header.socket;
+	bool bare = entry->flags & SOCKET_CONNECTED; // perhaps by this very request, whose answer was lost: it has a mark
 	int error = request->header.op == RSOCK_OP_BIND ? bind_checked(server, entry, slot, &name) : connect_checked(server, entry, slot, &name);
 	struct {
 		struct rsock_name name;
 		struct rsock_kept kept;
 	} __attribute__((packed)) answer;
 	uint32_t marked = 0;
-	bool keeps = error == 0 && request->header.op == RSOCK_OP_CONNECT && request->length >= sizeof(answer) &&
+	bool keeps = error == 0 && !bare && request->header.op == RSOCK_OP_CONNECT && request->length >= sizeof(answer) &&
 		sockets_mark(server, slot, &marked);
 	answer.kept.marked = marked;
 	name_of(entry, &name);

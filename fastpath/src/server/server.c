@@ -134,6 +134,11 @@ int server_event(struct server *server, uint64_t data, uint32_t events, uint64_t
 	}
 }
 
+bool server_is_datagrams(uint64_t data)
+{
+	return (data & SERVER_EVENT) != 0 && ((data >> 56) & 0x7f) == EVENT_SOCKET;
+}
+
 int server_poll(struct server *server, uint64_t now)
 {
 	server->now = now;

@@ -36,6 +36,8 @@ int server_listen(struct server *server, int listener_fd, int tables_ro_fd, int 
 // An epoll event whose data.u64 has SERVER_EVENT set; returns messages handled.
 #define SERVER_EVENT (1ull << 63)
 int server_event(struct server *server, uint64_t data, uint32_t events, uint64_t now);
+// Whether such an event is of a datagram or raw socket of an app.
+bool server_is_datagrams(uint64_t data);
 // How many apps were given an answer or bytes lately and have not come back since?  They may wait for this very processor.
 uint32_t server_owed(struct server *server, uint64_t now);
 // A new round begins: everybody may have a turn again.

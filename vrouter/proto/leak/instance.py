@@ -498,6 +498,9 @@ class Leak(Silent):
     def _suspend(self, link: Link, now: float, reason: str) -> list[Output]:
         """Look for the other end again; what the session brought stays for a while."""
         was = link.session
+        if was is None or not was.router:  # it has brought nothing: what is stale has the time that it had
+            link.forget()
+            return self._search(link, now, was, reason)
         overdue = self._take(link, link.sweep())  # since the last time already
         link.suspend(now + _AWAY)
         return [*overdue, *self._search(link, now, was, reason)]

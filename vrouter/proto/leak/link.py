@@ -122,10 +122,14 @@ class Link:
         return gone
 
     def suspend(self, until: float) -> None:
-        """Forget the session, and keep for a while what it brought: the other router forwards without its control."""
-        self.session = None
+        """Be without the session, and keep for a while what it brought: the other router forwards on, maybe."""
         self.stale = dict.fromkeys(self.received)
         self.stale_until = until if self.stale else math.inf
+        self.forget()
+
+    def forget(self) -> None:
+        """Be without a session: nothing has been said."""
+        self.session = None
         self.sent.clear()
         self.dirty.clear()
 

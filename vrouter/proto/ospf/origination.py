@@ -196,7 +196,7 @@ class Origination:
             return
         if (database.scope, entry.header.key) in self._wanted:
             self._issue(database, entry.header.key, ahead_of=entry)
-        else:
+        elif database.get(entry.header.key) is not None or self._core.flooding.has_room(database):
             self._core.flooding.flush(database, entry)
 
     def purged(self, database: Database, entry: Entry) -> None:

@@ -576,7 +576,7 @@ class Rip(Silent):
         hops = tuple(Hop(HopKind.FORWARD, path.interface, path.gateway) for path in row.paths)
         origin = RipOrigin(best.neighbor, best.interface)
         return Route(
-            row.prefix, Protocol.RIP, hops, self.settings.preference, row.metric, self.dialect.name, row.tag, origin
+            row.prefix, Protocol.RIP, hops, self.settings.preference, best.metric, self.dialect.name, best.tag, origin
         )
 
 

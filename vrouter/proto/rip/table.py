@@ -205,16 +205,17 @@ class Table:
             self._lose(row, known, now)
             return
         best = min(one.metric for one in row.paths)
-        before = (row.metric, row.tag)
+        told, heard = (row.metric, row.tag), (row.paths[0].metric, row.paths[0].tag)
         if path.metric > best and len(row.paths) > 1:
             row.paths.remove(known)
         elif path.metric < best:
             row.paths = [path]
         else:
             row.paths[row.paths.index(known)] = path
-        if known.gateway != path.gateway or (row.metric, row.tag) != before or path.metric > best:
+        first = row.paths[0]
+        if known.gateway != path.gateway or (first.metric, first.tag) != heard or path.metric > best:
             self.touched.add(row.prefix)
-        if (row.metric, row.tag) != before:
+        if (row.metric, row.tag) != told:
             self.changed.add(row.prefix)
 
     def _hear_new(self, row: Row, path: Path, now: float) -> None:
