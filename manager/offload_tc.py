@@ -62,18 +62,17 @@ class AtTap:
         constants = {**maps.constants, "port": port.id, "partial": 0}
         with Netlink(port.place.netns_fd) as netlink:
             link = netlink.link_at(port.ifindex)
-        if link is None:
-            raise RefusedError("its device is gone")
-        for feature in UNSENDABLE:
-            if ethtool.feature(port.place.netns_fd, link.name, feature):
-                raise RefusedError(f"packets come joined for receivers only: ethtool -K {link.name} {feature} off")
-        with (
-            Netlink(port.place.netns_fd) as netlink,
-            bpf_objects.load(FILTER, maps={**shared, "headers": self._headers}, constants=constants) as chooses,
-            bpf_objects.load(PROGRAM, maps=shared, constants=constants) as sends,
-        ):
-            netlink.set_filter(port.ifindex, bpf.PRIORITY, bpf.WHOLE_DEVICE, sends.fd)
-            port.choose_frames(chooses.fd)
+            if link is None:
+                raise RefusedError("its device is gone")
+            for feature in UNSENDABLE:
+                if ethtool.feature(port.place.netns_fd, link.name, feature):
+                    raise RefusedError(f"packets come joined for receivers only: ethtool -K {link.name} {feature} off")
+            with (
+                bpf_objects.load(FILTER, maps={**shared, "headers": self._headers}, constants=constants) as chooses,
+                bpf_objects.load(PROGRAM, maps=shared, constants=constants) as sends,
+            ):
+                netlink.set_filter(port.ifindex, bpf.PRIORITY, bpf.WHOLE_DEVICE, sends.fd)
+                port.choose_frames(chooses.fd)
 
     def detach(self, port: RingPort) -> None:
         """Take the filter off; the program stays until it has sent what the filter has refused."""

@@ -38,11 +38,10 @@ from rsock.client_core import (
     total,
 )
 from rsock.poll import look
-from rsock.wire import DATAGRAM, Op
+from rsock.wire import DATAGRAM, MAX_BODY, Op
 
 _ERRQUEUE: Final = stdlib.MSG_ERRQUEUE
 _MAX_ANCILLARY: Final = 0x7FFFFFFF
-_LARGEST_BODY: Final = 12224  # of a request
 
 Buffer = bytes | bytearray | memoryview
 
@@ -141,13 +140,13 @@ class DatagramSocket(RouterSocket, kinds=(stdlib.SOCK_DGRAM, stdlib.SOCK_RAW)):
         """Have what was received before connect, up to the mark, come again in the new form."""
         while self._readable():
             try:
-                record = super().recv(DATAGRAM.size + _LARGEST_BODY + 1)
+                record = super().recv(DATAGRAM.size + MAX_BODY + 1)
                 header = parse_datagram(record)
             except (OSError, ProtocolError):
                 break  # the router has gone, which the next call tells
             if header.is_mark:
                 break
-            if not header.is_error and len(record) <= DATAGRAM.size + _LARGEST_BODY:
+            if not header.is_error and len(record) <= DATAGRAM.size + MAX_BODY:
                 with contextlib.suppress(OSError):  # no room: lost, as on any full queue
                     self._call(Op.BACK, record[DATAGRAM.size :])
 

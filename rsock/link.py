@@ -20,9 +20,8 @@ from typing import Final
 
 from rsock.client_core import Message, ProtocolError, Requests, parse_record
 from rsock.errors import VRDown, error_of
-from rsock.wire import Flag, Op
+from rsock.wire import MAX_MESSAGE, Flag, Op
 
-_ROOM: Final = 12288
 _FDS: Final = socket.CMSG_SPACE(16)
 _HINT: Final = 0.1  # seconds
 _IDLE: Final = 4  # connections that are kept
@@ -60,7 +59,7 @@ class _Connection:
         """Wait for the reply to a request; what else comes is late and is dropped."""
         while True:
             self._until(deadline)
-            data, ancillary, _flags, _address = self._peer.recvmsg(_ROOM, _FDS, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, _flags, _address = self._peer.recvmsg(MAX_MESSAGE, _FDS, socket.MSG_CMSG_CLOEXEC)
             fds = _collect(ancillary) if ancillary else []
             try:
                 if not data:

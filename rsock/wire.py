@@ -49,6 +49,8 @@ from typing import Final, NamedTuple
 
 MAGIC: Final = 0x3152  # "R1"
 VERSION: Final = 1
+MAX_MESSAGE: Final = 12288  # bytes of a request or reply on a VR's socket
+MAX_BODY: Final = MAX_MESSAGE - 64  # of what stands in one behind its header
 # Level and name of the option and of the ancillary item that name a virtual router; as in rsock.h.
 SOL_RSOCK: Final = 0x5253
 RSOCK_VR: Final = 1

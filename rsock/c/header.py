@@ -5,7 +5,16 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-_NUMBERS = ("MAGIC", "VERSION", "STREAM_APP_BUFFER", "STREAM_FILLER", "STREAM_FULL", "STREAM_CONNECTED_BUFFER")
+_NUMBERS = (
+    "MAGIC",
+    "VERSION",
+    "MAX_MESSAGE",
+    "MAX_BODY",
+    "STREAM_APP_BUFFER",
+    "STREAM_FILLER",
+    "STREAM_FULL",
+    "STREAM_CONNECTED_BUFFER",
+)
 
 
 def text() -> str:

@@ -28,7 +28,7 @@
 enum {
 	CLIENT_ROUTERS = 1024,       // that one process can use
 	CLIENT_RUN_DIR = 72,         // vr/NAME.sock must fit into a sockaddr_un behind it
-	CLIENT_BODY = 12224,         // bytes of a request or reply behind its header
+	CLIENT_BODY = RSOCK_MAX_BODY, // bytes of a request or reply behind its header
 	CLIENT_OPTION = 8448,        // of an option's value
 	MAP_ENTRIES = 64
 };

@@ -21,13 +21,12 @@ from typing import Final
 
 from rsock.client_core import ProtocolError, parse_record
 from rsock.poll import Poll
-from rsock.wire import HEADER, MAGIC, Op
+from rsock.wire import HEADER, MAGIC, MAX_MESSAGE, Op
 
 PATIENCE: Final = 5.0
 LOOK: Final = 1.0
 RETRY: Final = 0.005
 OUT: Final = 16
-_ROOM: Final = 12288
 _FDS: Final = 4
 
 Done = Callable[[int, bytes, int], None]  # errno, body, fd or -1
@@ -147,7 +146,7 @@ class Forwarder:
     def _receive(self) -> bool:
         assert self._peer is not None
         try:
-            data, fds, _flags, _address = socket.recv_fds(self._peer, _ROOM, _FDS, socket.MSG_CMSG_CLOEXEC)
+            data, fds, _flags, _address = socket.recv_fds(self._peer, MAX_MESSAGE, _FDS, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return False
         except OSError:

@@ -11,14 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from rsock.remote.ends import Datagrams, Stream, peer_is_ours
-from rsock.wire import HEADER, MAGIC, Flag, Op, layout
+from rsock.wire import HEADER, MAGIC, MAX_MESSAGE, Flag, Op, layout
 
 if TYPE_CHECKING:
     from rsock.remote.ends import End
     from rsock.remote.pump import Pump
 
 _BACKLOG: Final = 64
-_MAX_REQUEST: Final = 12288
 _OPEN: Final = layout("rsock_open")
 _OPENED: Final = layout("rsock_opened")
 _OPTION: Final = layout("rsock_option")
@@ -64,7 +63,7 @@ class Caller:
 
     def _on_events(self, _events: int) -> None:
         try:
-            record = self.peer.recv(_MAX_REQUEST) if self.peer is not None else b""
+            record = self.peer.recv(MAX_MESSAGE) if self.peer is not None else b""
         except BlockingIOError:
             return
         except OSError:

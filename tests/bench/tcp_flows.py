@@ -8,21 +8,18 @@ CUBIC is asked for on every kernel socket.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from compiled import TRAFFIC, program
 from lab import LabError
 from wire import strict
 
@@ -33,21 +30,11 @@ if TYPE_CHECKING:
 
     from lab import Lab, Namespace
 
-SOURCE: Final = Path(__file__).resolve().parent.parent / "traffic" / "tcptraffic.c"
+SOURCE: Final = TRAFFIC / "tcptraffic.c"
 VISITS: Final = Path(__file__).resolve().parent / "tcp_visits.py"
 SIZE: Final = 64  # of a question, and of its answer
 _ports: Final = itertools.count(7000)
 Flow = tuple[subprocess.Popen[str], subprocess.Popen[str]]
-
-
-@functools.cache
-def binary() -> str:
-    """Compile, give the path; the directory goes with the process."""
-    directory = tempfile.mkdtemp(prefix="tcptraffic-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    path = f"{directory}/tcptraffic"
-    subprocess.run(["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", path, str(SOURCE)], check=True)
-    return path
 
 
 def result(process: subprocess.Popen[str], timeout: float = 60.0) -> dict[str, float]:
@@ -73,7 +60,7 @@ class Ends:
 
     def tool(self, namespace: Namespace, *words: object) -> subprocess.Popen[str]:
         """Run the program in a namespace; one that serves does so already."""
-        command = namespace.command(binary(), *map(str, words))
+        command = namespace.command(program(SOURCE), *map(str, words))
         process = self.lab.helper(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         assert process.stdout is not None
         if str(words[1]).startswith("at:") and process.stdout.readline() != "ready\n":
@@ -189,7 +176,7 @@ class RouterEnds(Ends):
         """Have the program go on with a socket."""
         made.setblocking(True)
         fd = made.fileno()
-        command = [binary(), mode, f"fd:{fd}", *map(str, words)]
+        command = [program(SOURCE), mode, f"fd:{fd}", *map(str, words)]
         options: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "pass_fds": [fd]}
         return self.lab.helper(command, start_new_session=True, **options)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from compiled import TRAFFIC, program
 from lab import Lab, wait_until
 
 from tests.unit import packets as p
@@ -39,7 +40,7 @@ IDLE_SHARE: Final = 0.01  # of a core
 SLOWER: Final = 1.2
 ROUNDS: Final = 15
 PINGS: Final = 350
-SOURCE: Final = Path(__file__).resolve().parent.parent / "traffic" / "flood.c"
+SOURCE: Final = TRAFFIC / "flood.c"
 
 
 def family(pid: int) -> Iterator[int]:
@@ -134,9 +135,8 @@ class Two:
         return times[int(len(times) * 0.99)]
 
 
-def test_a_busy_router_leaves_another_its_latency(tmp_path: Path) -> None:
-    flood = str(tmp_path / "flood")
-    subprocess.run(["gcc", "-std=gnu11", "-O2", "-o", flood, str(SOURCE)], check=True)
+def test_a_busy_router_leaves_another_its_latency() -> None:
+    flood = program(SOURCE)
     with Lab() as lab:
         two = Two(lab, flood)
         idle, busy = [], []

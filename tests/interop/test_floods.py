@@ -11,17 +11,16 @@ tries all kinds, FLOOD_RATE says how many packets a second.
 
 from __future__ import annotations
 
-import functools
 import os
 import random
 import struct
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from compiled import TRAFFIC, program
 from hosts import check_laws
 from peers import Bird, eventually
 from routing_lab import RoutingLab
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.root, pytest.mark.interop, pytest.mark.quiet]
 
-SOURCE: Final = Path(__file__).resolve().parent.parent / "traffic" / "flood.c"
+SOURCE: Final = TRAFFIC / "flood.c"
 RATE: Final = int(os.environ.get("FLOOD_RATE", "100000"))
 SECONDS: Final = 0.9
 TRANSIT: Final = 4000  # a second
@@ -172,16 +171,6 @@ USUAL: Final = (
 GREEDY: Final = ("scan of a /16", "scan of a /64", "fragments for us", "ARP for us")  # they leave something behind
 
 
-@functools.cache
-def flooder() -> str:
-    """Compile, give the path; the directory goes with the process."""
-    directory = tempfile.TemporaryDirectory(prefix="flood-")
-    flooder.directory = directory  # type: ignore[attr-defined]
-    path = f"{directory.name}/flood"
-    subprocess.run(["gcc", "-std=gnu11", "-O2", "-o", path, str(SOURCE)], check=True)
-    return path
-
-
 class Rig:
     """The router with its hosts and its neighbor."""
 
@@ -197,7 +186,7 @@ class Rig:
         frames = [KINDS[kind](to) for _ in range(FRAMES)]
         file = self.lab.run_dir / "frames"
         file.write_bytes(b"".join(struct.pack("<H", len(frame)) + frame for frame in frames))
-        command = self.lab.namespaces["alice"].command(flooder(), "in", str(RATE), str(SECONDS))
+        command = self.lab.namespaces["alice"].command(program(SOURCE), "in", str(RATE), str(SECONDS))
         with file.open("rb") as source:
             return self.lab.helper(command, stdin=source, stdout=subprocess.PIPE)
 

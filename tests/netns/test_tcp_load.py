@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from compiled import TRAFFIC, program
 from hosts import Capture, drops
 from lab import Lab
 from tcp_ends import (
@@ -36,17 +33,7 @@ pytestmark = [pytest.mark.quiet, pytest.mark.root]
 
 ECN: Final = 8
 FLOOD_RATE, FLOOD_SECONDS = 50_000, 2
-SOURCE: Final = File(__file__).resolve().parent.parent / "traffic" / "synflood.c"
-
-
-@functools.cache
-def flooder() -> str:
-    """Compile the sender of SYNs; give its path."""
-    directory = tempfile.mkdtemp(prefix="synflood-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    path = f"{directory}/synflood"
-    subprocess.run(["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", path, str(SOURCE)], check=True)
-    return path
+SOURCE: Final = TRAFFIC / "synflood.c"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +87,7 @@ def test_a_flood_of_syns(ends: Ends) -> None:
     mac = flood.ip("neigh", "show", "10.0.1.1").stdout.split()[4]
     server.start()
     words = ("eth0", mac, PATHS[0].ours, str(port), str(FLOOD_RATE), str(FLOOD_SECONDS))
-    sender = ends.lab.helper(flood.command(flooder(), *words), stdout=subprocess.PIPE, text=True)
+    sender = ends.lab.helper(flood.command(program(SOURCE), *words), stdout=subprocess.PIPE, text=True)
     tried = served = exchanged = 0
     longest = 0.0
     while sender.poll() is None:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from compiled import TRAFFIC, program
 
 if TYPE_CHECKING:
     from lab import Lab, Namespace
 
-SOURCE: Final = Path(__file__).resolve().parent.parent / "traffic" / "seqtraffic.c"
+SOURCE: Final = TRAFFIC / "seqtraffic.c"
 IDLE_MS: Final = 1000
-
-
-@functools.cache
-def binary() -> str:
-    """Compile, give the path; the directory goes with the process."""
-    directory = tempfile.TemporaryDirectory(prefix="seqtraffic-")
-    binary.directory = directory  # type: ignore[attr-defined]
-    path = f"{directory.name}/seqtraffic"
-    subprocess.run(["gcc", "-std=gnu11", "-O2", "-o", path, str(SOURCE)], check=True)
-    return path
 
 
 class Stream:
@@ -39,12 +28,12 @@ class Stream:
     def start(self, router_mac: str, source: str, destination: str) -> None:
         """Start the counter, wait until it listens, start the sender."""
         namespace, device = self._receiver
-        words = namespace.command(binary(), "count", device, self._tag, self._count, str(IDLE_MS))
+        words = namespace.command(program(SOURCE), "count", device, self._tag, self._count, str(IDLE_MS))
         self._counter = self._lab.started(words)
         namespace, device = self._sender
         mac = namespace.run("cat", f"/sys/class/net/{device}/address").stdout.strip()
         words = namespace.command(
-            binary(), "send", device, router_mac, mac, source, destination, self._tag, self._rate, self._count
+            program(SOURCE), "send", device, router_mac, mac, source, destination, self._tag, self._rate, self._count
         )
         self._generator = self._lab.helper(words, stdout=subprocess.DEVNULL)
 

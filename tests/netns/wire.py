@@ -19,20 +19,17 @@ super-segments.  Without both, a super-segment is impaired as one frame (see `wi
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
+from compiled import program
 from lab import LabError, Namespace
 
 if TYPE_CHECKING:
@@ -116,15 +113,9 @@ class Counters:
         return Counters(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})
 
 
-@functools.cache
 def binary() -> str:
-    """Compile, give the path; the directory goes with the process."""
-    directory = tempfile.mkdtemp(prefix="wire-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    path = f"{directory}/wire"
-    sources = [str(SOURCE / name) for name in PROGRAM]
-    subprocess.run(["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", path, *sources], check=True)
-    return path
+    """Compile the relay, give its path."""
+    return program(*(SOURCE / name for name in PROGRAM))
 
 
 class Relay:

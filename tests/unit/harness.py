@@ -131,6 +131,16 @@ def two_sided() -> list[Interface]:
     ]
 
 
+def meet_hosts(router: Router) -> None:
+    """Let the router know a host behind each of the two usual interfaces, by both families."""
+    for name, four, six, mac in (
+        ("a", "10.0.0.2", "2001:db8:a::2", HOST_A),
+        ("b", "10.0.1.2", "2001:db8:b::2", HOST_B),
+    ):
+        router.meet(name, four, mac)
+        router.meet(name, six, mac)
+
+
 class Router:
     """The core of one VR with its segments, ports and clock."""
 

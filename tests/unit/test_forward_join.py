@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tests.unit import packets as p
-from tests.unit.harness import HOST_A, HOST_B, ROUTER_A, Router, two_sided
+from tests.unit.harness import HOST_A, ROUTER_A, Router, meet_hosts, two_sided
 from tests.unit.policing import classes, publish
 
 if TYPE_CHECKING:
@@ -28,12 +28,7 @@ STAMPS: Final = struct.pack(">BBBBII", 1, 1, 8, 10, 77, 0)
 def router() -> Iterator[Router]:
     with Router(two_sided()) as made:
         made.settle()
-        for name, four, six, mac in (
-            ("a", "10.0.0.2", "2001:db8:a::2", HOST_A),
-            ("b", "10.0.1.2", "2001:db8:b::2", HOST_B),
-        ):
-            made.meet(name, four, mac)
-            made.meet(name, six, mac)
+        meet_hosts(made)
         made.settle()
         yield made
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit import packets as p
-from tests.unit.harness import HOST_A, HOST_B, ROUTER_A, ROUTER_B, Router, two_sided
+from tests.unit.harness import HOST_A, HOST_B, ROUTER_A, ROUTER_B, Router, meet_hosts, two_sided
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,12 +26,7 @@ def narrow() -> Iterator[Router]:
     interfaces[1].mtu = MTU
     with Router(interfaces) as router:
         router.settle()
-        for name, four, six, mac in (
-            ("a", "10.0.0.2", "2001:db8:a::2", HOST_A),
-            ("b", "10.0.1.2", "2001:db8:b::2", HOST_B),
-        ):
-            router.meet(name, four, mac)
-            router.meet(name, six, mac)
+        meet_hosts(router)
         router.settle()
         yield router
 

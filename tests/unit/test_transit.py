@@ -22,7 +22,7 @@ from fastpath.segment import KIND_TABLES, Segment
 from tests.unit import packets as p
 from tests.unit import policing
 from tests.unit.filter_world import Filters
-from tests.unit.harness import HOST_A, HOST_B, OTHER, ROUTER_A, ROUTER_B, Hop, Router, two_sided
+from tests.unit.harness import HOST_A, HOST_B, OTHER, ROUTER_A, ROUTER_B, Hop, Router, meet_hosts, two_sided
 from vrouter.config.acl import AclBinding, AclEntry, DscpMarks, Rpf
 
 if TYPE_CHECKING:
@@ -94,9 +94,8 @@ class Twins:
         self.tagged = {1: 0, 2: 0, 3: 0}
         self.filters = [Filters(router) for router in self.both]
         self.each(Router.settle)
+        self.each(meet_hosts)
         for name, four, six, mac in (
-            ("a", "10.0.0.2", "2001:db8:a::2", HOST_A),
-            ("b", "10.0.1.2", "2001:db8:b::2", HOST_B),
             ("b", "10.0.1.3", "2001:db8:b::3", OTHER),
             ("c", "10.0.2.2", "2001:db8:c::2", OTHER),
         ):

@@ -18,10 +18,9 @@ from typing import Final
 
 from rsock.client_core import ProtocolError, parse_record
 from rsock.link import descriptors
-from rsock.wire import HEADER, MAGIC, Op
+from rsock.wire import HEADER, MAGIC, MAX_MESSAGE, Op
 from vrouter.runtime.loop import READ, WRITE, Loop
 
-_ROOM: Final = 12288
 _FDS: Final = socket.CMSG_SPACE(16)
 _FIRST_RETRY: Final = 0.002
 _LAST_RETRY: Final = 0.1
@@ -125,7 +124,7 @@ class SocketLayer:
 
     def _receive(self) -> None:
         while self._peer is not None:
-            data, ancillary, _flags, _ = self._peer.recvmsg(_ROOM, _FDS, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, _flags, _ = self._peer.recvmsg(MAX_MESSAGE, _FDS, socket.MSG_CMSG_CLOEXEC)
             fds = descriptors(ancillary) if ancillary else []
             if not data:
                 raise ConnectionResetError(errno.ECONNRESET, "end of file")

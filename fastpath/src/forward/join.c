@@ -5,7 +5,7 @@
 // The stack's work on a stream is nearly all for headers: look-ups, policing, state.  Of segments that differ in
 // nothing but their sequence numbers, each beginning where the one before it ends, only the first is worth it.  They
 // become what a driver with the offload hands over: a super-packet whose gso_size is the length of a segment, with the
-// checksum left to others.  The checksum of each is verified first; one that is wrong is left as it is.
+// checksum left to others.  The checksums of each are verified first; where one is wrong, the row is left as it is.
 //
 // Only segments to our own addresses: what passes through stays as it came.  Not supported: tagged frames, IPv4
 // options, IPv6 extension headers; interfaces with ingress stages, observed packets and what workers hand over, where
@@ -55,7 +55,7 @@ static uint32_t ip_lengths(struct segment *s, uint32_t available, uint32_t *tota
 		s->family = FAMILY_IPV4;
 		*total = ip4_total_length(ip4);
 		return ip4->version_length == 0x45 && ip4->protocol == IPPROTO_TCP && !ip4_is_fragment(ip4)
-			&& *total <= available && cksum(s->ip, IP4_HEADER) == 0 ? IP4_HEADER : 0;
+			&& *total <= available ? IP4_HEADER : 0;
 	}
 	if (load16(s->frame + ETHERNET_HEADER - 2) != ETHERNET_IP6 || available < IP6_HEADER)
 		return 0;
@@ -108,10 +108,12 @@ static uint64_t pseudo_header(const struct segment *s, uint32_t length)
 	return cksum_pseudo6(s->ip + 8, s->ip + 24, IPPROTO_TCP, length);
 }
 
-static bool checksum_good(const struct packet *packet, const struct segment *s)
+static bool checksums_good(const struct packet *packet, const struct segment *s)
 {
 	uint32_t length = s->header - (uint32_t)(s->tcp - s->frame) + s->payload;
 
+	if (s->family == FAMILY_IPV4 && cksum(s->ip, IP4_HEADER) != 0)
+		return false;
 	if ((packet->vnet.flags & (VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID)) != 0)
 		return true;
 	return cksum_finish(cksum_add(pseudo_header(s, length), s->tcp, length)) == 0;
@@ -120,7 +122,7 @@ static bool checksum_good(const struct packet *packet, const struct segment *s)
 static bool ours(const struct forward *f, const struct segment *s)
 {
 	if (s->family == FAMILY_IPV4)
-		return transit_maybe_own(f->transit, s->ip + 16) && view_address(&f->tables, FAMILY_IPV4, s->ip + 16, 0) != NULL;
+		return transit_own4(f->transit, &f->tables, s->ip + 16);
 	return view_address(&f->tables, FAMILY_IPV6, s->ip + 24, 0) != NULL;
 }
 
@@ -182,7 +184,7 @@ static struct packet *join(struct forward *f, struct packet **packets, const str
 	uint32_t bytes = segments[0].header;
 	int good = 0;
 
-	for (; good < count && checksum_good(packets[good], &segments[good]); good++)
+	for (; good < count && checksums_good(packets[good], &segments[good]); good++)
 		bytes += segments[good].payload;
 	struct packet *super = good < count ? NULL : packet_get(f->pool, bytes);
 	if (super == NULL)

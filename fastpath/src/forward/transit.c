@@ -87,10 +87,15 @@ static void own_refresh(struct transit *transit, const struct tables_view *view)
 	transit->generation = view->generation;
 }
 
-bool transit_maybe_own(const struct transit *transit, const uint8_t *address)
+static bool maybe_own(const struct transit *transit, const uint8_t *address)
 {
 	uint32_t bit = own_bit(address);
 	return (transit->own[bit / 64] >> bit % 64 & 1) != 0;
+}
+
+bool transit_own4(const struct transit *transit, const struct tables_view *view, const uint8_t *address)
+{
+	return maybe_own(transit, address) && view_address(view, FAMILY_IPV4, address, 0) != NULL;
 }
 
 // --- headers ---
@@ -138,9 +143,9 @@ static bool plain_ip4(const struct transit *transit, const struct tables_view *v
 
 	// Groups and the limited broadcast begin with 224 and more; what else is there is rare.
 	return ip->version_length == 0x45 && length >= IP4_HEADER && length <= available && ip->ttl > 1
-		&& ip->source[0] < 224 && ip->source[0] != 0 && !ip4_is_loopback(ip->source) && !transit_maybe_own(transit, ip->source)
+		&& ip->source[0] < 224 && ip->source[0] != 0 && !ip4_is_loopback(ip->source) && !maybe_own(transit, ip->source)
 		&& ip->destination[0] < 224 && ip->destination[0] != 0 && !ip4_is_loopback(ip->destination)
-		&& !(transit_maybe_own(transit, ip->destination) && view_address(view, FAMILY_IPV4, ip->destination, 0) != NULL)
+		&& !transit_own4(transit, view, ip->destination)
 		&& checksum_good(data + ETHERNET_HEADER);
 }
 

@@ -10,7 +10,7 @@ void transit_free(struct transit *transit);
 // Run a batch of at most BATCH_SIZE packets to its fate: what is plain the short way, the others by ethernet_input, in
 // the order in which they came.  port, ingress and account of the packets are set.
 void transit_receive(struct forward *f, uint16_t port, struct packet **packets, int count);
-// False: an IPv4 address is not one of ours; as of the tables that the last batch has seen.
-bool transit_maybe_own(const struct transit *transit, const uint8_t *address);
+// Whether an IPv4 address is one of ours; `transit` is of the same tables as the view.
+bool transit_own4(const struct transit *transit, const struct tables_view *view, const uint8_t *address);
 
 #endif

@@ -15,7 +15,7 @@ enum server_limits {
 	CONNECTIONS_KEPT = 32,
 	MAX_DATAGRAMS_PER_USER = 1024,
 	MAX_GROUPS_OF_PEER = 64,     // supplementary groups that are looked at
-	MAX_REQUEST = 12288,
+	MAX_REQUEST = RSOCK_MAX_MESSAGE,
 	MAX_REQUEST_FDS = 8,
 	MAX_OPTION = 8448,           // a struct group_filter of MEMBERSHIP_SOURCES sources
 	RECORDS_PER_EVENT = 64,
