@@ -5,7 +5,7 @@ It is the time from taking a request to having answered it; what a request waits
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from fastpath._layout import CONSTANTS
@@ -33,6 +33,25 @@ def quantile_us(buckets: tuple[int, ...], share: float) -> float:
         if passed >= wanted:
             return round(upper_ns(bucket) / 1000, 2)
     return 0.0
+
+
+def upper_seconds() -> list[float]:
+    """Give where the buckets of a histogram end, those of whole powers of two: the last one has no end."""
+    return [upper_ns(bucket) / 1e9 for bucket in range(0, CONSTANTS["CALL_BUCKETS"] - 1, 4)]
+
+
+def histograms(state: Segment, names: Mapping[int, str]) -> Iterator[tuple[str, list[int], float]]:
+    """Give the name of each operation that was ever asked for, its counts, and their sum in seconds.
+
+    The counts are those between two powers of two; there is one more of them than upper_seconds() gives.
+    """
+    for op, name in names.items():
+        if op < CONSTANTS["CALL_OPS"]:
+            times = state.copied("calls", op)
+            buckets = times.integers("buckets")
+            if any(buckets):
+                counts = [buckets[0], *(sum(buckets[at : at + 4]) for at in range(1, len(buckets), 4))]
+                yield name, counts, times.integer("total_ns") / 1e9
 
 
 def calls(state: Segment, names: Mapping[int, str]) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@
     watch.look()                   # names of those that are
 
 Hit are a worker of a forwarder that has been in the same iteration for LONG_ITERATION, a queue with frames that nobody
-takes, and a control that has been at the same turn for LONG_TURN.  A look at a VR at rest reads two words of mapped
-memory in C; Python is not woken for it.
+takes, and a control that has been at the same part of its work for LONG_TURN, or in the same turn of its loop for
+LONG_WORK.  A look at a VR at rest reads a few words of mapped memory in C; Python is not woken for it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Any, Final
 
 from fastpath._glance import ffi, lib
 from fastpath._layout import CONSTANTS, FIELDS, SIZES
-from fastpath.pulse import EPOCH_AT, TURNS_AT
+from fastpath.pulse import AT_WORK, EPOCH_AT, TURNS, TURNS_AT
 
 INTERVAL: Final = 0.02  # between two looks, while nobody is at work
 LONG_ITERATION: Final = 0.001
 LONG_TURN: Final = 0.1
+LONG_WORK: Final = 2.0
 _SECOND: Final = 1_000_000_000
 _WORKERS: Final = FIELDS["state_segment"]["workers"][0]
 _WORKER: Final = SIZES["worker_state"]
 _BUSY: Final = FIELDS["worker_state"]["busy_since_ns"][0]
 _ANY_BIT: Final = 2**64 - 1
-_ODD: Final = 1
 _WORD: Final = 8
 _FOREVER: Final = 3600.0
 
@@ -53,12 +53,13 @@ class _Watched:
         state = _map(places.state, _WORKERS + count * _WORKER)
         self._kept: list[Any] = [ffi.from_buffer(state)]
         starts = [self._kept[0] + _WORKERS + worker * _WORKER + _BUSY for worker in range(count)]
-        self.words = [(start, _ANY_BIT, LONG_ITERATION) for start in starts]
+        self.words = [(start, _ANY_BIT, _ANY_BIT, LONG_ITERATION) for start in starts]
         self.tables: mmap.mmap | None = None
         if places.tables >= 0:
             self.tables = _map(places.tables, max(TURNS_AT, EPOCH_AT) + _WORD)
             self._kept.append(ffi.from_buffer(self.tables))
-            self.words.append((self._kept[1] + TURNS_AT, _ODD, LONG_TURN))
+            self.words.append((self._kept[1] + TURNS_AT, AT_WORK, _ANY_BIT, LONG_TURN))
+            self.words.append((self._kept[1] + TURNS_AT, AT_WORK, AT_WORK | TURNS, LONG_WORK))
         self.queues = list(places.queues)
 
 
@@ -98,7 +99,7 @@ class Watch:
             return None
         (turns,) = struct.unpack_from("<Q", watched.tables, TURNS_AT)
         (epoch,) = struct.unpack_from("<Q", watched.tables, EPOCH_AT)
-        return (turns, epoch) if turns & _ODD else None
+        return (turns, epoch) if turns & AT_WORK else None
 
     def sleep(self, epoll: int, timeout: float | None) -> tuple[bool, bool]:
         """Wait for events of the epoll set, a hit, or the end of `timeout`; tell whether there are events, and hits."""
@@ -119,9 +120,10 @@ class Watch:
         queues = [(fd, name) for name, watched in self._watched.items() for fd in watched.queues]
         self._word_names, self._queue_names = [name for _, name in words], [name for _, name in queues]
         self._words = ffi.new("struct glance_word[]", len(words))
-        for at, ((address, mask, patience), _name) in enumerate(words):
+        for at, ((address, mask, same, patience), _name) in enumerate(words):
             self._words[at] = {
-                "word": ffi.cast("uint64_t *", address), "mask": mask, "patience_ns": round(patience * _SECOND),
+                "word": ffi.cast("uint64_t *", address), "mask": mask, "same": same,
+                "patience_ns": round(patience * _SECOND),
             }  # fmt: skip
         self._queues = ffi.new("struct glance_queue[]", [{"fd": fd} for fd, _name in queues])
 

@@ -33,7 +33,8 @@ from manager.links import GoneError
 from manager.peers import MAX_FDS, MAX_RECORD, listen
 from manager.ports import PatchEnd, Port, unpack_spec
 from manager.resolve import RouterPlan
-from manager.unit import Box, Resources, Unit
+from manager.resources import Resources
+from manager.unit import Box, Unit
 from rsock.wire import HEADER, MAGIC, Flag, Op
 
 PATIENCE: Final = 1.0

@@ -161,6 +161,8 @@ class ApiServer:
         match request.get("op"):
             case ManagerOp.ROUTERS:
                 reply(service.routers())
+            case ManagerOp.STATUS:
+                reply(service.status())
             case ManagerOp.PLAN:
                 reply(service.plan().as_data())
             case ManagerOp.APPLY:

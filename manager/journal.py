@@ -66,11 +66,16 @@ class Journal:
         path = self._path(entry.key)
         new = path.with_suffix(".new")
         text = json.dumps({"version": VERSION, "boot": self._boot, **dataclasses.asdict(entry)}, indent=1)
-        with new.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
+        try:
+            with new.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except OSError:  # as on a full disk
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise
         self._sync_directory()
 
     def remove(self, key: str) -> None:

@@ -1,7 +1,8 @@
 """`anabranch run`: the daemon's entry, in the foreground.
 
-SIGTERM, SIGINT: clean stop, everything given back.  SIGHUP: read the configuration again.  kill -9 is
-survived by the VRs: the next start with the same run dir adopts them.
+SIGTERM, SIGINT: clean stop, everything given back.  SIGHUP: read the configuration again, or, as the
+terminal has gone, a clean stop too.  kill -9 is survived by the VRs: the next start with the same run dir
+adopts them.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from setproctitle import setproctitle
 
-from manager import kernel
+from manager import kernel, terminal
 from manager.child import Zygote
 from manager.reactor import Reactor
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_RUN_DIR: Final = Path("/run/anabranch")
 USAGE: Final = 2
 ZYGOTE_PATIENCE: Final = 30.0
+READERS_PATIENCE: Final = 30.0  # for one who pages through errors, before anything runs
 
 
 class Signals:
@@ -38,10 +41,26 @@ class Signals:
         """Take them."""
         self.reactor = reactor
         self.asked: list[int] = []  # to end
-        self.early: list[int] = []  # a reload, before there is anything to reload
+        self.hangup = terminal.Hangup()
+        self._early = False  # a reload, before there is anything to reload
+        self._reload: Callable[[], None] | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             reactor.on_signal(number, partial(self.asked.append, number))
-        reactor.on_signal(signal.SIGHUP, partial(self.early.append, signal.SIGHUP))
+        reactor.on_signal(signal.SIGHUP, self._on_hangup)
+
+    def reload_by(self, reload: Callable[[], None]) -> None:
+        """Call this to reload, from now on."""
+        self._reload = reload
+        if self._early:
+            reload()
+
+    def _on_hangup(self) -> None:
+        if self.hangup.meant:
+            self.asked.append(signal.SIGHUP)
+        elif self._reload is None:
+            self._early = True
+        else:
+            self._reload()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if os.geteuid() != 0:
         return _complain("anabranch needs root to couple network devices: run it with sudo")
+    terminal.take(READERS_PATIENCE)
     return _run(chosen.conf.absolute(), chosen.run_dir.absolute())
 
 
@@ -97,14 +117,15 @@ def _serve_alone(signals: Signals, zygote: Zygote, services: list[Service], brok
         prepare_run_dir(run_dir)
         lock = _lock(run_dir)
     except OSError as error:
-        return _complain(str(error))
+        return _complain(f"{run_dir} cannot be used: {error.strerror}" if error.strerror else str(error))
     if lock is None:
         return _complain(f"another anabranch runs with {run_dir}: stop it, or give --run-dir another directory")
     try:
         return _serve(signals, zygote, services, broken, conf_dir, run_dir)
     finally:
         zygote.close()
-        (run_dir / "manager.pid").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (run_dir / "manager.pid").unlink()
         lock.close()
         with contextlib.suppress(OSError):
             run_dir.rmdir()
@@ -130,12 +151,12 @@ def _serve(signals: Signals, zygote: Zygote, services: list[Service], broken: li
     except ApplyError as error:
         sys.stderr.write(error.text + "\n")
         return USAGE
-    reactor.on_signal(signal.SIGHUP, service.reload)
-    if signals.early:
-        service.reload()
+    terminal.wait_no_more()
+    signals.reload_by(service.reload)
     service.when_settled(notify_ready)
     while not asked and not broken:
         reactor.turn(1.0)
+        signals.hangup.look()
     # A second Ctrl-C must not cut the giving back short.
     service.stop()
     if not named_before:
@@ -151,9 +172,13 @@ def _lock(run_dir: Path) -> IO[str] | None:
     except BlockingIOError:
         file.close()
         return None
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+    try:
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+    except OSError:  # as on a full disk
+        (run_dir / "manager.pid").unlink()
+        raise
     return file
 
 

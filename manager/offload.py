@@ -71,6 +71,9 @@ class Kind(Protocol):
     def attach(self, port: RingPort, maps: Maps) -> None:
         """Begin, or begin anew with other maps, without losing a frame.  Raises RefusedError."""
 
+    def check(self, port: RingPort) -> None:
+        """Look whether what is attached is still right for the device.  Raises RefusedError."""
+
     def detach(self, port: RingPort) -> None:
         """End, without losing a frame; fine where nothing is."""
 
@@ -231,13 +234,14 @@ class Offload:
     def _attach(self, port: RingPort, kind: str, maps: Maps) -> None:
         mark = (kind, port.generation, self._serial)
         before = self._attached.get(port.id)
-        if before == mark:
-            self._problems.pop(port.id, None)
-            return
         try:
+            if before == mark:
+                self._kind(kind).check(port)
+                self._problems.pop(port.id, None)
+                return
             self._kind(kind).attach(port, maps)
         except RefusedError as error:
-            if before is not None and before[0] != kind:
+            if before is not None and (before[0] != kind or before == mark):
                 self._detach(port)
             self._refuse([port], str(error))
             return

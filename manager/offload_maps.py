@@ -14,6 +14,7 @@ from manager import bpf_objects
 
 PROGRAM: Final = "offload"  # whose maps they are; all programs have the same
 SMALLEST: Final = 1 << 20  # bytes of the routes' map
+FIRST: Final = 1 << 22  # that a new one has: its direct table for IPv4 then has a place for each /18
 LARGEST: Final = 1 << 28
 _PAGE: Final = mmap.PAGESIZE
 _MESSAGE: Final = struct.Struct("<QQII")  # rsock_offload
@@ -89,7 +90,7 @@ class Maps:
             raise OSError(0, f"this machine has {count} processors, at most {CONSTANTS['BYPASS_CPUS']} are served")
         links = Map.make("links", _links_bytes(count))
         try:
-            return cls(links, Map.make("fib", SMALLEST))
+            return cls(links, Map.make("fib", FIRST))
         except OSError:
             links.close()
             raise
@@ -127,6 +128,11 @@ class Maps:
     def constants(self) -> dict[str, int]:
         """Give what it has to know of them."""
         return {"processors": processors(), "fib_size": self.fib.size}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Give the sizes of what each program has for itself."""
+        return {"memory": processors() * SIZES["bypass_memory"]}
 
     def message(self) -> bytes:
         """Describe them to a forwarder."""

@@ -10,10 +10,12 @@ The program at tc comes first and goes last: without the filter it drops all, as
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 from typing import Final
 
+from fastpath._layout import FIELDS
 from manager import bpf, bpf_objects, ethtool
 from manager.netlink import Netlink
 from manager.offload_maps import Maps, RefusedError
@@ -24,6 +26,7 @@ FILTER: Final = "tap"
 PROGRAM: Final = "pass"
 # What a device makes of packets that can only be received: one header is changed for several, or none fits.
 UNSENDABLE: Final = ("rx-gro-list", "rx-lro")
+_MARK: Final = FIELDS["bypass_links"]["mark"][0]
 IN_FLIGHT: Final = 0.5  # seconds, at most, between a filter's word and the program that does it
 
 
@@ -54,25 +57,40 @@ class AtTap:
                 bpf_objects.set_element(self._ways, number, struct.pack("=I", index))
         self._known = found
 
+    def check(self, port: RingPort) -> None:
+        """Refuse a device that joins packets which cannot be sent on.  Raises RefusedError."""
+        with Netlink(port.place.netns_fd) as netlink:
+            link = netlink.link_at(port.ifindex)
+        if link is None:
+            raise RefusedError("its device is gone")
+        for feature in UNSENDABLE:
+            if ethtool.feature(port.place.netns_fd, link.name, feature):
+                raise RefusedError(f"packets come joined for receivers only: ethtool -K {link.name} {feature} off")
+
     def attach(self, port: RingPort, maps: Maps) -> None:
         """Put both in their places, or in those of older ones.  Raises RefusedError."""
         if port.sockets >= 0:
             raise RefusedError("AF_XDP sockets take all frames before tc has them")
+        if maps.links.word(_MARK) == 0:
+            raise RefusedError("its forwarder is of a version without offload tc: restart the router")
+        self.check(port)
         shared = {**maps.fds, "ways": self._ways}
         constants = {**maps.constants, "port": port.id, "partial": 0}
-        with Netlink(port.place.netns_fd) as netlink:
-            link = netlink.link_at(port.ifindex)
-            if link is None:
-                raise RefusedError("its device is gone")
-            for feature in UNSENDABLE:
-                if ethtool.feature(port.place.netns_fd, link.name, feature):
-                    raise RefusedError(f"packets come joined for receivers only: ethtool -K {link.name} {feature} off")
-            with (
-                bpf_objects.load(FILTER, maps={**shared, "headers": self._headers}, constants=constants) as chooses,
-                bpf_objects.load(PROGRAM, maps=shared, constants=constants) as sends,
-            ):
-                netlink.set_filter(port.ifindex, bpf.PRIORITY, bpf.WHOLE_DEVICE, sends.fd)
+        with (
+            Netlink(port.place.netns_fd) as netlink,
+            bpf_objects.load(
+                FILTER, maps={**shared, "headers": self._headers}, sizes=maps.sizes, constants=constants
+            ) as chooses,
+            bpf_objects.load(PROGRAM, maps=shared, sizes=maps.sizes, constants=constants) as sends,
+        ):
+            netlink.set_filter(port.ifindex, bpf.PRIORITY, bpf.WHOLE_DEVICE, sends.fd)
+            try:
                 port.choose_frames(chooses.fd)
+            except OSError as error:
+                # The program drops all that no filter has refused, as the one did that was there.
+                if error.errno != errno.ENOMEM:
+                    raise
+                raise RefusedError("no room for a socket's filter: sysctl net.core.optmem_max=65536") from error
 
     def detach(self, port: RingPort) -> None:
         """Take the filter off; the program stays until it has sent what the filter has refused."""

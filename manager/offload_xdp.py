@@ -60,19 +60,28 @@ class AtDriver:
                     bpf_objects.set_element(self._devices, port.id, struct.pack("=I", port.ifindex))
         self._receivers = receivers
 
+    def check(self, port: RingPort) -> None:
+        """Refuse a device that takes VLAN tags off.  Raises RefusedError."""
+        with Netlink(port.place.netns_fd) as netlink:
+            self._is_virtual(netlink, port)
+
+    def _is_virtual(self, netlink: Netlink, port: RingPort) -> bool:
+        link = netlink.link_at(port.ifindex)
+        if link is None:
+            raise RefusedError("its device is gone")
+        if not link.kind and ethtool.strips_vlans(port.place.netns_fd, link.name):
+            raise RefusedError(f"VLAN tags are taken off unseen: ethtool -K {link.name} rxvlan off")
+        return bool(link.kind)
+
     def attach(self, port: RingPort, maps: Maps) -> None:
         """Put the program on a device, in the place of what was there.  Raises RefusedError."""
         with Netlink(port.place.netns_fd) as netlink:
-            link = netlink.link_at(port.ifindex)
-            if link is None:
-                raise RefusedError("its device is gone")
-            virtual = bool(link.kind)
-            if not virtual and ethtool.strips_vlans(port.place.netns_fd, link.name):
-                raise RefusedError(f"VLAN tags are taken off unseen: ethtool -K {link.name} rxvlan off")
+            virtual = self._is_virtual(netlink, port)
             sockets = port.sockets if port.sockets >= 0 else self._no_sockets
             program = bpf_objects.load(
                 PROGRAM,
                 maps={**maps.fds, "devices": self._devices, "sockets": sockets},
+                sizes=maps.sizes,
                 constants={**maps.constants, "port": port.id, "partial": int(virtual)},
             )
             with program:

@@ -29,6 +29,7 @@ from manager.journal import Entry, Journal
 from manager.links import GoneError, RefusedError
 from manager.netlink import Link, Netlink
 from manager.resolve import PortPlan
+from manager.volley import Volley
 
 NO_MAC: Final = "00:00:00:00:00:00"
 DEFAULT_MTU: Final = 1500
@@ -179,6 +180,7 @@ class RingPort(Port):
         self._ring: socket.socket | None = None
         self._ring_view: rings.RingView | None = None
         self._more: list[tuple[socket.socket, rings.RingView]] = []  # of workers 1, 2 ...
+        self._volleys: list[Volley] = []  # of all workers
         self._geometry = place.geometry
         self._ifindex = 0
         self._path = namespaces.path_of(plan.netns)
@@ -215,8 +217,8 @@ class RingPort(Port):
 
     @property
     def fds(self) -> list[int]:
-        """Give the packet socket."""
-        return [self._ring.fileno()] if self._ring else []
+        """Give the packet socket, and what sends batches."""
+        return [self._ring.fileno(), *self._volleys[0].fds] if self._ring else []
 
     def spec(self) -> bytes:
         """Describe the ring."""
@@ -236,7 +238,7 @@ class RingPort(Port):
         found = [(self.spec(), self.fds)]
         for queue, (ring, _view) in enumerate(self._more, 1):
             values = unpack_spec(self.spec()) | {"queue": queue}
-            found.append((pack_spec(values, self.mac), [ring.fileno()]))
+            found.append((pack_spec(values, self.mac), [ring.fileno(), *self._volleys[queue].fds]))
         return found
 
     def adopt_part(self, spec: bytes, fds: list[int]) -> None:
@@ -247,6 +249,7 @@ class RingPort(Port):
         ring = socket.socket(fileno=fds[0])
         ring.setblocking(False)
         self._more.append((ring, rings.RingView(ring, self._geometry)))
+        self._volleys.append(Volley(fds[1:]))
 
     def waiting(self, progress: int) -> bool:
         """Look at the frame that is next."""
@@ -303,8 +306,7 @@ class RingPort(Port):
         geometry = rings.Geometry(values["block_size"], values["frame_size"], values["frame_count"], version)
         geometry.check()
         ring = socket.socket(fileno=fds[0])
-        for fd in fds[1:]:
-            os.close(fd)
+        self._volleys = [Volley(fds[1:])]
         ring.setblocking(False)
         self._geometry, self._ring, self._ifindex = geometry, ring, values["ifindex"]
         self._ring_view = rings.RingView(ring, geometry)
@@ -388,6 +390,7 @@ class RingPort(Port):
             self._more.append(open_ring())
         if self._more:
             rings.spread([self._ring, *(ring for ring, _view in self._more)])
+        self._volleys = [Volley.loaded() for _worker in range(self.workers)]
         self._ifindex = ifindex
         self.generation = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
@@ -403,6 +406,9 @@ class RingPort(Port):
             view.close()
             ring.close()
         self._more.clear()
+        for volley in self._volleys:
+            volley.close()
+        self._volleys.clear()
 
     def _lose(self) -> None:
         self._close_ring()

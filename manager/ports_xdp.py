@@ -25,6 +25,7 @@ from manager import bpf_objects, ethtool, xdp, xsk
 from manager.links import RefusedError
 from manager.netlink import IFF_ALLMULTI, IFF_PROMISC, Netlink
 from manager.ports import WholeDevice, pack_spec, unpack_spec
+from manager.volley import Volley
 
 _MAC: Final = FIELDS["port_spec"]["mac"][0]
 _MODES: Final = {"native": CONSTANTS["PORT_XDP_NATIVE"], "generic": CONSTANTS["PORT_XDP_GENERIC"]}
@@ -45,8 +46,8 @@ class XdpDevice(WholeDevice):
 
     @property
     def fds(self) -> list[int]:
-        """Give the socket and the memory of its frames."""
-        return [self._ring.fileno(), self._memory] if self._ring else []
+        """Give the socket, the memory of its frames, and what sends batches."""
+        return [self._ring.fileno(), self._memory, *self._volleys[0].fds] if self._ring else []
 
     def spec(self) -> bytes:
         """Describe the rings."""
@@ -71,8 +72,7 @@ class XdpDevice(WholeDevice):
     def adopt(self, spec: bytes, fds: list[int]) -> None:
         """Go on with a forwarder's socket, behind a program of our own."""
         values = unpack_spec(spec)
-        for fd in fds[2:]:
-            os.close(fd)
+        self._volleys = [Volley(fds[2:])]
         # Its family is named, since it has no getsockname to find it out by.
         self._ring, self._memory = socket.socket(xsk.AF_XDP, socket.SOCK_RAW, fileno=fds[0]), fds[1]
         self._ring.setblocking(False)
@@ -103,6 +103,7 @@ class XdpDevice(WholeDevice):
         self._rings = xsk.Geometry(self.place.geometry.frame_count, xsk.DEFAULT.transmit)
         opened = xsk.open_socket(self.place.netns_fd, ifindex, self._rings, busy_poll_us=self.plan.busy_poll_us)
         self._ring, self._memory = opened.socket, opened.memory
+        self._volleys = [Volley.loaded()]
         self._mode = CONSTANTS["PORT_ZERO_COPY"] * opened.zero_copy | CONSTANTS["PORT_BUSY_POLL"] * opened.busy_poll
         try:
             self._view = xsk.ReceiveView(self._ring, self._rings)

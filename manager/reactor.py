@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from vrouter.api.timings import Timings
+
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
 
@@ -47,6 +49,7 @@ class Reactor:
         self._signals: dict[int, Callable[[], None]] = {}
         self._wake_read, self._wake_write = socket.socketpair()
         self._rest: Callable[[int, float | None], bool] | None = None
+        self.turns = Timings()  # how long each kept all else waiting
         self._running = False
         for end in (self._wake_read, self._wake_write):
             end.setblocking(False)
@@ -89,7 +92,9 @@ class Reactor:
 
     def turn(self, patience: float | None) -> None:
         """Wait once, at most `patience` seconds, and make the calls that are due."""
-        for key, _events in self._select(self._timeout(patience)):
+        ready = self._select(self._timeout(patience))
+        awake = time.monotonic()
+        for key, _events in ready:
             # An earlier callback of this round may have removed it.
             if self._selector.get_map().get(key.fd) is key:
                 self._call(key.data)
@@ -98,6 +103,7 @@ class Reactor:
             timer = heapq.heappop(self._timers)[2]
             if timer.callback is not None:
                 self._call(timer.callback)
+        self.turns.note(time.monotonic() - awake)
 
     def turn_until(self, done: Callable[[], bool], patience: float) -> bool:
         """Serve until `done`, at most `patience` seconds; for stopping, when nothing else is to do."""

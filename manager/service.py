@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ import structlog
 
 from manager import adopt, kernel, links, namespaces, resolve, rings
 from manager.api_server import ApiServer
+from manager.applied import Applied
 from manager.broker import Broker
 from manager.child import Zygote
 from manager.config import ConfigError, Plan, diff, load, render
@@ -30,6 +32,7 @@ from manager.journal import Journal
 from manager.member import Phase
 from manager.peers import Result
 from manager.ports import Patch
+from manager.published import Published
 from manager.reactor import Reactor
 from manager.relay import Relay
 from manager.resolve import ResolveError, RouterPlan
@@ -72,6 +75,7 @@ class Service:
         self._conf_dir = conf_dir
         self._run_dir = run_dir
         self._config: Config | None = None
+        self._applied = Applied()
         self._demo: Any = None
         self._units: dict[str, Unit] = {}
         self._ending: list[Unit] = []  # removed, and not gone yet
@@ -80,7 +84,7 @@ class Service:
         self._ids = itertools.count(1)
         self._publishing = self._tidying = False
         self._events: list[dict[str, Any]] = []  # that have not been told yet
-        self._published = ""
+        self._published = Published(run_dir / "routers.json")
         self._closing = False
         self._journal = Journal(run_dir / "journal")
         self._broker = Broker(reactor, zygote, run_dir, lambda: None)
@@ -124,6 +128,7 @@ class Service:
         self._api = ApiServer(self._reactor, self._run_dir / "manager.sock", self)
         self._broker.start(config.uid_range)
         self._carry_out(plans, config)
+        self._applied.taken(config)
         self._watch.start()
         self._supervisor.start()
         if self._demo is not None:
@@ -158,12 +163,19 @@ class Service:
 
     def apply(self) -> Plan:
         """Begin to carry out what has changed in the files; when_settled() tells when it is done."""
-        config, marks = self._load()
-        plans = _resolved(config)
-        self._refuse(plans, marks)
+        begin = time.monotonic()
+        try:
+            config, marks = self._load()
+            plans = _resolved(config)
+            self._refuse(plans, marks)
+        except ApplyError:
+            self._applied.refused()
+            raise
         plan = diff(self._config or Config(), config, marks)
         self._config = config
         self._carry_out(plans, config)
+        self._applied.taken(config)
+        self.when_settled(lambda: self._applied.settled(time.monotonic() - begin))
         self._tidy_soon()
         return plan
 
@@ -341,6 +353,10 @@ class Service:
         """Describe all VRs."""
         return [unit.describe() for unit in sorted(self._units.values(), key=lambda unit: unit.name)]
 
+    def status(self) -> dict[str, Any]:
+        """Describe the manager itself."""
+        return {"config": self._applied.describe(), "loop_lag": self._reactor.turns.plain()}
+
     def segments(self, name: str) -> list[int]:
         """Give the read-only segment fds of a VR: tables, state.  Raises KeyError."""
         resources = self._units[name].resources
@@ -363,14 +379,7 @@ class Service:
         events, self._events = self._events, []
         if self._closing:
             return
-        text = json.dumps(self.routers(), indent=1)
-        if text != self._published:
-            self._published = text
-            path = self._run_dir / "routers.json"
-            new = path.with_suffix(".new")
-            new.write_text(text)
-            new.chmod(0o644)
-            new.replace(path)
+        self._published.show(json.dumps(self.routers(), indent=1))
         routers = [
             {
                 "name": unit.name, "id": unit.id, "state": str(unit.state), "path": str(unit.vr_path),
@@ -403,17 +412,17 @@ class Service:
         )
         if not ended:
             log.error("some processes did not end", routers=[u.name for u in units if u.resources is not None])
-        self._web.close()
-        self._relay.close()
-        self._broker.close()
         self._forget_patches({})
-        self._watch.close()
-        if self._api is not None:
-            self._api.close()
+        api = [self._api.close] if self._api is not None else []
+        for close in (self._web.close, self._relay.close, self._broker.close, self._watch.close, *api):
+            try:
+                close()
+            except OSError as error:  # as of a disk that has become read-only: the rest ends all the same
+                log.warning("left behind", what=str(error))
         for problem in self._demo.stop() if self._demo is not None else ():
             log.warning("left behind", what=problem)
         self._journal.close()
-        (self._run_dir / "routers.json").unlink(missing_ok=True)
+        self._published.remove()
         for name in ("vr", "control", "conf"):
             with contextlib.suppress(OSError):
                 (self._run_dir / name).rmdir()

@@ -3,10 +3,12 @@
 A forwarder's worker is stalled when it does one of two things for STALL seconds:
     in the middle of an iteration (`busy_since_ns`) with the progress word `batches` unchanged
     asleep, though the frame at the ring's progress index has been received
-A control is when it is at the same turn of its loop (fastpath/pulse.py) and publishes nothing
+A control is when it is at the same part of its work (fastpath/pulse.py) and publishes nothing
     for TURN_STALL seconds in which it does not run: it waits for what does not come
-    for TURN_RUNS seconds of the processor, and ROUTE_RUNS more for each installed route: it does not come to an end
-Long work is worse taken for a hang than a hang found late: four times of what it has been seen to take must fit.
+    for TURN_RUNS seconds of the processor, ROUTE_RUNS more for each installed route, and more for what it knows else:
+        it does not come to an end
+and when it is in the same turn of its loop, whatever parts of it are done, for WORK_RUNS seconds of the processor more
+Long work is worse taken for a hang than a hang found late: twice of what it has been seen to take must fit.
 
 The manager sleeps by a glance at a few bytes of all VRs (fastpath/watch.py); only those that do not get on are looked
 at closely, so that idle ones cost next to nothing.  Queues that are no packet rings are looked at each time.  A process
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Final
 
 from fastpath._layout import CONSTANTS, FIELDS
+from fastpath.pulse import TURNS, allowed
 from fastpath.segment import Column, View
 from fastpath.watch import Places, Watch
 from manager import probe
@@ -37,7 +40,8 @@ RESTING: Final = 0.02  # where nothing is the matter with those that have other 
 FOLLOW: Final = 2.0  # seconds; who changes anything says so
 STALL: Final = 0.02
 TURN_STALL: Final = 0.8
-TURN_RUNS: Final = 2.0
+TURN_RUNS: Final = 1.0
+WORK_RUNS: Final = 10.0
 ROUTE_RUNS: Final = 8e-6  # all of them may go at once, which has been seen to take half a microsecond of each
 MOST_ROUTES: Final = 10_000_000
 OWING_RUNS: Final = 10.0  # with a question of an operator: an answer may be long
@@ -84,7 +88,8 @@ class Supervisor:
         self._reactor = reactor
         self._units = units
         self._samples: dict[str, dict[int, _Sample]] = {}  # by worker
-        self._turns: dict[str, _Sample] = {}  # of controls
+        self._turns: dict[str, _Sample] = {}  # of controls: the same part of their work
+        self._works: dict[str, _Sample] = {}  # and the same turn
         self._busy: dict[str, tuple[View, Column]] = {}  # how to read `busy_since_ns` of all workers at once
         self._watch = Watch()
         self._watched: dict[str, _Watched] = {}
@@ -177,6 +182,7 @@ class Supervisor:
         self._watch.remove(name)
         self._samples.pop(name, None)
         self._turns.pop(name, None)
+        self._works.pop(name, None)
         self._busy.pop(name, None)
 
     # --- forwarders, closely ---
@@ -231,16 +237,33 @@ class Supervisor:
         turn, pid = self._watch.turn(unit.name), unit.control.pid
         if turn is None or pid is None or not unit.control.ready or unit.configuring:
             self._turns.pop(unit.name, None)
+            self._works.pop(unit.name, None)
             return
-        sample = self._turns.get(unit.name)
-        if sample is None or (sample.pid, sample.seen) != (pid, turn):
-            self._turns[unit.name] = _Sample(pid, turn, now, processor_time(pid, pid)[1])
-        elif now - sample.since >= TURN_STALL:
+        work = _same(self._works, unit.name, (pid, (turn[0] & TURNS,)), now)
+        part = _same(self._turns, unit.name, (pid, turn), now)
+        reason = None
+        if work is not None and now - work.since >= WORK_RUNS:
+            _, ran = processor_time(pid, pid)
+            if ran - work.ran >= (WORK_RUNS + _runs(unit, turn[0])) * 1e9:
+                reason = f"the same turn for {now - work.since:.3f} s"
+        if part is not None and now - part.since >= TURN_STALL:
             state, ran = processor_time(pid, pid)
-            running = state in {"R", "D"} or ran - sample.ran >= RAN * (now - sample.since) * 1e9
-            if not running or ran - sample.ran >= _runs(unit) * 1e9:
-                del self._turns[unit.name]
-                unit.control.fence(f"no progress for {now - sample.since:.3f} s")
+            running = state in {"R", "D"} or ran - part.ran >= RAN * (now - part.since) * 1e9
+            if not running or ran - part.ran >= _runs(unit, turn[0]) * 1e9:
+                reason = f"no progress for {now - part.since:.3f} s"
+        if reason is not None:
+            del self._turns[unit.name], self._works[unit.name]
+            unit.control.fence(reason)
+
+
+def _same(samples: dict[str, _Sample], name: str, seen: tuple[int, tuple[int, ...]], now: float) -> _Sample | None:
+    """Give the sample of a control if it is still what was seen then; None: that begins now."""
+    sample = samples.get(name)
+    if sample is not None and (sample.pid, sample.seen) == seen:
+        return sample
+    pid, word = seen
+    samples[name] = _Sample(pid, word, now, processor_time(pid, pid)[1])
+    return None
 
 
 def installed(tables: int) -> int:
@@ -252,10 +275,10 @@ def installed(tables: int) -> int:
         return 0
 
 
-def _runs(unit: Unit) -> float:
-    """Tell how long a turn of a control may run."""
+def _runs(unit: Unit, word: int) -> float:
+    """Tell how long a part of a control's work may run."""
     routes = installed(unit.resources.tables_ro) if unit.resources is not None else 0
-    return max(TURN_RUNS + min(routes, MOST_ROUTES) * ROUTE_RUNS, OWING_RUNS if unit.owing else 0.0)
+    return max(TURN_RUNS + allowed(word) + min(routes, MOST_ROUTES) * ROUTE_RUNS, OWING_RUNS if unit.owing else 0.0)
 
 
 def _hangs(sample: _Sample, thread: int, now: float) -> str | None:

@@ -14,35 +14,34 @@ from __future__ import annotations
 
 import enum
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
-from fastpath import segment
 from manager import namespaces, resolve, rings, uids
 from manager.child import Child, Zygote
+from manager.control_link import ControlLink
 from manager.journal import Journal
+from manager.links import GoneError
 from manager.member import Hooks, Member, Phase
 from manager.offload import Offload
-from manager.peers import ControlPeer, ForwarderPeer, Result, listen
+from manager.peers import ForwarderPeer, Result
 from manager.ports import Patch, PatchEnd, Place, Port, RingPort, SharedVlan, View, WholeDevice
 from manager.ports_pcap import PcapPort
 from manager.ports_tap import TapPort
 from manager.ports_xdp import XdpDevice
-from manager.probe import Probe
+from manager.published import Published
 from manager.reactor import Reactor
 from manager.resolve import RouterPlan
+from manager.resources import Resources, allocate
 from rsock.wire import Op
 from vrouter.api.messages import ControlOp
 from vrouter.config.codec import to_plain
 
-# A control that takes a large configuration answers no probe meanwhile; it is not hung.
-CONFIGURE_PATIENCE: Final = 30.0
 MAX_PORTS: Final = 128
 # Devices that are a router's alone, by driver.
 _DEVICES: Final[dict[str, type[RingPort]]] = {"af-xdp": XdpDevice}
@@ -74,39 +73,6 @@ class Box:
     relay_uid: Callable[[], int]
 
 
-@dataclass
-class Resources:
-    """What a VR owns while it is not down; fds unless they say otherwise."""
-
-    netns: str  # a name
-    netns_fd: int
-    uid: int
-    uid_lock: int
-    tables: int
-    state: int
-    tables_ro: int
-    state_ro: int
-    vr_listener: socket.socket
-    control_listener: socket.socket
-    view: segment.Segment = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.view = segment.Segment(self.state_ro, segment.KIND_STATE)
-
-    def close_segments(self) -> None:
-        """Close the segments; the VR's own fds stay its."""
-        self.view.close()
-        for fd in (self.tables, self.state, self.tables_ro, self.state_ro):
-            os.close(fd)
-
-
-def make_segments(router_id: int, name: str) -> tuple[int, int, int, int]:
-    """Make a VR's segments: tables and state to write, the same to read."""
-    tables = segment.create(segment.KIND_TABLES, segment.TABLES_SIZE, router_id, name)
-    state = segment.create(segment.KIND_STATE, segment.STATE_SIZE, router_id, name)
-    return tables, state, segment.reopen_read_only(tables), segment.reopen_read_only(state)
-
-
 def _threads(plan: RouterPlan) -> tuple[int, tuple[int, ...]]:
     """Give what makes another forwarder of it: its workers and their processors."""
     return plan.dataplane.workers, plan.dataplane.cpus
@@ -126,15 +92,9 @@ class Unit:
         self._uid_range = uid_range
         self._log = log.bind(router=plan.name)
         self._forwarder_peer: ForwarderPeer | None = None
-        self._control_peer: ControlPeer | None = None
-        self._names: str | None = None  # what apps read about name servers
-        self._sent: dict[str, Any] | None = None  # the configuration that control has confirmed
-        self._configuring: dict[str, Any] | None = None
-        self._questions: dict[object, Result] = {}  # of operators, that control has not answered
+        self._names = Published(self.names_path)  # what apps read about name servers
         self._configured = False
         self._restarting = False
-        self._probe = Probe()
-        self._busy_since = 0.0
         self._born = 0.0  # when both processes were asked for, until they serve
         self._reported = State.DOWN
         self._after_end: Callable[[], None] | None = None
@@ -148,6 +108,9 @@ class Unit:
             box.reactor, "control", name,
             Hooks(self._spawn_control, self._greet_control, self._lost_control, self._on_ended),
         )  # fmt: skip
+        self.control_link = ControlLink(
+            box.reactor, name, self.control_path, self.control, self._control_greeted, self._control_configured
+        )
 
     @property
     def name(self) -> str:
@@ -171,10 +134,7 @@ class Unit:
         """Tell whether it is as it shall be."""
         if not self.wanted:
             return self.resources is None
-        return (
-            self.state is State.UP and self.control.ready and self._configuring is None
-            and self._sent == self._configuration()
-        )  # fmt: skip
+        return self.state is State.UP and self.control_link.idle and self.control_link.sent == self._configuration()
 
     @property
     def names_path(self) -> Path:
@@ -229,9 +189,7 @@ class Unit:
         self.forwarder.adopt(forwarder)
         if control is not None:
             self.control.adopt(control)
-            self._probe.begin(control.pid)
-            if self._probe.stopped:
-                self.control.fence("stopped by a signal")
+            self.control_link.adopted(control.pid)
         else:
             self.control.start()
 
@@ -251,7 +209,14 @@ class Unit:
             port = self.ports.pop(key)
             if port.present and self._forwarder_peer:
                 self._forwarder_peer.port_remove(port.id)
+            self._release(port)
+
+    def _release(self, port: Port) -> None:
+        """Release a port; where that fails, the others and the rest are given back all the same."""
+        try:
             port.release()
+        except (OSError, GoneError) as error:
+            self._log.error("not given back", port=port.plan.key, reason=str(error))
 
     def refresh(self) -> None:
         """Look at all devices, and tell what has changed."""
@@ -286,14 +251,7 @@ class Unit:
         lines = [*(f"nameserver {server}" for server in dns.servers)]
         if dns.search:
             lines.append(f"search {' '.join(dns.search)}")
-        text = "".join(f"{line}\n" for line in lines)
-        if text == self._names:
-            return
-        self._names = text
-        new = self.names_path.with_suffix(".new")
-        new.write_text(text)
-        new.chmod(0o644)
-        new.replace(self.names_path)
+        self._names.show("".join(f"{line}\n" for line in lines))
 
     def hung_forwarder(self, reason: str) -> None:
         """Hear from the supervisor that the forwarder is stalled."""
@@ -309,7 +267,10 @@ class Unit:
 
     def _begin(self) -> None:
         try:
-            self.resources = self._allocate()
+            self.resources = allocate(
+                namespaces.name_for(self._box.run_dir, self.name), self.id, self.name, self._uid_range, self.vr_path,
+                self.control_path,
+            )  # fmt: skip
         except (OSError, uids.NoFreeUidError) as error:
             self.wanted = False
             self._log.error("cannot start", reason=str(error))
@@ -321,21 +282,6 @@ class Unit:
         self._add_ports()
         self.refresh()
 
-    def _allocate(self) -> Resources:
-        netns = namespaces.name_for(self._box.run_dir, self.name)
-        namespaces.delete(netns)  # of a run whose devices the journal has brought home
-        uid, lock = uids.lock(*self._uid_range)
-        try:
-            netns_fd = namespaces.create(netns)
-        except OSError:
-            os.close(lock)
-            raise
-        return Resources(
-            netns, netns_fd, uid, lock, *make_segments(self.id, self.name),
-            vr_listener=listen(self.vr_path, socket.SOCK_SEQPACKET, 0o666),
-            control_listener=listen(self.control_path, socket.SOCK_STREAM, 0o600),
-        )  # fmt: skip
-
     def _end_processes(self) -> None:
         self.forwarder.end()
         self.control.end()
@@ -344,9 +290,8 @@ class Unit:
     def _on_ended(self) -> None:
         if self.forwarder.phase is not Phase.ABSENT or self.control.phase is not Phase.ABSENT:
             return
-        self._drop_peers()
-        self._probe.end()
-        self._sent = self._configuring = None
+        self._close_forwarder_peer()
+        self.control_link.close()
         self._configured = False
         if self._restarting and self.wanted:
             self._renew()
@@ -359,11 +304,8 @@ class Unit:
 
     def _renew(self) -> None:
         """Start the processes of a restart."""
-        resources = self.resources
-        assert resources is not None
-        resources.close_segments()
-        resources.tables, resources.state, resources.tables_ro, resources.state_ro = make_segments(self.id, self.name)
-        resources.view = segment.Segment(resources.state_ro, segment.KIND_STATE)
+        assert self.resources is not None
+        self.resources.renew_segments(self.id, self.name)
         self._restarting = False
         for port in self.ports.values():
             port.workers = self.plan.dataplane.workers
@@ -380,20 +322,12 @@ class Unit:
     def _free(self) -> None:
         self._offload.close()
         for port in self.ports.values():
-            port.release()
+            self._release(port)
         self.ports.clear()
-        resources, self.resources = self.resources, None
-        if resources is None:
-            return
-        resources.close_segments()
-        for listener, path in ((resources.vr_listener, self.vr_path), (resources.control_listener, self.control_path)):
-            listener.close()
-            path.unlink(missing_ok=True)
-        self.names_path.unlink(missing_ok=True)
-        self._names = None
-        os.close(resources.netns_fd)
-        namespaces.delete(resources.netns)
-        uids.release(resources.uid, resources.uid_lock)
+        owned, self.resources = self.resources, None
+        if owned is not None:
+            self._names.remove()
+            owned.free(self.vr_path, self.control_path)
 
     def _report(self, reason: str) -> None:
         if self.state is not self._reported:
@@ -451,10 +385,13 @@ class Unit:
 
     def _lost_forwarder(self, reason: str) -> None:
         self.restarts += 1
+        self._close_forwarder_peer()
+        self._report(f"forwarder {reason}")
+
+    def _close_forwarder_peer(self) -> None:
         if self._forwarder_peer is not None:
             self._forwarder_peer.close()
             self._forwarder_peer = None
-        self._report(f"forwarder {reason}")
 
     # ---- control ----
 
@@ -471,72 +408,17 @@ class Unit:
         )  # fmt: skip
 
     def _greet_control(self) -> None:
-        try:
-            self._control_peer = ControlPeer(
-                self._box.reactor, self.control_path, lambda: self.control.suspect("closed the manager's connection")
-            )
-        except OSError as error:
-            self.control.fence(f"cannot be reached: {error.strerror}")
-            return
-        self._control_peer.request(ControlOp.PING, lambda _result, _error: self._control_answered())
+        self.control_link.greet()
 
-    def _control_answered(self) -> None:
-        self.control.answered()
+    def _control_greeted(self) -> None:
         self._offload.control_came()
         self._configure()
-        if self.control.pid is not None:
-            self._probe.begin(self.control.pid)
-
-    def ask_control(self, op: ControlOp, fields: dict[str, Any], result: Result) -> None:
-        """Pass an operator's question on.  Raises KeyError when control is not there."""
-        if not self.control.ready or self._control_peer is None:
-            raise KeyError(self.name)
-        question = object()
-        self._questions[question] = result
-
-        def answered(value: Any, error: str | None) -> None:
-            if self._questions.pop(question, None) is not None:
-                result(value, error)
-
-        self._control_peer.request(op, answered, **fields)
 
     def _lost_control(self, reason: str) -> None:
         del reason
         self.restarts += 1
-        if self._control_peer is not None:
-            self._control_peer.close()
-            self._control_peer = None
-        self._probe.end()
-        self._sent = self._configuring = None
-        questions, self._questions = self._questions, {}
-        for result in questions.values():
-            result(None, f"the control of {self.name} has gone")
+        self.control_link.lost()
         self._box.changed(self, "")
-
-    @property
-    def configuring(self) -> bool:
-        """Tell whether control is taking a configuration, which may take it long."""
-        return self._configuring is not None and time.monotonic() - self._busy_since < CONFIGURE_PATIENCE
-
-    @property
-    def owing(self) -> bool:
-        """Tell whether control has a question of an operator to answer."""
-        return bool(self._questions)
-
-    def probe_control(self, *, at_work: bool) -> None:
-        """Ask control whether it lives, if that is due; called every `probe.INTERVAL` seconds.
-
-        `at_work`: it is in the middle of something, how long of which is the supervisor's business.
-        """
-        peer = self._control_peer
-        if not self.control.ready or peer is None:
-            return
-        if self._probe.silent and not self.configuring and not at_work:
-            self.control.fence("does not answer")
-        elif self._probe.stopped:
-            self.control.fence("stopped by a signal")
-        elif self._probe.due(owing=self._configuring is not None or bool(self._questions)):
-            peer.request(ControlOp.PING, lambda _result, _error: self._probe.answered())
 
     def _configuration(self) -> dict[str, Any]:
         plan = self.plan
@@ -548,26 +430,38 @@ class Unit:
 
     def _configure(self) -> None:
         """Send the configuration unless control has it already."""
-        if not self.control.ready or self._control_peer is None or self._configuring is not None:
+        if not self.control_link.idle:
             return
         wanted = self._configuration()
-        if wanted == self._sent:
+        if wanted == self.control_link.sent:
             return
         # Links first: what a control does not know is up, and routes over one that is down must not come and go.
         for port in self.ports.values():
             self._tell_link(port)
-        self._configuring, self._busy_since = wanted, time.monotonic()
-        self._control_peer.request(ControlOp.CONFIGURE, self._configure_answered, router=wanted)
+        self.control_link.configure(wanted)
 
-    def _configure_answered(self, result: object, error: str | None) -> None:
-        del result
-        sent, self._configuring = self._configuring, None
-        if error is not None:
-            self._log.error("control refused its configuration", reason=error)
-        self._sent = sent
+    def _control_configured(self) -> None:
         self._configured = True
         self._report("")
         self._configure()
+
+    @property
+    def configuring(self) -> bool:
+        """Tell whether control is taking a configuration, which may take it long."""
+        return self.control_link.configuring
+
+    @property
+    def owing(self) -> bool:
+        """Tell whether control has a question of an operator to answer."""
+        return self.control_link.owing
+
+    def probe_control(self, *, at_work: bool) -> None:
+        """Ask control whether it lives, if that is due; see ControlLink.probe()."""
+        self.control_link.probe(at_work=at_work)
+
+    def ask_control(self, op: ControlOp, fields: dict[str, Any], result: Result) -> None:
+        """Pass an operator's question on.  Raises KeyError when control is not there."""
+        self.control_link.ask(op, fields, result)
 
     # ---- ports ----
 
@@ -600,7 +494,8 @@ class Unit:
     @property
     def _knows_all(self) -> bool:
         """Tell whether control has what is configured now; until then a file would be played to nobody."""
-        return self._sent is not None and self._sent == self._configuration()
+        sent = self.control_link.sent
+        return sent is not None and sent == self._configuration()
 
     def _input_ended(self, port_id: int) -> int:
         """Tell what the forwarder says of the end of a port's input."""
@@ -633,9 +528,7 @@ class Unit:
             self._forwarder_peer.request(Op.PORT_ADD, spec, fds, answer)
 
     def _tell_link(self, port: Port) -> None:
-        if self._control_peer is not None and self.control.ready:
-            up = port.present and port.link_up
-            self._control_peer.request(ControlOp.LINK, port=port.id, up=up, mtu=port.mtu)
+        self.control_link.tell_link(port.id, up=port.present and port.link_up, mtu=port.mtu)
 
     # ---- the offload ----
 
@@ -657,12 +550,7 @@ class Unit:
 
     def offload_tell_control(self, fd: int | None, size: int, answered: Callable[[str | None], None]) -> bool:
         """Give the map of the routes to control, where it is there."""
-        if self._control_peer is None or not self.control.ready:
-            return False
-        self._control_peer.request(
-            ControlOp.OFFLOAD, lambda _result, error: answered(error), fds=[] if fd is None else [fd], size=size
-        )
-        return True
+        return self.control_link.tell_offload(fd, size, answered)
 
     def adopt_offload(self, body: bytes, fds: list[int]) -> None:
         """Go on with the maps that the forwarder has held; the fds become ours."""
@@ -671,12 +559,6 @@ class Unit:
     def forget_offload(self) -> None:
         """Let go of them again, where the VR cannot be adopted."""
         self._offload.close()
-
-    def _drop_peers(self) -> None:
-        for peer in (self._forwarder_peer, self._control_peer):
-            if peer is not None:
-                peer.close()
-        self._forwarder_peer = self._control_peer = None
 
     # ---- what others see ----
 

@@ -20,7 +20,7 @@ from manager.reactor import Reactor
 from vrouter.api.messages import ManagerOp
 from vrouter.config.schema import Api
 
-ALLOWED: Final = frozenset({ManagerOp.ROUTERS, ManagerOp.SEGMENTS, ManagerOp.SHOW})
+ALLOWED: Final = frozenset({ManagerOp.ROUTERS, ManagerOp.STATUS, ManagerOp.SEGMENTS, ManagerOp.SHOW})
 
 
 class Web(Broker):

@@ -32,7 +32,7 @@ import msgpack
 from setproctitle import setproctitle
 
 from fastpath._layout import CONSTANTS
-from manager import kernel
+from manager import kernel, terminal
 
 # Imported by name in this process alone: the manager must not load them, not even indirectly.
 MAINS: Final = {
@@ -74,6 +74,7 @@ def main(fd: int) -> NoReturn:
     """Serve one manager on this socket until it goes away."""
     setproctitle("anabranch: zygote")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminal.take(0.0)
     manager = socket.socket(fileno=fd)
     kernel.pin_malloc()
     try:

@@ -15,6 +15,8 @@ import contextlib
 import errno
 import os
 import socket as stdlib
+from collections.abc import Callable
+from multiprocessing.reduction import DupFd, ForkingPickler
 from typing import Any
 
 from rsock.base import KERNEL, RouterSocket, default_vr, socket
@@ -40,6 +42,19 @@ def fromfd(fd: int, *, ctx: Context | None = None) -> socket:
     except BaseException:
         os.close(copy)
         raise
+
+
+def _rebuilt(handle: Any) -> socket:
+    return socket(fileno=handle.detach())
+
+
+def _handed_over(sock: RouterSocket) -> tuple[Callable[[Any], socket], tuple[Any]]:
+    return _rebuilt, (DupFd(sock.fileno()),)
+
+
+# Pipes and queues of multiprocessing hand sockets over, as they do the standard module's; pickle itself refuses them.
+for _kind in (DatagramSocket, StreamSocket):
+    ForkingPickler.register(_kind, _handed_over)
 
 
 def create_connection(

@@ -11,6 +11,7 @@ have_python_headers() {
 	local include
 	include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null) && [ -e "$include/Python.h" ]
 }
+have_service_names() { [ -e /etc/services ]; }
 have_python_tests() { "$python" -c 'import test.test_socket' >/dev/null 2>&1; }
 have_dpdk_headers() { pkg-config --exists libdpdk 2>/dev/null; }
 have_frr() { [ -x /usr/lib/frr/bgpd ]; }
@@ -41,6 +42,7 @@ have_command:tcpdump tcpdump
 have_command:nft nftables
 have_command:groff groff-base
 have_command:curl curl
+have_service_names netbase
 have_command:nginx nginx-light
 have_command:busybox busybox-static
 have_command:radclient freeradius-utils

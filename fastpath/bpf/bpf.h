@@ -2,7 +2,8 @@
 //
 // A program is one function in section "xdp", "socket" (a filter) or "tc".  Its maps are variables of struct map in section "maps";
 // a number that is known only when it is loaded is a CONSTANT: `build.py` notes where each is used and
-// manager/bpf_objects.py fills it in.  All functions are inlined, there is no .rodata and no BTF.
+// manager/bpf_objects.py fills it in.  All functions but those APART are inlined, for which PROGRAM is the name of the
+// section; there is no .rodata and no BTF.
 #ifndef BPF_BPF_H
 #define BPF_BPF_H
 
@@ -10,6 +11,9 @@
 
 #define SECTION(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
+// A function of its own behind the program, in its section: what is rarely needed keeps its registers to itself.  It takes
+// five numbers or pointers at most.
+#define APART static __attribute__((noinline, section(PROGRAM)))
 
 // A number of 64 bits, the same during the whole life of the loaded program; the verifier knows it.  Weak, as the
 // compiler would else know that no address is 0.
@@ -67,6 +71,8 @@ _Static_assert(__builtin_offsetof(struct skb, cb) == 48 && __builtin_offsetof(st
 // Helpers, by their numbers in linux/bpf.h: a call through a constant is what the compiler makes a call to a helper.
 static void *(*const map_lookup)(const void *map, const void *key) = (void *)1;
 static uint32_t (*const processor_id)(void) = (void *)8;
+static long (*const store_bytes)(struct skb *skb, uint32_t offset, const void *from, uint32_t length, uint64_t flags) = (void *)9;
+static long (*const clone_redirect)(struct skb *skb, uint32_t ifindex, uint64_t flags) = (void *)13;
 static long (*const redirect_to)(uint32_t ifindex, uint64_t flags) = (void *)23;
 static long (*const load_bytes)(const struct skb *skb, uint32_t offset, void *to, uint32_t length) = (void *)26;
 static long (*const change_tail)(struct skb *skb, uint32_t length, uint64_t flags) = (void *)38;
@@ -74,6 +80,7 @@ static long (*const pull_data)(struct skb *skb, uint32_t length) = (void *)39;
 static int64_t (*const checksum_update)(struct skb *skb, uint32_t sum) = (void *)40;
 static long (*const redirect_map)(const void *map, uint64_t key, uint64_t flags) = (void *)51;
 static long (*const adjust_tail)(struct xdp_md *context, int delta) = (void *)65;
+static uint64_t (*const ticks)(void) = (void *)118; // jiffies, by a load where the program is compiled
 static uint64_t (*const coarse_clock)(void) = (void *)160; // CLOCK_MONOTONIC_COARSE
 
 #endif

@@ -19,13 +19,9 @@ enum { STRIDE = 6, STEPS_IP4 = 8, STEPS_IP6 = 24, NODE_BYTES = sizeof(struct fib
 #define OPAQUE(number) __asm__ volatile("" : "+r"(number))
 #define ONCE(place) (*(const volatile __typeof__(place) *)&(place))
 
-// `bytes` at an offset of the map, or NULL.
-#define FIB_AT(offset, bytes) ((offset) > VALUE(fib_size) - (bytes) ? (const void *)0 : (const void *)(value_fib + (offset)))
-
-struct fib_key {
-	uint64_t hi;
-	uint64_t lo;
-};
+// Is there no room for `bytes` at an offset of the map?
+#define FIB_ENDS(offset, bytes) ((offset) > VALUE(fib_size) - (bytes))
+#define FIB_AT(offset) ((const void *)(value_fib + (offset)))
 
 INLINE uint32_t ones(uint64_t word)
 {
@@ -42,55 +38,32 @@ INLINE uint32_t fib_leaf(const struct fib_node *node, uint64_t slot)
 	const uint16_t *leaf;
 
 	OPAQUE(offset);
-	leaf = FIB_AT(offset, sizeof(*leaf));
-	return rank == 0 || leaf == NULL ? 0 : ONCE(*leaf);
+	if (rank == 0 || FIB_ENDS(offset, sizeof(*leaf)))
+		return 0;
+	leaf = FIB_AT(offset);
+	return ONCE(*leaf);
 }
 
-// The group for an address of family index `f` (0: IPv4), left-aligned in `key`; 0: none, or not to be told.
-INLINE uint32_t fib_lookup(uint32_t f, struct fib_key key, uint32_t steps)
+// The group that the nodes from `offset` on lead to, for what is left of an address; 0: not to be told.
+APART uint32_t fib_walk(uint64_t hi, uint64_t lo, uint64_t offset, uint32_t steps)
 {
-	const struct bypass_fib *fib = (const void *)value_fib;
-	uint64_t offset = ONCE(fib->tables.fib_root[f]);
-	const struct fib_root *root;
-	const uint32_t *entry;
-	uint32_t word, bits;
-
-	OPAQUE(offset);
-	root = FIB_AT(offset, sizeof(*root));
-	if (offset == 0 || root == NULL)
-		return 0;
-	bits = root->direct_bits;
-	if (bits > 24)
-		return 0;
-	// Two shifts, as one by 64 would be none.
-	offset = root->direct + 4 * (key.hi >> 1 >> (63 - bits));
-	OPAQUE(offset);
-	entry = FIB_AT(offset, sizeof(*entry));
-	if (entry == NULL)
-		return 0;
-	word = ONCE(*entry);
-	if (word & FIB_LEAF)
-		return word & UINT16_MAX;
-	key.hi = key.hi << bits | key.lo >> 1 >> (63 - bits);
-	key.lo <<= bits;
-	offset = (uint64_t)word * 8;
 #pragma clang loop unroll(disable)
-	for (uint32_t step = 0; step < steps; step++) {
+	for (uint32_t step = 0; step < STEPS_IP6; step++) {
 		const struct fib_node *node;
-		uint64_t slot = key.hi >> (64 - STRIDE), children;
+		uint64_t slot = hi >> (64 - STRIDE), children;
 		uint32_t base, drop = STRIDE;
 
 		OPAQUE(offset);
-		node = FIB_AT(offset, NODE_BYTES);
-		if (node == NULL)
+		if (step >= steps || FIB_ENDS(offset, NODE_BYTES))
 			return 0;
+		node = FIB_AT(offset);
 		children = ONCE(node->children);
 		base = ONCE(node->child_base);
 		if (base & FIB_PATH) {
 			uint64_t both = ONCE(node->leaf_starts); // hit, miss and shift of struct fib_path
 			uint32_t shift = both >> 32 & 63;
 
-			if ((key.hi ^ children) >> shift != 0)
+			if ((hi ^ children) >> shift != 0)
 				return both >> 16 & UINT16_MAX;
 			offset = (uint64_t)(base & ~FIB_PATH) * 8;
 			if (offset == 0)
@@ -101,10 +74,38 @@ INLINE uint32_t fib_lookup(uint32_t f, struct fib_key key, uint32_t steps)
 		} else {
 			return fib_leaf(node, slot);
 		}
-		key.hi = key.hi << drop | key.lo >> 1 >> (63 - drop);
-		key.lo <<= drop;
+		hi = hi << drop | lo >> 1 >> (63 - drop);
+		lo <<= drop;
 	}
 	return 0;
+}
+
+// The group for an address of family index `f` (0: IPv4), left-aligned in two words; 0: none, or not to be told.
+INLINE uint32_t fib_lookup(uint32_t f, uint64_t hi, uint64_t lo, uint32_t steps)
+{
+	const struct bypass_fib *fib = (const void *)value_fib;
+	uint64_t offset = ONCE(fib->tables.fib_root[f]);
+	const struct fib_root *root;
+	const uint32_t *entry;
+	uint32_t word, bits;
+
+	OPAQUE(offset);
+	if (offset == 0 || FIB_ENDS(offset, sizeof(*root)))
+		return 0;
+	root = FIB_AT(offset);
+	bits = root->direct_bits;
+	if (bits > 24)
+		return 0;
+	// Two shifts, as one by 64 would be none.
+	offset = root->direct + 4 * (hi >> 1 >> (63 - bits));
+	OPAQUE(offset);
+	if (FIB_ENDS(offset, sizeof(*entry)))
+		return 0;
+	entry = FIB_AT(offset);
+	word = ONCE(*entry);
+	if (word & FIB_LEAF)
+		return word & UINT16_MAX;
+	return fib_walk(hi << bits | lo >> 1 >> (63 - bits), lo << bits, (uint64_t)word * 8, steps);
 }
 
 #endif

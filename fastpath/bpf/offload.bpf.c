@@ -2,6 +2,7 @@
 //
 //   plain transit (transit.h), out of a port that takes redirected frames -> devmap
 //   anything else, untouched -> the AF_XDP socket of the queue, or the packet ring
+#define PROGRAM "xdp"
 #include "transit.h"
 
 struct map SECTION("maps") devices = {MAP_DEVMAP, sizeof(uint32_t), sizeof(uint32_t), MAX_PORTS, 0};
@@ -14,6 +15,7 @@ INLINE int forward(struct xdp_md *context, uint32_t processor)
 		.data = (void *)(uintptr_t)context->data,
 		.end = (void *)(uintptr_t)context->data_end,
 		.in = &LINKS->ports[VALUE(port)],
+		.processor = processor,
 	};
 	uint32_t sent;
 
@@ -23,13 +25,13 @@ INLINE int forward(struct xdp_md *context, uint32_t processor)
 		return XDP_PASS;
 	rewrite(&t);
 	sent = t.length + ETHERNET;
-	count(&t, processor, t.frame, sent);
+	count(&t, t.frame, sent);
 	if (sent < t.frame) // what the link padded
 		adjust_tail(context, (int)(sent - t.frame));
 	return XDP_REDIRECT;
 }
 
-SECTION("xdp") int offload(struct xdp_md *context)
+SECTION(PROGRAM) int offload(struct xdp_md *context)
 {
 	uint32_t processor = processor_id();
 	int verdict = XDP_PASS;

@@ -3,6 +3,7 @@
 //
 // The kernel sends a frame on as it is: super-frames whole, with what a device has yet to finish.  It is lost here only
 // without memory for its headers, or when its way out has gone since the filter ran.
+#define PROGRAM "tc"
 #include "tap.h"
 
 enum { READ = ETHERNET + IP6 };
@@ -44,12 +45,14 @@ INLINE int forward(struct skb *skb)
 	OPAQUE(where);
 	t.ingress = where & (MAX_INTERFACES - 1);
 	t.egress = where >> 8 & (MAX_INTERFACES - 1);
-	if (processor < VALUE(processors) && processor < BYPASS_CPUS) // as the filter has found
-		count(&t, processor, t.frame, sent);
+	if (processor < VALUE(processors) && processor < BYPASS_CPUS) { // as the filter has found
+		t.processor = processor;
+		count(&t, t.frame, sent);
+	}
 	return (int)redirect_to(*way, 0);
 }
 
-SECTION("tc") int pass(struct skb *skb)
+SECTION(PROGRAM) int pass(struct skb *skb)
 {
 	uint32_t mark = (uint32_t)ONCE(LINKS->mark);
 

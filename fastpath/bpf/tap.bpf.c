@@ -7,6 +7,7 @@
 // and what a device has yet to finish (checksums, segments) stays with the frame on its way.
 //
 // Super-frames are forwarded whole if they are TCP: of others it cannot be known here what their packets will be.
+#define PROGRAM "socket"
 #include "tap.h"
 
 enum {
@@ -40,7 +41,7 @@ INLINE uint32_t unit_of(const uint8_t *data, uint32_t gso_size)
 INLINE int refused(struct skb *skb, uint32_t processor)
 {
 	uint8_t *data = (uint8_t *)value_headers + processor * HEADERS;
-	struct transit t = {.data = data, .in = &LINKS->ports[VALUE(port)]};
+	struct transit t = {.data = data, .in = &LINKS->ports[VALUE(port)], .processor = processor};
 	uint32_t mark = (uint32_t)ONCE(LINKS->mark), gso_size = skb->gso_size, room = LOOKED_AT, *way, leaves;
 
 	t.frame = skb->len;
@@ -65,7 +66,7 @@ INLINE int refused(struct skb *skb, uint32_t processor)
 	return 1;
 }
 
-SECTION("socket") int tap(struct skb *skb)
+SECTION(PROGRAM) int tap(struct skb *skb)
 {
 	uint32_t processor = processor_id();
 	int refuse = 0;

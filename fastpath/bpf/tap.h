@@ -6,9 +6,9 @@
 // whatever happens to maps and programs in between, no frame goes both ways or neither.
 //
 //   cb[0]  bypass_links.mark: it is ours.  The kernel clears the block before the filter runs
-//   cb[1]  link address of the neighbor, its first four bytes
-//   cb[2]  the other two, and the last two of ours << 16
-//   cb[3]  our address, its first four bytes
+//   cb[1]  the first 12 bytes that it leaves with, as they lie in memory: the neighbor's link address, and ours
+//   cb[2]
+//   cb[3]
 //   cb[4]  interface that it came by, interface << 8 and port << 16 that it leaves by
 #ifndef BPF_TAP_H
 #define BPF_TAP_H
@@ -20,19 +20,19 @@ _Static_assert(MAX_INTERFACES <= 256 && MAX_PORTS <= 256, "each has its byte in 
 INLINE void say(struct skb *skb, const struct transit *t, uint32_t mark)
 {
 	skb->cb[0] = mark;
-	skb->cb[1] = (uint32_t)t->link;
-	skb->cb[2] = (uint32_t)(t->link >> 32 & UINT16_MAX) | (uint32_t)(t->mac >> 32) << 16;
-	skb->cb[3] = (uint32_t)t->mac;
+	skb->cb[1] = (uint32_t)t->header;
+	skb->cb[2] = (uint32_t)(t->header >> 32);
+	skb->cb[3] = t->header_end;
 	skb->cb[4] = t->ingress | t->egress << 8 | (t->port & UINT16_MAX) << 16;
 }
 
 // The word of the interfaces is the caller's to take apart, where the verifier sees it.
 INLINE uint32_t hear(const struct skb *skb, struct transit *t)
 {
-	uint32_t both = skb->cb[2], where = skb->cb[4];
+	uint32_t where = skb->cb[4];
 
-	t->link = skb->cb[1] | (uint64_t)(both & UINT16_MAX) << 32;
-	t->mac = skb->cb[3] | (uint64_t)(both >> 16) << 32;
+	t->header = skb->cb[1] | (uint64_t)skb->cb[2] << 32;
+	t->header_end = skb->cb[3];
 	t->port = where >> 16;
 	return where;
 }

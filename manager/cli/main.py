@@ -58,9 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         return error.code
     except KeyboardInterrupt:
         return 130  # as a shell counts SIGINT
-    except BrokenPipeError:
-        # The reader (head, less) has gone; the interpreter must not complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (head, less) has gone
+        _drop_output()
         return Exit.OK
 
 
@@ -181,12 +180,20 @@ def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
 
 
 def _print(command: Command, data: Any, as_json: bool) -> None:
-    if as_json or command.render is None:
-        print(json.dumps(data, indent=2))
-    else:
-        text = load(command.render)(data)
+    text = json.dumps(data, indent=2) if as_json or command.render is None else load(command.render)(data)
+    try:
         if text:
-            print(text)
+            print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # as on a full disk
+        _drop_output()
+        raise CliError(f"the answer cannot be written: {error.strerror}", "failed", Exit.NEGATIVE) from None
+
+
+def _drop_output() -> None:
+    """Forget what could not be written: the interpreter must not complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _report(error: CliError, as_json: bool) -> None:

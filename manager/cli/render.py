@@ -188,7 +188,8 @@ def action(data: dict[str, Any]) -> str:
 
 def check(data: dict[str, Any]) -> str:
     """Render a successful `check`."""
-    return f"{data['directory'] or 'configuration'}: no errors, {len(data['routers'])} routers"
+    count = len(data["routers"])
+    return f"{data['directory'] or 'configuration'}: no errors, {count} router{'s' * (count != 1)}"
 
 
 def plan(data: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from manager.config.merge import Path_
 from manager.config.validate import did_you_mean, suggest
 from vrouter.config.bgp import Bgp, Neighbor, Session
-from vrouter.net.address import is_link_local, parse_address
+from vrouter.net.address import is_link_local, parse_address, parse_interface_address
 
 if TYPE_CHECKING:
     from manager.config.crosscheck_policy import Checker
@@ -23,7 +23,13 @@ def check_bgp(checker: Checker) -> None:
         interfaces = [str(key) for key in checker.marks.keys(("routers", name, "interfaces"))]
         for group_name, group in router.bgp.groups.items():
             _check_session(checker, (*path, "groups", group_name), router.bgp, group, group, interfaces)
+        own = {
+            parse_interface_address(text)[0]
+            for interface in router.interfaces.values() for text in interface.addresses
+        }  # fmt: skip
         for address, neighbor in router.bgp.neighbors.items():
+            if (ours := parse_address(address)) in own and not is_link_local(ours):
+                checker.note_key((*path, "neighbors", address), f"the neighbor {ours} is an address of this router")
             _check_neighbor(checker, (*path, "neighbors", address), router.bgp, neighbor, interfaces)
         for prefix, entry in router.bgp.listen.items():
             here: Path_ = (*path, "listen", prefix)

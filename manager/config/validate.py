@@ -214,6 +214,9 @@ def _struct(described: Struct, value: Any) -> Any:
         near = did_you_mean(suggest(value, described.words))
         allowed = f"write {', '.join(described.words)}, or a map"
         raise _refuse("map", f"'{clip(value)}' is not allowed here", near + allowed)
+    if described.or_boolean and isinstance(value, str):
+        near = did_you_mean(suggest(value, ("true", "false")))
+        raise _refuse("map", f"'{clip(value)}' is not allowed here", near + "write true, false, or a map")
     if not isinstance(value, dict):
         raise _refuse("map", "a map is expected here", "write 'key: value' lines below it")
     return value

@@ -58,7 +58,8 @@ class Demo:
         """End the show and remove the scene; give what could not be removed."""
         if self._show is not None:
             assert self._show.stdin is not None
-            self._show.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._show.stdin.close()
             self._show.send_signal(signal.SIGTERM)
             try:
                 self._show.wait(STOP_SECONDS)

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Final
 
+from manager import terminal
 from manager.cli.client import LONG, Manager
 from manager.cli.errors import CliError
 from manager.cli.main import DEFAULT_RUN_DIR
@@ -40,6 +41,7 @@ HTTP_PORT: Final = 80
 PORT: Final = 7777  # where hosts answer datagrams
 PACKETS: Final = 1000
 COMMAND_WIDTH: Final = 40
+READERS_PATIENCE: Final = 10.0
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
 
@@ -48,6 +50,7 @@ def main(run_dir: Path, manager_pid: int) -> None:
     """Run the show until SIGTERM."""
     _end_with_parent(manager_pid)
     signal.signal(signal.SIGTERM, _raise_exit)
+    terminal.take(READERS_PATIENCE)
     hosts = [(host, _listen(run_dir, host)) for host in scene.HOSTS]
     threading.Thread(target=_answer, args=(hosts,), daemon=True).start()
     for server in [_web_server(run_dir, host) for host in scene.HOSTS]:
@@ -274,5 +277,4 @@ def _next_commands(run_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):
-        main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -106,6 +106,7 @@ class Collector:
         routers = self._upstream.call(ManagerOp.ROUTERS, QUICK)
         deadline = time.monotonic() + ALL_ROUTERS
         self._forget({router["name"] for router in routers})
+        _manager(families, self._upstream.call(ManagerOp.STATUS, QUICK))
         _process(families, os.getpid(), vr="", process="api")
         _process(families, os.getppid(), vr="", process="zygote")
         for router in routers:
@@ -143,6 +144,19 @@ class Collector:
         except (UpstreamError, OSError):
             return None
         return self._routers[name]
+
+
+def _manager(families: Families, status: dict[str, Any]) -> None:
+    """What the manager tells of itself."""
+    config = status["config"]
+    text = "Whether the last configuration that was to be applied could not be used; the one before runs on."
+    families.add("config_load_error", "gauge", text, int(config["load_error"]))
+    families.add("config_hash", "info", "Digest of the configuration that runs.", 1, hash=config["hash"])
+    text = "When the configuration that runs was applied."
+    families.add("config_applied_timestamp_seconds", "gauge", text, config["applied_at"])
+    text = "Time from the request until all routers were as the configuration says."
+    families.add_timings("config_apply_seconds", text, config["apply_seconds"])
+    families.add_timings("loop_lag_seconds", protocols.LAG, status["loop_lag"], vr="")
 
 
 def _process(families: Families, pid: int, **labels: str) -> None:
@@ -198,11 +212,12 @@ def _apps(families: Families, vr: str, state: Segment) -> None:
     count.update(("tcp", entry["app"]) for entry in sockets.connections(state))
     for (protocol, app), number in sorted(count.items()):
         families.add("socket_count", "gauge", "Sockets that are open.", number, vr=vr, proto=protocol, app=app)
-    for call in calls.calls(state, CALLS):
+    for op, counts, seconds in calls.histograms(state, CALLS):
         text = "Requests of apps that the forwarder has answered."
-        families.add("rsock_calls", "counter", text, call["count"], vr=vr, op=call["call"])
-        spent = round(call["count"] * call["mean_us"] / 1e6, 9)
-        families.add("rsock_call_seconds", "counter", "Time spent on requests of apps.", spent, vr=vr, op=call["call"])
+        families.add("rsock_calls", "counter", text, sum(counts), vr=vr, op=op)
+        spent = {"bounds": calls.upper_seconds(), "counts": counts, "sum": seconds}
+        text = "Time that the forwarder spent on a request of an app."
+        families.add_timings("rsock_call_seconds", text, spent, vr=vr, op=op)
     denied: collections.Counter[str] = collections.Counter()
     for account in accounts(state).values():
         denied.update(account["denials"])

@@ -23,6 +23,16 @@ BGP_STATES: Final = {
     "idle": 1, "connect": 2, "active": 3, "open-sent": 4, "open-confirm": 5, "established": 6,
 }  # fmt: skip
 
+LAG: Final = 'How long a turn of the loop of a control, or of the manager (vr=""), kept all else waiting.'
+INPUT: Final = "Time that control took for an input, with all that came of it, by its kind."
+_UPDATES: Final = "Time of BGP's table for what a neighbor sent (feed), and for a part of what follows (process)."
+_TIMED: Final[dict[str, tuple[str, str, dict[str, str]]]] = {
+    "loop_lag": ("loop_lag_seconds", LAG, {}),
+    "bgp_feed": ("bgp_update_seconds", _UPDATES, {"part": "feed"}),
+    "bgp_process": ("bgp_update_seconds", _UPDATES, {"part": "process"}),
+    "spf": ("ospf_spf_seconds", "Time of a computation of shortest paths.", {}),
+}
+
 
 def collect(families: Families, upstream: Upstream, vr: str) -> None:
     """Ask each protocol that runs, and add what it tells."""
@@ -32,11 +42,22 @@ def collect(families: Families, upstream: Upstream, vr: str) -> None:
         return upstream.call(ManagerOp.SHOW, QUICK, **fields)
 
     with contextlib.suppress(UpstreamError):
-        for instance in ask("engine", "instances"):
+        told = ask("control", "metrics")
+        _timings(families, vr, told)
+        for instance in told["instances"]:
             name = str(instance["name"])
             if instance["state"] == "running" and name in _ADD:
                 query, add = _ADD[name]
                 add(families, vr, name, ask(name, query))
+
+
+def _timings(families: Families, vr: str, told: dict[str, Any]) -> None:
+    for name, timings in told["timings"].items():
+        if name in _TIMED:
+            metric, text, labels = _TIMED[name]
+            families.add_timings(metric, text, timings, vr=vr, **labels)
+    for kind, timings in told["inputs"].items():
+        families.add_timings("control_input_seconds", INPUT, timings, vr=vr, input=str(kind))
 
 
 def _bgp(families: Families, vr: str, _name: str, neighbors: list[dict[str, Any]]) -> None:

@@ -410,6 +410,7 @@ __attribute__((constructor)) static void preload_begin(void)
 	const char *wrong = NULL;
 	const char *text = getenv("RSOCK_MAP");
 	find_next();
+	(void)settings_get(); // before the program empties its environment, as dovecot does
 	if (text != NULL && map_parse(text, &map, &wrong) < 0) {
 		trace(0, "RSOCK_MAP: not understood from here on: %s", wrong);
 		_exit(127);

@@ -1,14 +1,19 @@
 // Preloaded: names go where the sockets go.
 //
 // getaddrinfo, gethostbyname and their relatives, and the C library's resolver functions, are answered by the name
-// servers of the router, since the C library's own calls inside them would not come by here.
+// servers of the router, since the C library's own calls inside them would not come by here.  Programs with a resolver
+// of their own, as c-ares or BIND's tools, find the router's servers where they read of the host's.
+//
+// Not supported: programs that read /etc/resolv.conf other than by fopen(3).
 #define _GNU_SOURCE
 #include "preload.h"
 
 #include <arpa/inet.h>
 #include <arpa/nameser.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <resolv.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -314,3 +319,42 @@ RESOLVER(res_search);
 RESOLVER(res_nsend);
 RESOLVER(res_nquery);
 RESOLVER(res_nsearch);
+
+// --- resolv.conf(5) ---
+
+typedef FILE *open_file(const char *path, const char *mode);
+
+// The router's file stands for the host's; a router without one has no name servers to tell of.
+static FILE *open_as(open_file *next, const char *path, const char *mode)
+{
+	char own[CLIENT_RUN_DIR + RSOCK_VR_NAME + 32];
+	bool asked = path != NULL && strcmp(path, "/etc/resolv.conf") == 0 && router() != NULL;
+	if (next == NULL) {
+		errno = ENOSYS;
+		return NULL;
+	}
+	if (asked && mode != NULL && mode[0] == 'r' && strchr(mode, '+') == NULL) {
+		(void)snprintf(own, sizeof(own), "%s/vr/%s.resolv.conf", settings_get()->run_dir, router());
+		FILE *file = next(own, mode);
+		if (file != NULL)
+			return file;
+	}
+	return next(path, mode);
+}
+
+// Looked up when they are called, since constructors of others open files before ours has run.
+EXPORT FILE *fopen(const char *path, const char *mode)
+{
+	static open_file *next;
+	if (next == NULL)
+		*(void **)&next = dlsym(RTLD_NEXT, "fopen");
+	return open_as(next, path, mode);
+}
+
+EXPORT FILE *fopen64(const char *path, const char *mode)
+{
+	static open_file *next;
+	if (next == NULL)
+		*(void **)&next = dlsym(RTLD_NEXT, "fopen64");
+	return open_as(next, path, mode);
+}

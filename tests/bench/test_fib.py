@@ -29,6 +29,8 @@ GOALS: Final = {
     ("4", "prefixes"): ("rte_lpm bulk", 0.75),
     ("6", "prefixes"): ("rte_lpm6 bulk", 1.5),
 }
+# Ours by the fastest way of this processor, as on one without AVX-512, and as on one without vectors.
+WAYS: Final = ("batch", "avx2", "plain batch")
 GOAL_BYTES: Final = {"ip4 901899": 5 << 20, "ip6 160147": 4 << 20, "ip4 10": 64 << 10, "ip6 10": 64 << 10}
 GOAL_INSERT: Final = 0.5  # seconds for a million
 GOAL_READERS: Final = 0.95  # of their speed, while 100,000 routes change each second
@@ -98,9 +100,10 @@ def test_look_ups(figures: list[dict[str, str]]) -> None:
         print(f"  IPv{key[0]} {key[1]}: " + ", ".join(f"{name} {speed:.0f}" for name, speed in found.items()) + " M/s")
         peer, goal = GOALS.get(key, ("", 0.0))
         if peer:
-            ratio = found["batch"] / found[peer]
-            print(f"    {ratio:.2f} of {peer}; goal {goal}: {verdict(ratio >= goal)}")
-            assert ratio >= SLACK * goal
+            ratios = {way: found[way] / found[peer] for way in WAYS if way in found}
+            for way, ratio in ratios.items():
+                print(f"    {way}: {ratio:.2f} of {peer}; goal {goal}: {verdict(ratio >= goal)}")
+            assert min(ratios.values()) >= SLACK * goal
 
 
 def test_memory_and_loading(figures: list[dict[str, str]]) -> None:

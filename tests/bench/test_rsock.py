@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from compiled import program as compiled
 from lab import Lab, Namespace
-from tcp_flows import SIZE, binary, rate, result
+from tcp_flows import SIZE, SOURCE, rate, result
 
 import rsock
 from rsock.c import build as client
@@ -88,7 +89,7 @@ class Ends:
     def _tool(self, end: int, sock: socket.socket, mode: str, *words: object) -> subprocess.Popen[str]:
         """Have the program of test_tcp go on with a socket of an end."""
         sock.setblocking(True)
-        command = [*pinned(end), binary(), mode, f"fd:{sock.fileno()}", *map(str, words)]
+        command = [*pinned(end), compiled(SOURCE), mode, f"fd:{sock.fileno()}", *map(str, words)]
         options: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "pass_fds": [sock.fileno()]}
         return self._lab.helper(command, start_new_session=True, **options)
 

@@ -41,6 +41,11 @@ OTHERS: Final = [
     "test.test_socketserver", "test.test_asyncore", "test.test_asynchat", "test.test_urllib2_localnet",
     "test.test_wsgiref", "test.test_telnetlib", "test.test_httpservers", "test.test_asyncio.test_events",
     "test.test_asyncio.test_server", "test.test_asyncio.test_sendfile", "test.test_asyncio.test_buffered_proto",
+    "test.test_asyncio.test_base_events", "test.test_asyncio.test_selector_events", "test.test_asyncio.test_ssl",
+    "test.test_asyncio.test_sslproto", "test.test_asyncio.test_unix_events", "test.test_asyncio.test_runners",
+    "test.test_asyncio.test_timeouts", "test.test_logging", "test.test_smtpd", "test.test_nntplib", "test.test_timeout",
+    "test.test_epoll", "test.test_poll", "test.test_select", "test.test_docxmlrpc", "test.test_urllib",
+    "test.test_urllib2", "test.test_robotparser", "test.test_audit",
 ]  # fmt: skip
 QUICK: Final = {
     "test.test_socket": [

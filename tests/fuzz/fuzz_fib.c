@@ -163,9 +163,9 @@ static void follow_batch(const struct tables_view *view, uint8_t family, const u
 	}
 	fib_lookup_batch(view, family, exact, count, groups);
 	if (fib_trie_open(view, family, &trie)) {
-		fib_batch_plain(&trie, family, exact, count, groups);
-		if (fib_batch_vector_works())
-			fib_batch_vector(&trie, family, exact, count, groups);
+		for (int way = 0; way < FIB_WAYS; way++)
+			if (fib_ways[way]->works())
+				fib_ways[way]->batch(&trie, family, exact, count, groups);
 	}
 	free(exact);
 }

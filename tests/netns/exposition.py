@@ -7,7 +7,12 @@ from typing import Final
 
 SAMPLE: Final = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)")
 LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\[\\"n])*)"(?:,|$)')
-SUFFIXES: Final = {"counter": ("_total",), "gauge": ("",), "info": ("_info",)}
+SUFFIXES: Final = {
+    "counter": ("_total",),
+    "gauge": ("",),
+    "info": ("_info",),
+    "histogram": ("_bucket", "_count", "_sum"),
+}
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -43,7 +48,24 @@ def parse(text: str) -> Samples:
         found[key] = float(value)
         assert kinds[current] != "counter" or found[key] >= 0
     assert helped == set(kinds)
+    for name in (name for name, kind in kinds.items() if kind == "histogram"):
+        _check_histogram(found, name)
     return found
+
+
+def _check_histogram(samples: Samples, name: str) -> None:
+    """Buckets ascend and hold each other, and the last one holds all."""
+    series: dict[frozenset[tuple[str, str]], list[tuple[float, float]]] = {}
+    for (own, labels), count in samples.items():
+        if own == f"{name}_bucket":
+            rest = frozenset(label for label in labels if label[0] != "le")
+            series.setdefault(rest, []).append((float(dict(labels)["le"].replace("+Inf", "inf")), count))
+    assert series, name
+    for rest, buckets in series.items():
+        assert buckets == sorted(set(buckets)), (name, rest)
+        assert [count for _, count in buckets] == sorted(count for _, count in buckets), (name, rest)
+        assert buckets[-1] == (float("inf"), samples[f"{name}_count", tuple(sorted(rest))]), (name, rest)
+        assert samples[f"{name}_sum", tuple(sorted(rest))] >= 0
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:

@@ -92,7 +92,7 @@ def send_datagrams(sock: socket.socket, where: tuple[str, int], number: int) -> 
     return failed
 
 
-def receive_datagrams(sock: socket.socket, number: int, seconds: float, *, rest: float = 0.3) -> dict[str, Any]:
+def receive_datagrams(sock: socket.socket, number: int, seconds: float, *, rest: float = 1.0) -> dict[str, Any]:
     """Receive until all are here, or none came for some time after their end; tell which."""
     seen: list[int] = []
     until = time.monotonic() + seconds
@@ -112,7 +112,9 @@ def receive_datagrams(sock: socket.socket, number: int, seconds: float, *, rest:
         if len(data) == NUMBER.size and NUMBER.unpack(data)[0] == number:
             seen.append(NUMBER.unpack(data)[1])
             last = time.monotonic()
-    return {"distinct": len(set(seen)), "repeated": len(seen) - len(set(seen)), "errors": errors}
+    missing = sorted(set(range(COUNT)).difference(seen))
+    return {"distinct": COUNT - len(missing), "missing": missing, "repeated": len(seen) - COUNT + len(missing),
+            "errors": errors}  # fmt: skip
 
 
 class Round:

@@ -238,3 +238,18 @@ def test_sockets_outlive_forwarder_control_and_broker(worlds: Lab) -> None:
     assert elapsed <= 0.25
     assert text(app("ask", "late", "x", "10.0.0.2", PORT)) == "red:x"
     assert text(app("ask", "udp", "x", "10.0.0.2", PORT)) == "red:x"
+
+
+def test_datagrams_wait_for_the_ports_of_a_new_forwarder(worlds: Lab) -> None:
+    """What is sent while there is none goes out by its successor, once that has its ports again; nothing is refused."""
+    app = App(worlds)
+    app("open", "udp", "red", "udp")
+    for life in range(3):
+        words = [f"{life}.{number}" for number in range(100)]
+        os.kill(worlds.router("red")["pids"]["forwarder"], signal.SIGKILL)
+        for word in words:
+            app("send", "udp", word, "10.0.0.2", PORT)
+            time.sleep(0.001)
+        awaited = {f"red:{word}" for word in words}
+        while awaited:
+            awaited.discard(text(app("recv", "udp")))

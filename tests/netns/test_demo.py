@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shlex
 import signal
@@ -185,3 +186,30 @@ def test_a_killed_forwarder_comes_back(demo: Demo) -> None:
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: red()["state"] == "up" and red()["pids"]["forwarder"] not in (None, old), "a successor")  # type: ignore[index]
     assert run(*program(VR, "--run-dir", str(demo.run_dir), "ping", "red", "10.0.0.2", "-c", "1")).returncode == 0
+
+
+@pytest.mark.parametrize("way", ["pipe", "terminal"])
+def test_whoever_looks_on_may_go(way: str) -> None:
+    """A pipe whose reader goes (`| head`) stops nothing; a terminal takes the demo along, which leaves nothing."""
+    run_dir = Path(f"/tmp/anabranch-{way}-{os.getpid()}")
+    before = _state(run_dir)
+    reader, writer = os.pipe() if way == "pipe" else pty.openpty()
+    command = program(ANABRANCH, "run", "--conf", str(ROOT / "conf"), "--run-dir", str(run_dir))
+    process = subprocess.Popen(
+        command if way == "pipe" else ["setsid", "--ctty", *command],
+        stdin=subprocess.DEVNULL if way == "pipe" else writer, stdout=writer, stderr=writer, env=project_environment(),
+    )  # fmt: skip
+    os.close(writer)
+    try:
+        wait_until((run_dir / "manager.sock").exists, "it has begun", 30)
+        os.close(reader)
+        if way == "pipe":
+            wait_until((run_dir / "vr" / "green.sock").exists, "the show goes on", 30)
+            process.send_signal(signal.SIGINT)
+        assert process.wait(END_SECONDS) == 0
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(END_SECONDS)
+    assert _state(run_dir) == before
+    assert not run_dir.exists()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,6 +41,8 @@ def config(**api: Any) -> dict[str, Any]:
     red = {
         "interfaces": {"lan": {"device": "lan", "addresses": ["10.0.0.1/24", "2001:db8::1/64"]}},
         "static": {"198.51.100.0/24": {"via": "10.0.0.2"}},
+        "bgp": {"asn": 65001, "router-id": "10.0.0.1", "neighbors": {"10.0.0.2": {"remote-as": 65002}}},
+        "ospf": {"router-id": "10.0.0.1", "areas": {"0.0.0.0": {"interfaces": {"lan": {}}}}},
     }
     blue = {"interfaces": {"lo": {"addresses": ["10.0.0.1/32"]}}}
     return {"routers": {"red": red, "blue": blue}, "api": api}
@@ -93,6 +96,54 @@ def test_values_agree_with_show(lab: Lab) -> None:
             resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
             told = value(after, "vr_process_resident_memory_bytes", vr=router["name"], process=process)
             assert abs(told - resident) < 16 << 20
+
+
+# Of reference/operator.md; VRRP is not there, and what became of a request is in `vr_rsock_denied_total`.
+NAMES: Final = (
+    "up", "restarts_total", "config_load_error", "config_hash_info", "config_applied_timestamp_seconds",
+    "config_apply_seconds_count", "interface_receive_packets_total", "interface_receive_bytes_total",
+    "interface_transmit_packets_total", "interface_transmit_bytes_total", "forwarded_packets_total", "routes",
+    "fib_entries", "fib_memory_bytes", "bgp_peer_state", "bgp_messages_total", "bgp_update_seconds_count",
+    "ospf_spf_seconds_count", "rsock_calls_total", "rsock_call_seconds_count", "loop_lag_seconds_count",
+    "control_input_seconds_count", "socket_count", "process_cpu_seconds_total", "process_resident_memory_bytes",
+)  # fmt: skip
+
+
+def test_every_name_of_the_list_is_there(lab: Lab) -> None:
+    """Those that need no neighbor."""
+    present = {name for name, _ in scrape(lab)}
+    assert [f"vr_{name}" for name in NAMES if f"vr_{name}" not in present] == []
+
+
+def test_histograms_count(lab: Lab) -> None:
+    """Each turn of a loop, and each input of a control."""
+    first, second = scrape(lab), scrape(lab)
+    for vr in ("", "red", "blue"):
+        name = "vr_loop_lag_seconds_count"
+        assert value(second, name, vr=vr) > value(first, name, vr=vr) > 0
+    assert value(second, "vr_control_input_seconds_count", vr="red", input="configure") >= 1
+    assert value(second, "vr_rsock_call_seconds_count", vr="red", op="listen") >= 1
+
+
+def test_what_became_of_the_configuration(lab: Lab) -> None:
+    """A bad one is told of, and the one that runs stays; a good one has another digest, and its time is counted."""
+    before = scrape(lab)
+    assert value(before, "vr_config_load_error") == 0
+    running = value(before, "vr_config_applied_timestamp_seconds")
+    assert 0 <= time.time() - running < 3600
+    digest = next(labels for name, labels in before if name == "vr_config_hash_info")
+    lab.configure(routers={"red": {"interfaces": {"lan": {"devices": "lan"}}}}, api={"listen": f"127.0.0.1:{PORT}"})
+    assert lab.vr_run("apply").returncode == 2
+    bad = scrape(lab)
+    assert value(bad, "vr_config_load_error") == 1
+    assert value(bad, "vr_config_applied_timestamp_seconds") == running
+    assert ("vr_config_hash_info", digest) in bad
+    lab.configure(**config(listen=f"127.0.0.1:{PORT}"))
+    lab.vr("apply")
+    after = scrape(lab)
+    assert value(after, "vr_config_load_error") == 0
+    assert ("vr_config_hash_info", digest) in after
+    assert value(after, "vr_config_apply_seconds_count") == value(before, "vr_config_apply_seconds_count") + 1
 
 
 def test_no_counter_falls(lab: Lab) -> None:

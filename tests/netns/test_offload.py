@@ -332,7 +332,7 @@ def test_super_frames_pass_whole() -> None:
 
 def test_a_device_that_cannot_is_refused_alone() -> None:
     """One that joins packets for receivers only: each has a TTL of its own; or one whose hook somebody has taken."""
-    with world("tc", gro=False) as (lab, _hosts):
+    with world("tc", gro=False) as (lab, hosts):
         inside = ("nsenter", "-t", str(lab.router("red")["pids"]["forwarder"]), "-n")
 
         def begin_anew() -> None:
@@ -346,6 +346,11 @@ def test_a_device_that_cannot_is_refused_alone() -> None:
         begin_anew()
         wait_until(lambda: "rx-gro-list off" in told(lab), "it says why not")
         wait_offloaded(lab, "out", "other")
+        run(*inside, "ethtool", "-K", "in", "rx-gro-list", "off")
+        wait_offloaded(lab, "in")
+        run(*inside, "ethtool", "-K", "in", "rx-gro-list", "on")
+        wait_until(lambda: "rx-gro-list off" in told(lab), "it follows")
+        assert hosts["alice"].ping("10.0.1.2", count=3)
         run(*inside, "ethtool", "-K", "in", "rx-gro-list", "off")
         run(*inside, "tc", "qdisc", "del", "dev", "in", "clsact")
         begin_anew()

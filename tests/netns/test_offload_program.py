@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from frames import Frames
 
-from fastpath._layout import CONSTANTS
+from fastpath._layout import CONSTANTS, SIZES
 from fastpath.binding import check, ffi, lib
 from manager import bpf_objects
 from tests.unit import harness, packets
 from tests.unit.bypass_maps import PROCESSORS, Maps
-from tests.unit.harness import HOST_A, Hop, Router, two_sided
+from tests.unit.harness import HOST_A, OTHER, Hop, Router, two_sided
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +39,7 @@ ROOM: Final = 4096
 SMALL: Final = 600 << 10  # bytes of a map that a few thousand routes fill
 HOPS: Final = 40  # neighbors at b, each with an address of its own
 LOOPBACK: Final = struct.pack("=I", 1)  # stands for each device: where a frame goes is told by its MAC addresses
+MEMORY: Final = {"memory": PROCESSORS * SIZES["bypass_memory"]}
 DATA: Final = os.environ.get("ANABRANCH_TEST_DATA", "")
 
 
@@ -58,7 +59,7 @@ class AtDriver:
     """The program of `offload: xdp`."""
 
     def __init__(self, maps: dict[str, int], constants: dict[str, int]) -> None:
-        self.program = bpf_objects.load("offload", maps=maps, entries={"sockets": 1}, constants=constants)
+        self.program = bpf_objects.load("offload", maps=maps, entries={"sockets": 1}, sizes=MEMORY, constants=constants)
         for port in (A, B):
             bpf_objects.set_element(self.program.maps["devices"], port, LOOPBACK)
 
@@ -80,10 +81,11 @@ class AtTap:
     """Those of `offload: tc`: what the filter says of a frame goes with it to the other."""
 
     def __init__(self, maps: dict[str, int], constants: dict[str, int]) -> None:
-        self.chooses = bpf_objects.load("tap", maps=maps, constants=constants)
+        self.chooses = bpf_objects.load("tap", maps=maps, sizes=MEMORY, constants=constants)
         for port in (A, B):
             bpf_objects.set_element(self.chooses.maps["ways"], port, LOOPBACK)
-        self.sends = bpf_objects.load("pass", maps={**maps, "ways": self.chooses.maps["ways"]}, constants=constants)
+        shared = {**maps, "ways": self.chooses.maps["ways"]}
+        self.sends = bpf_objects.load("pass", maps=shared, sizes=MEMORY, constants=constants)
 
     def run(self, frame: bytes, gso_size: int) -> bytes | None:
         context = bytearray(CONTEXT)
@@ -195,6 +197,49 @@ def test_what_is_plain_is_forwarded(offloaded: Offloaded) -> None:
     assert offloaded.compare(padded)
     fragment = packets.ip4("172.16.0.9", "10.128.0.1", bytes(64), protocol=17, fragment=0x2001)
     assert offloaded.compare(framed(fragment))
+
+
+REMEMBERED: Final = {4: "203.0.113.0/24", 6: "2001:db8:e::/48"}
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_is_remembered_ends_with_a_change(offloaded: Offloaded, family: int, counted: bool) -> None:
+    """A neighbor's address, a route's next hop; and a forwarder of before, which counts no changes."""
+    router, prefix = offloaded.router, REMEMBERED[family]
+    frame = probe(int(ipaddress.ip_network(prefix).network_address) + 1, family)
+
+    def publish() -> None:
+        router.publish()
+        router.poll()
+        if not counted:
+            offloaded.maps.uncounted()
+
+    def forwarded_to(mac: bytes) -> bool:
+        forwarded = [offloaded.compare(frame) for _ in range(2)]
+        return all(forwarded) and set(offloaded.seen) == {mac.hex()} and not offloaded.seen.clear()
+
+    router.routes[prefix] = [Hop(hop_address(5, family), "b")]
+    publish()
+    assert forwarded_to(hop_mac(5))
+    router.advance(60)  # nobody answers for it
+    router.receive(B)
+    publish()
+    assert offloaded.programs.run(frame, 0) is None
+    router.meet("b", hop_address(5, family), OTHER)
+    publish()
+    assert forwarded_to(OTHER)
+    router.routes[prefix] = [Hop(hop_address(6, family), "b")]
+    publish()
+    router.meet("b", hop_address(6, family), hop_mac(6))
+    publish()
+    assert forwarded_to(hop_mac(6))
+    router.interfaces["b"].mtu = 1280
+    publish()
+    assert forwarded_to(hop_mac(6))
+    router.interfaces["b"].up = False
+    publish()
+    assert not offloaded.compare(frame)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,13 @@ def worlds() -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def client_calls(tmp_path_factory: pytest.TempPathFactory) -> str:
+def installed(worlds: World) -> Path:
+    """Give a copy of the library that anybody may read: this tree may lie in a home that only its owner may enter."""
+    return Path(shutil.copytree(CLIENT, worlds.directory / "installed"))
+
+
+@pytest.fixture(scope="module")
+def client_calls(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Build the program as a user of the library would."""
     made = tmp_path_factory.mktemp("client") / "client_calls"
     words = (CLIENT / "rsock.pc").read_text().replace("${pcfiledir}", str(CLIENT)).splitlines()
@@ -52,7 +58,7 @@ def client_calls(tmp_path_factory: pytest.TempPathFactory) -> str:
     subprocess.run(
         ["gcc", "-std=gnu11", "-O2", "-Wall", "-Werror", str(Path(__file__).with_name("client_calls.c")), "-o",
          str(made), f"-I{places['includedir']}", f"-L{places['libdir']}", "-lrsock",
-         f"-Wl,-rpath,{places['libdir']}", "-pthread"],
+         f"-Wl,-rpath,{installed}", "-pthread"],
         check=True,
     )  # fmt: skip
     made.parent.chmod(0o755)
@@ -69,7 +75,7 @@ def run(worlds: World, *words: str, timeout: float = 20, **environment: Any) -> 
 
 def preloaded(worlds: World, vr: str, *words: str, **environment: Any) -> subprocess.CompletedProcess[str]:
     """Run an unmodified program in a router."""
-    return run(worlds, *words, LD_PRELOAD=str(PRELOAD), RSOCK_VR=vr, **environment)
+    return run(worlds, *words, **{"LD_PRELOAD": str(PRELOAD), "RSOCK_VR": vr} | environment)
 
 
 def serve(worlds: World, vr: str, *words: str, **options: Any) -> subprocess.Popen[Any]:
@@ -239,6 +245,29 @@ def test_connecting_again_after_a_refusal(worlds: World) -> None:
     assert done.stdout.splitlines() == ["111 0 80", "111 115 80"], done.stderr
 
 
+def test_who_resolves_by_himself_finds_the_routers_servers(worlds: World) -> None:
+    """As c-ares and BIND's tools do, which read resolv.conf(5) by fopen(3)."""
+    code = (
+        "import ctypes\n"
+        "libc, line = ctypes.CDLL(None), ctypes.create_string_buffer(200)\n"
+        "libc.fopen.restype = ctypes.c_void_p\n"
+        "def first(path, mode):\n"
+        "    libc.fgets(line, 200, ctypes.c_void_p(libc.fopen(path, mode)))\n"
+        "    return line.value.decode()\n"
+        "print(first(b'/etc/resolv.conf', b're'), first(b'/proc/self/comm', b'r'), end='')\n"
+    )
+    assert preloaded(worlds, "red", "python3", "-c", code).stdout.split() == ["nameserver", HOST4, "python3"]
+
+
+def test_who_empties_his_environment_stays_in_the_router(worlds: World) -> None:
+    code = (
+        "import os, socket\n"
+        "os.environ.clear()\n"
+        "print(socket.socket(socket.AF_INET, socket.SOCK_STREAM).connect_ex(('10.0.0.2', 80)))\n"
+    )
+    assert preloaded(worlds, "red", "python3", "-c", code).stdout == "0\n"
+
+
 def test_a_map_that_is_wrong_starts_nothing(worlds: World) -> None:
     done = run(worlds, "true", LD_PRELOAD=str(PRELOAD), RSOCK_MAP="10.0.0.0/33=red")
     assert done.returncode == 127
@@ -302,12 +331,14 @@ def test_nginx(worlds: World) -> None:
         assert started.wait(5) == 0
 
 
-def test_a_right_that_is_missing_is_told(worlds: World) -> None:
-    stranger = ("setpriv", "--reuid=12399", "--regid=12399", "--clear-groups")
+def test_a_right_that_is_missing_is_told(worlds: World, installed: Path) -> None:
+    library = str(installed / PRELOAD.name)
+    python = getattr(sys, "_base_executable", sys.executable)  # this environment may be out of their reach
     code = "import socket\ntry: socket.socket()\nexcept OSError as error: print(error.errno)"
-    assert preloaded(worlds, "red", *stranger, sys.executable, "-c", code).stdout == "13\n"
-    user = ("setpriv", f"--reuid={APP_UID}", f"--regid={APP_UID}", "--clear-groups")
-    assert preloaded(worlds, "red", *user, sys.executable, "-c", code).stdout == ""
+    for uid, told in ((12399, "13\n"), (APP_UID, "")):
+        user = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+        done = preloaded(worlds, "red", *user, python, "-c", code, LD_PRELOAD=library)
+        assert (done.returncode, done.stdout) == (0, told)
     packets = "import socket\ntry: socket.socket(17, 3)\nexcept OSError as error: print(error.errno)"
     done = preloaded(worlds, "red", sys.executable, "-c", packets)
     assert done.stdout == "97\n"

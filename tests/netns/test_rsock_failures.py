@@ -5,7 +5,8 @@ comes once (from a forwarder's successor perhaps twice, as a ring's last batch d
 waits longer than its timeout; and when the app is gone, so are its sockets, within 10 ms.  In the end nobody holds
 more fds or memfds than before, and no port or multicast group is taken.
 
-RSOCK_ROUNDS says how many times each of them is killed (`make chaos-rsock ROUNDS=1000`).
+RSOCK_ROUNDS says how many times each of them is killed (`make chaos-rsock ROUNDS=1000`), RSOCK_SEED in which moments of
+the traffic.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import signal
 import socket
 import statistics
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.quiet, pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(0)]
 
 ROUNDS: Final = int(os.environ.get("RSOCK_ROUNDS", "5"))
+SEED: Final = os.environ.get("RSOCK_SEED", "0")
+EARLIEST, LATEST = 0.02, 0.22  # seconds of the traffic in which something is killed
 APP: Final = Path(__file__).resolve().parent / "failing_app.py"
 APP_UID: Final = 61234
 HOST: Final = "10.0.0.2"
@@ -47,6 +51,16 @@ BATCH: Final = 64  # BATCH_SIZE: a successor may repeat one
 FREED: Final = 0.010
 SHORT: Final = 0.3  # for who is not answered
 ROLES: Final = ("forwarder", "control", "broker")
+FAILURES: Final = {  # the last one is the kernel's of shutdown, where the reset was there before
+    errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ECONNABORTED, errno.ENOTCONN
+}  # fmt: skip
+
+
+def moments() -> Iterator[float]:
+    """Give for each round how long its traffic flows until something is killed."""
+    chance = random.Random(SEED)
+    for _round in range(ROUNDS):
+        yield chance.uniform(EARLIEST, LATEST)
 
 
 class World:
@@ -218,16 +232,16 @@ def assert_equal(one: Round, app: dict[str, Any]) -> None:
         assert one.told[name].get("error") is None, one.told
         assert one.told[name]["digest"] == one.digest(f"{name} by app"), one.told
     for told in (app["datagrams"], one.told["datagrams"]):
-        assert told == {"distinct": failing_app.COUNT, "repeated": 0, "errors": []}, (app, one.told)
+        assert told == {"distinct": failing_app.COUNT, "missing": [], "repeated": 0, "errors": []}, (app, one.told)
     assert (app["hangs"], app["unsent"], one.told["unsent"], one.told["status"]) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("role", ["broker", "control"])
 def test_nothing_is_felt(world: World, role: str) -> None:
-    for _round in range(ROUNDS):
+    for moment in moments():
         one = Round(world)
         one.begin()
-        time.sleep(0.05)  # the middle of the traffic
+        time.sleep(moment)
         world.kill(role)
         assert_equal(one, one.end())
 
@@ -236,16 +250,16 @@ def assert_known(told: dict[str, Any], digest: str) -> None:
     """A stream is whole, or its reader has heard that it is not."""
     assert told["digest"] == digest or told.get("error") is not None, told
     if "error" in told:
-        assert told["error"] in {errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ECONNABORTED}, told
+        assert told["error"] in FAILURES, told
 
 
 def test_a_forwarder_dies(world: World) -> None:
     """Streams tell so, at once; datagrams come, and the app's sockets go on."""
     refusals, repeated, cut = 0, 0, 0
-    for _round in range(ROUNDS):
+    for moment in moments():
         one = Round(world)
         one.begin()
-        time.sleep(0.05)
+        time.sleep(moment)
         begin = time.monotonic()
         world.kill("forwarder")
         app = one.end()
@@ -306,11 +320,11 @@ def still_known(sockets: list[tuple[int, int, str]]) -> list[int]:
 def test_an_app_dies(world: World) -> None:
     """Its sockets, ports and groups are free within 10 ms, and its peers know."""
     freed = []
-    for _round in range(ROUNDS):
+    for moment in moments():
         one = Round(world)
         one.begin()
         assert len(still_known(one.app["sockets"])) == 4
-        time.sleep(0.05)
+        time.sleep(moment)
         os.kill(one.app["pid"], signal.SIGKILL)
         begin = time.monotonic()
         while still_known(one.app["sockets"]):
@@ -321,7 +335,7 @@ def test_an_app_dies(world: World) -> None:
         for name in ("made", "taken"):
             told = one.told[name]
             assert told["digest"] == one.digest(f"{name} by app") or told["received"] < failing_app.STREAM, told
-            assert told.get("error") in {None, errno.ECONNRESET, errno.EPIPE}, told
+            assert told.get("error") in {None, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN}, told
         assert one.told["datagrams"]["repeated"] == 0
     times = f"{statistics.median(freed) * 1000:.1f} ms, {max(freed) * 1000:.1f} at most"
     print(f"\napp SIGKILL: sockets freed after {times}")

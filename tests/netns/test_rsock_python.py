@@ -7,12 +7,14 @@ import contextlib
 import errno
 import http.client
 import os
+import pickle
 import socket
 import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -420,6 +422,22 @@ def test_sockets_travel_between_processes(world: World, kind: int) -> None:
         told = left.recv(100).decode()
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert told == repr(ours.getsockname())
+
+
+def test_multiprocessing_hands_sockets_over(world: World) -> None:
+    """As it does the standard module's; pickle alone cannot."""
+    with rsock.socket(socket.AF_INET, socket.SOCK_STREAM, vr="red", ctx=world.context) as ours:
+        ours.bind(("127.0.0.1", 0))
+        ours.listen()
+        with rsock.socket(socket.AF_INET, socket.SOCK_STREAM, vr="red", ctx=world.context) as asking:
+            asking.connect(ours.getsockname())
+            with ours.accept()[0] as answering, ForkingPickler.loads(ForkingPickler.dumps(asking)) as copy:
+                assert (type(copy), copy.vr) == (type(asking), "red")
+                copy.sendall(b"by the copy")
+                answering.settimeout(WAIT)
+                assert answering.recv(100) == b"by the copy"
+            with pytest.raises(TypeError, match="pickle"):
+                pickle.dumps(asking)
 
 
 def test_a_plain_fd_stays_plain(world: World) -> None:

@@ -81,21 +81,22 @@ int harness_agree(const struct tables_view *view, uint8_t family, const uint8_t 
 	uint16_t *groups)
 {
 	struct fib_trie trie;
-	bool open = fib_trie_open(view, family, &trie), vector = fib_batch_vector_works();
+	bool open = fib_trie_open(view, family, &trie);
 	uint32_t size = family == FAMILY_IPV4 ? 4 : 16;
 	for (uint32_t i = 0; i < count; i++)
 		groups[i] = fib_lookup(view, family, addresses + i * size);
 	// Parts of all sizes; each begins elsewhere in the batch before.
 	for (uint32_t first = 0, part = 1; first < count; first += part / 2 + 1, part = part % FIB_BATCH + 1) {
-		uint16_t found[3][FIB_BATCH] = {0};
+		uint16_t found[1 + FIB_WAYS][FIB_BATCH];
 		uint32_t left = count - first < part ? count - first : part;
 		fib_lookup_batch(view, family, addresses + first * size, left, found[0]);
-		if (open)
-			fib_batch_plain(&trie, family, addresses + first * size, left, found[1]);
-		if (open && vector)
-			fib_batch_vector(&trie, family, addresses + first * size, left, found[2]);
+		for (uint32_t way = 0; way < FIB_WAYS; way++) {
+			memcpy(found[1 + way], found[0], sizeof(found[0]));
+			if (open && fib_ways[way]->works())
+				fib_ways[way]->batch(&trie, family, addresses + first * size, left, found[1 + way]);
+		}
 		for (uint32_t i = 0; i < left; i++)
-			for (uint32_t way = 0; way < (vector ? 3 : 2); way++)
+			for (uint32_t way = 0; way < 1 + FIB_WAYS; way++)
 				if (found[way][i] != groups[first + i])
 					return (int)(first + i);
 	}
@@ -106,8 +107,9 @@ int harness_agree(const struct tables_view *view, uint8_t family, const uint8_t 
 static void reader_lookup(const struct harness_reader *r, const uint8_t *addresses, uint32_t size, uint16_t *groups)
 {
 	struct fib_trie trie;
-	if (r->rounds % 3 == 1 && r->count <= FIB_BATCH && fib_trie_open(r->view, r->family, &trie))
-		fib_batch_plain(&trie, r->family, addresses, r->count, groups);
+	const struct fib_way *way = fib_ways[r->rounds / 3 % FIB_WAYS];
+	if (r->rounds % 3 == 1 && r->count <= FIB_BATCH && way->works() && fib_trie_open(r->view, r->family, &trie))
+		way->batch(&trie, r->family, addresses, r->count, groups);
 	else if (r->rounds % 3 == 2)
 		fib_lookup_batch(r->view, r->family, addresses, r->count, groups);
 	else

@@ -278,6 +278,38 @@ def test_churn_keeps_memory_bounded(tables: Tables) -> None:
     assert max(figures[1:]) <= figures[0] + (64 << 10)
 
 
+def crowd(rng: random.Random, count: int) -> list[Prefix]:
+    """Prefixes of both families, some alone, some in heaps of any length, some twice."""
+    heaps = [rng.getrandbits(128) for _ in range(12)]
+    found: list[Prefix] = []
+    while len(found) < count:
+        family = rng.choice((4, 6))
+        width = WIDTH[family]
+        length = rng.choice((rng.randint(0, width), rng.choice((16, 24)), width))
+        value = rng.choice((rng.choice(heaps) ^ rng.getrandbits(128) >> rng.randint(0, 127), rng.getrandbits(128)))
+        found.append((family, value >> (128 - width) >> (width - length) << (width - length), length))
+    return [*found, *rng.sample(found, count // 20)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_at_once(tables: Tables, seed: int) -> None:
+    """Installed together, over others and over themselves: the last one counts."""
+    rng = random.Random(seed)
+    table: Table = {}
+    for _ in range(4):
+        known = rng.sample(sorted(table), len(table) // 3)
+        changes = Changes([(where, rng.randint(1, 40)) for where in [*crowd(rng, 1500), *known]])
+        assert tables.apply(changes) == 0
+        table = changes.after(table, len(changes.steps))
+        assert tables.installed() == table
+        tables.check(table)
+    assert tables.apply(Changes([(where, 0) for where in table])) == 0
+    assert tables.installed() == {}
+    again = Changes([(where, 1) for where in crowd(rng, 1200)])
+    assert tables.apply(again) == 0
+    tables.check(again.after({}, len(again.steps)))
+
+
 def spread(count: int) -> list[Prefix]:
     """Far apart: each needs nodes of its own."""
     return [(4, index * 2654435761 % 2**32 >> 8 << 8, 24) for index in range(1, count)]

@@ -148,16 +148,81 @@ def test_a_group_is_the_tables_own(world: World) -> None:
     assert all(route.group != shared for route in world.writer.routes())
 
 
-def test_a_next_hop_that_dies_leaves_its_routes_to_others(world: World) -> None:
-    """At once they lead nowhere, after process() to the other neighbor."""
-    world.table.feed(1, update(65001, ["10.0.0.0/24"], "192.0.2.1"))
-    world.table.feed(2, update(65002, ["10.0.0.0/24"], "192.0.2.2"))
+def told_by_both(world: World, prefixes: list[str]) -> None:
+    """Let both neighbors announce the same."""
+    world.table.feed(1, update(65001, prefixes, "192.0.2.1"))
+    world.table.feed(2, update(65002, prefixes, "192.0.2.2"))
     world.settle({"192.0.2.1": "e1", "192.0.2.2": "e2"})
+
+
+def test_a_next_hop_that_dies_leaves_its_routes_to_others(world: World) -> None:
+    """At once to the backup of their group, and for good after process()."""
+    told_by_both(world, ["10.0.0.0/24"])
     assert world.fib() == {"10.0.0.0/24": ["1"]}
     world.way(1, "192.0.2.1", "")
-    assert world.fib() == {"10.0.0.0/24": [None]}
+    assert world.fib() == {"10.0.0.0/24": ["2"]}
     world.settle({})
     assert world.fib() == {"10.0.0.0/24": ["2"]}
+    world.way(2, "192.0.2.2", "")
+    assert world.fib() == {"10.0.0.0/24": [None]}
+    world.way(1, "192.0.2.1", "e1")
+    world.settle({})
+    assert world.fib() == {"10.0.0.0/24": ["1"]}
+
+
+def test_a_neighbor_that_fails_flips_groups_before_any_route_is_judged(world: World) -> None:
+    """What it alone announced goes the second best way, whatever is left to do; and back with it."""
+    told_by_both(world, ["10.0.0.0/24", "10.0.1.0/24"])
+    world.table.feed(1, update(65001, ["10.0.2.0/24"], "192.0.2.1"))
+    world.settle({})
+    world.table.peer_down(1)
+    assert world.fib() == {"10.0.0.0/24": ["2"], "10.0.1.0/24": ["2"], "10.0.2.0/24": ["1"]}
+    world.settle({})
+    assert world.fib() == {"10.0.0.0/24": ["2"], "10.0.1.0/24": ["2"]}
+
+
+def test_a_neighbor_that_is_kept_or_shares_its_next_hop_flips_nothing(world: World) -> None:
+    """RFC 4724: who restarts goes on forwarding; and so does a next hop that somebody else announces, too."""
+    told_by_both(world, ["10.0.0.0/24"])
+    world.table.peer_down(1, (Afi.IPV4,))
+    world.settle({})
+    assert world.fib() == {"10.0.0.0/24": ["1"]}
+    world.table.feed(2, update(65002, ["10.0.7.0/24"], "192.0.2.1"))
+    world.settle({})
+    world.table.peer_down(1)
+    assert world.fib() == {"10.0.0.0/24": ["1"], "10.0.7.0/24": ["1"]}
+    world.settle({})
+    assert world.fib() == {"10.0.0.0/24": ["2"], "10.0.7.0/24": ["1"]}
+
+
+def test_a_next_hop_that_failed_is_sound_again_with_its_neighbor(world: World) -> None:
+    """Also where its paths are still remembered by what others were told."""
+    told_by_both(world, ["10.0.0.0/24"])
+    world.table.peer_down(1)
+    assert world.fib() == {"10.0.0.0/24": ["2"]}
+    world.table.peer_up(
+        1, PeerSettings(PeerKind.EXTERNAL, parse_address("192.0.2.1"), 65000, 65001, 1, {Afi.IPV4: FamilySettings()})
+    )
+    told_by_both(world, ["10.0.0.0/24", "10.0.1.0/24"])
+    assert world.fib() == {"10.0.0.0/24": ["1"], "10.0.1.0/24": ["1"]}
+
+
+def test_the_backup_follows_the_paths(world: World) -> None:
+    """Another second best path, or none any more."""
+    told_by_both(world, ["10.0.0.0/24"])
+    world.table.peer_add(3)
+    world.table.peer_up(
+        3, PeerSettings(PeerKind.EXTERNAL, parse_address("192.0.2.3"), 65000, 65003, 3, {Afi.IPV4: FamilySettings()})
+    )
+    world.table.feed(3, update(65003, ["10.0.0.0/24"], "192.0.2.3", 1))
+    world.settle({"192.0.2.3": "e3"})
+    world.table.peer_down(2)
+    world.settle({})
+    world.way(1, "192.0.2.1", "")
+    assert world.fib() == {"10.0.0.0/24": ["3"]}
+    world.table.peer_down(3)
+    world.settle({})
+    assert world.fib() == {}
 
 
 def test_a_successor_disturbs_nothing_and_sweeps_what_was_not_told_again(world: World) -> None:

@@ -153,3 +153,27 @@ def test_a_policy_that_goes_while_routes_are_grouped_keeps_none_of_them(table: B
     table.peer_change(2, settings(2))
     settle_all(table, neighbor)
     assert len(neighbor.known) == MANY
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, [65000, 65001, 65002, 4200000000, 1000, 65002, 65003]),
+        ({"remove_private_as": True}, [65000, 65002, 1000, 65002]),
+        ({"as_override": True}, [65000, 65001, 65000, 4200000000, 1000, 65000, 65003]),
+        ({"remove_private_as": True, "as_override": True}, [65000, 1000]),
+    ],
+)
+def test_private_numbers_leave_but_the_neighbors_own(
+    table: BulkTable, changes: dict[str, bool], told: list[int]
+) -> None:
+    """It must see that the path leads back to it; where ours stands in its place it is to see nothing."""
+    table.peer_change(2, replace(settings(2), **changes))  # type: ignore[arg-type]
+    path = (Segment(SegmentKind.SEQUENCE, (65001, 65002, 4200000000, 1000, 65002, 65003)),)
+    attributes = encode(Attributes(as_path=path, next_hop=parse_address("192.0.2.1")))
+    table.feed(1, frame(2, struct.pack("!HH", 0, len(attributes)) + attributes + WORDS[0]))
+    heard = b""
+    for _ in range(3):
+        settle(table)
+        heard += table.export(2, ROOM)
+    assert struct.pack(f"!BB{len(told)}I", 2, len(told), *told) in heard

@@ -50,6 +50,7 @@ def test_a_full_configuration_is_taken(tmp_path: Path) -> None:
         ("10.0.0.2: {group: transit, multihop: 2, gtsm: 1}", "exclude each other"),
         ("10.0.0.2: {remote-as: 65002, timers: {hold: 2s}}", "at least 3s"),
         ("10.0.0.2: {remote-as: 65002, interface: lam}", "did you mean 'lan'"),
+        ("10.0.0.1: {remote-as: 65002}", "the neighbor 10.0.0.1 is an address of this router"),
     ],
 )
 def test_what_does_not_fit_is_told(neighbor: str, told: str, tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def map_memory() -> None:
         call(101, 0, 0, 0, 0),  # ptrace
         call(165, 0, 0, 0, 0, 0),  # mount
         call(272, 0x40000000),  # unshare(CLONE_NEWNET)
-        call(321, 0, 0, 0),  # bpf
+        call(321, 0, 0, 0),  # bpf(BPF_MAP_CREATE)
+        call(321, 5, 0, 0),  # bpf(BPF_PROG_LOAD)
         call(62, 1, 0),  # kill
     ],
 )

@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import pytest
 
 from fastpath import segment
 from fastpath._layout import FIELDS, SIZES
-from fastpath.pulse import Pulse
+from fastpath.pulse import TURNS, TURNS_AT, Pulse, allowed
 from fastpath.watch import LONG_ITERATION, LONG_TURN, Places, Watch
 from manager import probe, supervisor
 from manager.reactor import Reactor
@@ -275,6 +276,44 @@ def test_a_control_that_loops_is_fenced_when_it_has_run_for_long(states: list[St
         fenced, took = supervised(OneVr(states[0], pid), 40)
     assert len(fenced) == 1
     assert took > supervisor.TURN_RUNS
+
+
+def test_a_control_that_beats_in_a_turn_without_end_is_fenced(
+    states: list[State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part of its work ends, and the turn does not; one that completes turns is left alone."""
+    monkeypatch.setattr(supervisor, "WORK_RUNS", 0.5)
+    for resting in (True, False):
+        pulse, done = Pulse(states[0].tables), threading.Event()
+
+        def beat(pulse: Pulse = pulse, done: threading.Event = done, *, resting: bool = resting) -> None:
+            while not done.wait(0.005):
+                pulse.beat()
+                if resting:
+                    pulse.rest()
+                    pulse.work()
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            with process("while :; do :; done") as pid:
+                fenced, _took = supervised(OneVr(states[0], pid), 3.0 if resting else 40)
+        finally:
+            done.set()
+            thread.join()
+        assert [reason.partition(" for ")[0] for reason in fenced] == ([] if resting else ["the same turn"])
+
+
+def test_a_control_with_much_to_go_through_is_given_its_time(states: list[State]) -> None:
+    """It says how much before each part; and rests all the same."""
+    pulse = Pulse(states[0].tables)
+    for entries, seconds in ((100, 0), (100_000, 4), (1 << 40, 31.875)):
+        pulse.beat(entries)
+        (word,) = struct.unpack("<Q", os.pread(states[0].tables, 8, TURNS_AT))
+        assert allowed(word) == seconds
+    pulse.rest()
+    (rests,) = struct.unpack("<Q", os.pread(states[0].tables, 8, TURNS_AT))
+    assert rests == (word & TURNS) + (1 << 32)
 
 
 def test_no_process_of_a_vr_can_cut_off_what_is_looked_at(states: list[State]) -> None:

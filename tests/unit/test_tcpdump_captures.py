@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.unit.archives import unpack
 from tests.unit.c_build import build
 from tests.unit.captures import IpPacket, frames, packets
 from vrouter.net.address import IPV4, Address
@@ -39,7 +40,7 @@ def suite(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Unpack the captures and texts."""
     place = tmp_path_factory.mktemp("tcpdump")
     with tarfile.open(test_data / "tcpdump-tests.tar.xz") as archive:
-        archive.extractall(place, filter="data")
+        unpack(archive, place)
     return next(place.rglob("TESTLIST")).parent
 
 

@@ -40,8 +40,8 @@ def test_a_control_hears_of_the_links_before_its_configuration() -> None:
     port = SimpleNamespace(id=1, present=True, link_up=False, mtu=1500, facts=facts)
     unit.ports[port_plan.key] = cast("Port", port)
     control = RecordingControl()
-    unit._control_peer = cast("ControlPeer", control)
+    unit.control_link._peer = cast("ControlPeer", control)
     unit.control.phase = Phase.GREETING
-    unit._control_answered()
+    unit.control_link.answered()
     assert [op for op, _fields in control.requests][:2] == ["link", "configure"]
     assert control.requests[0][1] == {"port": 1, "up": False, "mtu": 1500}

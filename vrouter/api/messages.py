@@ -24,6 +24,7 @@ class ManagerOp(enum.StrEnum):
     """What a CLI may ask of the manager."""
 
     ROUTERS = "routers"  # -> list as in `vr -j show routers`
+    STATUS = "status"  # -> {config: Applied.describe(), loop_lag: Timings.plain()}, of the manager itself
     PLAN = "plan"  # {} re-reads the manager's own conf dir -> Plan as plain data
     APPLY = "apply"  # -> Plan as plain data, once carried out
     ROUTER = "router"  # {action: stop|start|restart, name}

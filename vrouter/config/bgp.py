@@ -194,7 +194,7 @@ class Session:
         "Send communities of all kinds; true by default.", Impact.SOFT, None
     )
     remove_private_as: Annotated[bool, Boolean()] | None = option(
-        "Take private AS numbers out of paths that leave.", Impact.SOFT, None
+        "Take private AS numbers out of paths that leave, but the neighbor's own.", Impact.SOFT, None
     )
     allow_own_as: Annotated[int, Integer(0, 10)] | None = option(
         "How often the own AS may stand in a path that comes in.", Impact.SOFT, None, "1"

@@ -135,6 +135,12 @@ class Engine:
         return self._hosted
 
     @property
+    def size(self) -> int:
+        """How many routes, LSAs and the like there are, but for BGP's: what one input may be much work for."""
+        instances = (hosted.instance for hosted in self._hosted.values())
+        return len(self.rib.candidates) + sum(instance.size for instance in instances if instance is not None)
+
+    @property
     def routes(self) -> Routes:
         """The RIB and BGP's table, to look at."""
         return self._routes

@@ -330,6 +330,10 @@ class Instance(Protocol):
     """What the runtime calls.  `Silent` has a body for each, for those that need not all."""
 
     @property
+    def size(self) -> int:
+        """How many entries it knows beside its routes, all of which one input may make it go through."""
+
+    @property
     def deadline(self) -> float | None:
         """When handle_timeout is due, by the clock of `now`; None: never."""
 
@@ -387,6 +391,11 @@ class Instance(Protocol):
 
 class Silent:
     """An instance that does nothing when told something."""
+
+    @property
+    def size(self) -> int:
+        """None to speak of."""
+        return 0
 
     @property
     def deadline(self) -> float | None:

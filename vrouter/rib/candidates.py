@@ -92,6 +92,10 @@ class Candidates:
         """Tell whether there is a route to a prefix."""
         return prefix in self._routes
 
+    def __len__(self) -> int:
+        """Count the prefixes."""
+        return len(self._routes)
+
     def __iter__(self) -> Iterator[Prefix]:
         """Give all prefixes, in the order in which they came."""
         return iter(self._routes)

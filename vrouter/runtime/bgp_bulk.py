@@ -41,7 +41,7 @@ _NEXT_HOP: Final = 3  # type of the attribute
 class BulkTable:
     """`vrouter.rib.bgp_table.BgpTable` in C."""
 
-    slot: int = 2048
+    slot: int = 8192
 
     def __init__(
         self,

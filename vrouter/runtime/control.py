@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
+from vrouter.api.timings import Timings
 from vrouter.config.codec import from_plain
 from vrouter.config.router import RouterConfig
 from vrouter.engine import inputs, outputs
@@ -65,7 +66,7 @@ class Control:
     def __init__(self, name: str, fib: FibSync, call_later: Callable[[float, Callable[[], None]], Timer | None],
                  published: Callable[[], None] = lambda: None, *, make: Callable[[Header], Engine] = make_engine,
                  clock: Callable[[], float] = time.monotonic,
-                 beat: Callable[[], None] = lambda: None) -> None:  # fmt: skip
+                 beat: Callable[[int], None] = lambda _entries: None) -> None:  # fmt: skip
         """Work on `fib`; `call_later(seconds, callback)` is the loop's, `published` is called after each change.
 
         `make` makes an engine from what a recording says of it.
@@ -73,7 +74,7 @@ class Control:
         self._call_later = call_later
         self._published = published
         self._clock = clock
-        self._beat = beat  # called after each input: much of it is no hang
+        self._beat = beat  # called round each input, with how much it may have to go through: much is no hang
         self._tidying = False
         self._fib = fib
         self._name = name
@@ -88,6 +89,8 @@ class Control:
         self._links: dict[int, inputs.Link] = {}
         self.sockets: Sockets | None = None
         self.watcher: Watcher | None = None
+        self._inputs: dict[str, Timings] = {}  # how long each kind of input took
+        self.timings: dict[str, Timings] = {}  # of what is around, by name
 
     @property
     def rib(self) -> Rib:
@@ -129,12 +132,22 @@ class Control:
     def show(self, message: dict[str, Any]) -> Any:
         """Answer a question about a protocol: {instance, query, arguments}."""
         instance, query, arguments = _question(message)
+        if (instance, query) == ("control", "metrics"):
+            return self._metrics()
         try:
             return self._engine.show(instance, query, arguments, self._clock())
         except KeyError as error:
             raise _unknown(instance, query, error) from error
         except ValueError as error:
             raise RequestError("bad-request", str(error)) from error
+
+    def _metrics(self) -> dict[str, Any]:
+        """Tell which protocols run, and how long things took."""
+        return {
+            "instances": self._engine.show("engine", "instances", {}, self._clock()),
+            "inputs": {kind: timings.plain() for kind, timings in self._inputs.items()},
+            "timings": {name: timings.plain() for name, timings in self.timings.items()},
+        }
 
     def clear(self, message: dict[str, Any]) -> dict[str, Any]:
         """Have a protocol do something: {instance, query, arguments}."""
@@ -211,7 +224,8 @@ class Control:
             self._drain()
 
     def _step(self, event: inputs.Input, now: float) -> None:
-        self._busy = True
+        self._busy, begin = True, time.monotonic()
+        self._beat(self._engine.size)
         try:
             wanted: list[outputs.Output] = []
             try:
@@ -222,7 +236,12 @@ class Control:
             self._carry_out(wanted)
         finally:
             self._busy = False
-            self._beat()
+            kind = type(event).__name__.lower()
+            timings = self._inputs.get(kind)
+            if timings is None:
+                timings = self._inputs[kind] = Timings()
+            timings.note(time.monotonic() - begin)
+            self._beat(self._engine.size)
             self._arm(now)
 
     def _carry_out(self, wanted: list[outputs.Output]) -> None:

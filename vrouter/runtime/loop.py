@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from vrouter.api.timings import Timings
+
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
 
@@ -51,6 +53,8 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._running = False
+        self.turns = Timings()  # how long each kept all else waiting
+        self._awake = time.monotonic()
 
     @staticmethod
     def now() -> float:
@@ -105,13 +109,15 @@ class Loop:
                 timer.callback()
 
     def _select(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-        if self._pulse is None:
-            return self._selector.select(timeout)
-        self._pulse.rest()
+        self.turns.note(time.monotonic() - self._awake)
+        if self._pulse is not None:
+            self._pulse.rest()
         try:
             return self._selector.select(timeout)
         finally:
-            self._pulse.work()
+            self._awake = time.monotonic()
+            if self._pulse is not None:
+                self._pulse.work()
 
     def close(self) -> None:
         """Give the selector back."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
 from fastpath.pulse import Pulse
 from fastpath.spf import Accelerators
 from fastpath.tables import TableWriter
 from vrouter.api.messages import ControlOp
+from vrouter.api.timings import Timings
 from vrouter.engine.engine import Engine
 from vrouter.engine.recording import Header
-from vrouter.rib.bgp_table import BgpTable
+from vrouter.rib.bgp_table import BgpTable, Fed
 from vrouter.runtime.bfd_link import BfdLink
 from vrouter.runtime.bgp_bulk import BulkTable
 from vrouter.runtime.control import Control
@@ -31,16 +33,43 @@ class _AttachedTable(BulkTable):
         self._wiring = wiring
         wiring.fib.sweep_bulk = self.sweep
 
+    def feed(self, peer: int, data: bytes | memoryview) -> Fed:
+        """Take bytes of a session."""
+        begin = time.monotonic()
+        fed = super().feed(peer, data)
+        self._wiring.bgp_feed.note(time.monotonic() - begin)
+        return fed
+
     def process(self, limit: int) -> bool:
         """Choose best paths, and see to it that what they free is given back."""
         self._wiring.control.tidy_soon()
-        return super().process(limit)
+        begin = time.monotonic()
+        more = super().process(limit)
+        self._wiring.bgp_process.note(time.monotonic() - begin)
+        return more
 
     def close(self) -> None:
         """Free it; what it wrote is swept as that of anybody."""
         if self._wiring.fib.sweep_bulk == self.sweep:
             self._wiring.fib.sweep_bulk = None
         super().close()
+
+
+class _Timed:
+    """OSPF's loops in C, with a note of how long each computation took."""
+
+    fletcher = staticmethod(Accelerators.fletcher)
+
+    def __init__(self, timings: Timings) -> None:
+        self._timings = timings
+
+    def spf(self, *arguments: Any, **named: Any) -> tuple[list[int], list[int]]:
+        """Run Dijkstra."""
+        begin = time.monotonic()
+        try:
+            return Accelerators.spf(*arguments, **named)
+        finally:
+            self._timings.note(time.monotonic() - begin)
 
 
 class Wiring:
@@ -50,6 +79,7 @@ class Wiring:
         """Serve `listener`; `forwarder` is the address of the VR's forwarder."""
         self._pulse = Pulse(tables)
         self.loop = Loop(self._pulse)
+        self.bgp_feed, self.bgp_process, self._spf = Timings(), Timings(), Timings()
         self.writer = writer = TableWriter(tables, state_ro)
         self.fib = FibSync(writer, tables)
         self.forwarder = ForwarderLink(self.loop, forwarder)
@@ -64,6 +94,9 @@ class Wiring:
         )
         self.transport = Transport(self.loop, forwarder, self.index, self.name, self.control.feed)
         self.control.sockets = self.transport
+        self.control.timings = {
+            "loop_lag": self.loop.turns, "bgp_feed": self.bgp_feed, "bgp_process": self.bgp_process, "spf": self._spf,
+        }  # fmt: skip
         self.bfd = BfdLink(writer, tables, state_ro, self.control.feed, self.loop.call_later, self.forwarder.nudge)
         self.control.watcher = self.bfd
         self.forwarder.bfd_changed = self.bfd.look
@@ -84,7 +117,7 @@ class Wiring:
         self.bfd.changed()
 
     def _engine(self, header: Header) -> Engine:
-        return make_engine(header, self._bgp_table, Accelerators())
+        return make_engine(header, self._bgp_table, _Timed(self._spf))
 
     def _bgp_table(self) -> BgpTable:
         return _AttachedTable(self)

@@ -20,6 +20,7 @@ enum bypass_limits {
 	BYPASS_NEIGHBORS = 4096,  // a power of two
 	BYPASS_WINDOW = 8,        // places after its hash that a neighbor may lie in
 	BYPASS_SOURCES = 65536,   // bits of the filter of our own addresses, a power of two
+	BYPASS_ADJACENCIES = 256, // groups that a program remembers, a power of two
 	BYPASS_LEASE_MS = 10000   // a dead forwarder's neighbors are used for
 };
 
@@ -32,7 +33,8 @@ struct bypass_fib {
 	struct tables_segment tables; // of which epoch, arena_end, fib_root and groups are used
 	uint64_t ready;           // 1: complete, and follows every change
 	uint64_t wanted;          // bytes of a map that would be large enough; 0: this one is
-	uint64_t reserved[6];
+	uint64_t changes;         // of groups, one more after each, in the map's whole life; 0: nobody counts them
+	uint64_t reserved[5];
 	struct bypass_reader readers[BYPASS_CPUS];
 	// blocks up to the size of the map
 };
@@ -96,12 +98,37 @@ struct bypass_links {
 	uint64_t hash_key[2];     // state_segment.random_key
 	uint64_t neighbor_key;    // of the hash of neighbors
 	uint64_t mark;            // of frames that are to be forwarded at tc: a random number of 32 bits, 0: not set yet
-	uint64_t reserved[2];
+	uint64_t changes;         // of interfaces and neighbors, another number after each; upper half: as `attaches`, or
+	                          // the forwarder is one that does not count them
+	uint64_t reserved;
 	struct bypass_port ports[MAX_PORTS];
 	struct bypass_interface interfaces[MAX_INTERFACES];
 	uint64_t sources[BYPASS_SOURCES / 64]; // a bit for each IPv4 address of ours: see bypass_source_bit
 	struct bypass_neighbor neighbors[BYPASS_NEIGHBORS];
 	struct bypass_processor processors[]; // as many as the machine can have
+};
+
+// Where a group of one next hop leads to, as a program has found it: right while both maps have as many changes.
+struct bypass_adjacency {
+	uint64_t routes;          // bypass_fib.changes
+	uint64_t links;           // bypass_links.changes
+	uint64_t header;          // the first 8 bytes of a frame, as they lie in memory
+	uint32_t header_end;      // the next 4
+	uint32_t group;           // 0: empty
+	uint32_t port;            // as in struct bypass_interface
+	uint32_t egress;          // interface
+	uint32_t mtu;
+	uint32_t neighbor;        // its place
+	uint64_t used_ns;         // as last told there
+	uint64_t reserved;
+};
+
+// What a program remembers, in a map of its own: one for each processor.
+struct bypass_memory {
+	uint64_t tick;
+	uint64_t now_ns;          // CLOCK_MONOTONIC_COARSE at that tick
+	uint64_t reserved[6];
+	struct bypass_adjacency adjacencies[BYPASS_ADJACENCIES];
 };
 
 #endif

@@ -9,14 +9,14 @@
 #include "abi/limits.h"
 
 enum port_driver {
-	DRIVER_AF_PACKET = 1, // fds: packet socket with a version 2 RX ring
+	DRIVER_AF_PACKET = 1, // fds: packet socket with a version 2 RX ring [, those of port/volley.h]
 	DRIVER_LINK = 2,      // fds: own segment (rw), peer's segment (ro), own eventfd, peer's eventfd
 	DRIVER_TRACE = 3,     // wrappers; they take no fd
 	DRIVER_FAULT = 4,
-	DRIVER_AF_XDP = 5,    // fds: AF_XDP socket, the memory of its frames
+	DRIVER_AF_XDP = 5,    // fds: AF_XDP socket, the memory of its frames [, those of port/volley.h]
 	DRIVER_TAP = 6,       // fds: the device's, of /dev/net/tun
 	DRIVER_PCAP = 7,      // fds: files, as the mode tells: input, output
-	DRIVER_AF_PACKET_V3 = 8 // fds: packet socket with a version 3 RX ring
+	DRIVER_AF_PACKET_V3 = 8 // fds: packet socket with a version 3 RX ring [, those of port/volley.h]
 };
 
 struct port_spec {

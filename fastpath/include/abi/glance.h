@@ -10,6 +10,7 @@
 struct glance_word {
 	const uint64_t *word;
 	uint64_t mask;        // at work while one of these bits is set
+	uint64_t same;        // the bits that tell one state of it from another
 	uint64_t patience_ns; // how long it may stay the same so
 	uint64_t seen;        // what it was at the last look, and since when
 	uint64_t since_ns;

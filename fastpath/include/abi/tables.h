@@ -224,7 +224,7 @@ struct tables_segment {
 	uint64_t police_root;  // byte offset of struct police_table; 0: no limits
 	uint64_t filter_root;  // byte offset of struct filter_table; 0: nothing is filtered
 	uint64_t mirrored;     // 1: control keeps a copy for the XDP offload in line with this (bypass.h)
-	uint64_t turns;        // of control's loop; odd while it is at work, even while it sleeps
+	uint64_t turns;        // of control's loop, beats, allowance, and whether it is at work: fastpath/pulse.py
 	uint8_t reserved[32];
 	uint64_t groups[MAX_GROUPS]; // byte offsets of struct nexthop_group; 0: none
 };

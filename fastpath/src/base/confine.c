@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/audit.h>
+#include <linux/bpf.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -247,6 +248,7 @@ static void emit_forwarder(struct filter *filter)
 	const uint32_t families[] = { AF_UNIX };
 	const uint32_t requests[] = { FIONREAD, FIONBIO, SIOCOUTQ };
 	const uint32_t limits[] = { PR_GET_NAME, PR_SET_VMA };
+	const uint32_t programs[] = { BPF_PROG_TEST_RUN };
 	emit_calls(filter, forwarder_calls, COUNT(forwarder_calls), SECCOMP_RET_ALLOW);
 	emit_bits(filter, SYS_mmap, 2, PROT_EXEC, SECCOMP_RET_ALLOW);
 	emit_bits(filter, SYS_mprotect, 2, PROT_EXEC, SECCOMP_RET_ALLOW);
@@ -254,6 +256,7 @@ static void emit_forwarder(struct filter *filter)
 	emit_values(filter, SYS_socketpair, 0, families, COUNT(families));
 	emit_values(filter, SYS_ioctl, 1, requests, COUNT(requests));
 	emit_values(filter, SYS_prctl, 0, limits, COUNT(limits));
+	emit_values(filter, SYS_bpf, 0, programs, COUNT(programs));
 	emit_return(filter, refuse);
 }
 

@@ -120,14 +120,15 @@ static bool as_private(uint32_t as)
 	return (as >= 64512 && as <= 65534) || (as >= 4200000000u && as <= 4294967294u);
 }
 
-uint32_t as_path_without_private(const uint8_t *data, uint32_t size, uint8_t *out)
+uint32_t as_path_without_private(const uint8_t *data, uint32_t size, uint32_t keep, uint8_t *out)
 {
 	uint8_t *to = out;
 	for (const uint8_t *end = data + size; data < end; data += 2 + data[1] * 4) {
 		uint8_t *head = to;
 		to += 2;
 		for (uint32_t i = 0; i < data[1]; i++) {
-			if (as_private(load32(data + 2 + 4 * i)))
+			uint32_t as = load32(data + 2 + 4 * i);
+			if (as_private(as) && as != keep)
 				continue;
 			memcpy(to, data + 2 + 4 * i, 4);
 			to += 4;

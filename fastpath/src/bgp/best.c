@@ -287,6 +287,32 @@ int route_used(struct bgp_table *t, const struct route *route, uint16_t places[M
 	return count;
 }
 
+int route_backup(struct bgp_table *t, const struct route *route, const uint16_t *places, uint32_t used, uint16_t *backup)
+{
+	*backup = BEST_NONE;
+	if (route->count <= used)
+		return 0;
+	if (route->count == 2) { // the other one
+		const struct bundle *b = bundle_at(t, route_paths(route)[1 - places[0]]);
+		if (bundle_tracked(b) && bundle_usable(b) && !hop_used(route, t, places, 1, b->next_hop))
+			*backup = (uint16_t)(1 - places[0]);
+		return 0;
+	}
+	struct round r;
+	int error = round_begin(t, route, &r, NULL);
+	if (error < 0)
+		return error;
+	uint32_t left = 0;
+	for (uint32_t i = 0; i < r.count; i++) {
+		const struct bundle *b = r.all[i].bundle;
+		r.all[i].ranked = !bundle_tracked(b) || hop_used(route, t, places, (int)used, b->next_hop);
+		left += !r.all[i].ranked;
+	}
+	if (left != 0)
+		*backup = eliminate(&r)->place;
+	return 0;
+}
+
 int route_reasons(struct bgp_table *t, const struct route *route, uint8_t *reasons)
 {
 	struct round r;

@@ -1,13 +1,21 @@
 // Next hops, which others resolve, and the FIB's groups of them.
 //
 // A group stands for what paths in use announce, not for what that resolves to: when the way to a
-// next hop changes, one store in the segment moves all its routes.
+// next hop changes, one store in the segment moves all its routes.  Behind its next hops a group has a
+// backup, that of the best path that leads elsewhere: when all of them fail, or the neighbor does that
+// brought them, the same store moves the routes there, before a single one was judged anew.
+// Not supported: backups for what other protocols offer, and more than one of them.
 #include <errno.h>
 #include <string.h>
 
 #include "bgp/internal.h"
 
-enum { HOP_BUCKETS = 256, MOST_HOP_GROUPS = MAX_GROUPS - 1 };
+enum {
+	HOP_BUCKETS = 256, MOST_HOP_GROUPS = MAX_GROUPS - 1,
+	MOST_WITH_BACKUP = MAX_GROUPS / 2 // there are more pairs of next hops than next hops
+};
+
+static int groups_flip(struct bgp_table *t);
 
 static struct next_hop **hop_bucket(struct bgp_table *t, const struct next_hop_key *key)
 {
@@ -47,9 +55,36 @@ void next_hop_drop(struct bgp_table *t, struct next_hop *hop)
 	t->next_hop_count--;
 }
 
-// A number for a next hop that is to be resolved, unless it has one.
-int next_hop_use(struct bgp_table *t, struct next_hop *hop)
+static void next_hop_owner(struct bgp_table *t, struct next_hop *hop, uint32_t peer)
 {
+	if (hop->users != 0 && hop->of == peer)
+		return;
+	hop->of = hop->users == 0 ? peer : SEVERAL;
+	if (!hop->failed)
+		return;
+	hop->failed = false;
+	hop->moved = true;
+	(void)groups_flip(t);
+}
+
+void next_hops_fail(struct bgp_table *t, uint32_t peer, bool failed)
+{
+	bool any = false;
+	for (uint32_t i = 0; i < HOP_BUCKETS; i++) {
+		for (struct next_hop *hop = t->next_hop_buckets[i]; hop != NULL; hop = hop->next) {
+			hop->moved = hop->of == peer && hop->failed != failed;
+			hop->failed = hop->moved ? failed : hop->failed;
+			any |= hop->moved;
+		}
+	}
+	if (any)
+		(void)groups_flip(t); // what could not be written is judged and written prefix by prefix
+}
+
+// A number for a next hop that is to be resolved, unless it has one.
+int next_hop_use(struct bgp_table *t, struct next_hop *hop, uint32_t peer)
+{
+	next_hop_owner(t, hop, peer);
 	if (hop->users++ != 0)
 		return 0;
 	if (t->next_hop_end == t->next_hop_room) {
@@ -162,11 +197,12 @@ static uint32_t hops_add(struct nexthop out[MAX_GROUP_HOPS], uint32_t count, con
 	return count;
 }
 
-static uint32_t hops_merge(struct next_hop *const *list, uint32_t count, struct nexthop out[MAX_GROUP_HOPS])
+// What some next hops resolve to together; `sound`: but for those that have failed.
+static uint32_t hops_merge(struct next_hop *const *list, uint32_t count, bool sound, struct nexthop out[MAX_GROUP_HOPS])
 {
 	uint32_t merged = 0;
 	for (uint32_t i = 0; i < count; i++)
-		for (uint32_t j = 0; list[i] != NULL && j < list[i]->count; j++)
+		for (uint32_t j = 0; list[i] != NULL && !(sound && list[i]->failed) && j < list[i]->count; j++)
 			merged = hops_add(out, merged, &list[i]->hops[j]);
 	return merged;
 }
@@ -193,7 +229,11 @@ int route_hops(struct bgp_table *t, const struct route *route, struct nexthop ou
 static int group_flip(struct bgp_table *t, struct hop_group *group)
 {
 	struct nexthop hops[MAX_GROUP_HOPS];
-	uint32_t count = hops_merge(group->hops, group->count, hops);
+	uint32_t count = hops_merge(group->hops, group->count, true, hops);
+	if (count == 0)
+		count = hops_merge(&group->hops[group->count], 1, true, hops);
+	if (count == 0)
+		count = hops_merge(group->hops, group->count, false, hops);
 	if (count == 0) // of its routes process() has better, or none
 		hops[count++] = group->hops[0] == NULL ? black_hole : unreachable;
 	if (t->writer == NULL)
@@ -237,19 +277,20 @@ static int group_make(struct bgp_table *t, struct next_hop **hops, uint32_t coun
 	int number = group_number(t);
 	if (number < 0)
 		return number;
-	struct hop_group *group = memory_take(t, sizeof(*group) + count * sizeof(struct next_hop *));
+	size_t size = (count + 1) * sizeof(*hops);
+	struct hop_group *group = memory_take(t, sizeof(*group) + size);
 	if (group == NULL)
 		return -ENOMEM;
 	group->number = (uint16_t)number;
 	group->hash = hash;
 	group->count = count;
-	memcpy(group->hops, hops, count * sizeof(*hops));
+	memcpy(group->hops, hops, size);
 	int error = group_flip(t, group);
 	if (error < 0) {
 		memory_give(t, group);
 		return error;
 	}
-	for (uint32_t i = 0; i < count; i++)
+	for (uint32_t i = 0; i <= count; i++)
 		if (hops[i] != NULL)
 			hops[i]->refs++;
 	group->next = *group_bucket(t, hash);
@@ -259,10 +300,29 @@ static int group_make(struct bgp_table *t, struct next_hop **hops, uint32_t coun
 	return number;
 }
 
+// The group of some next hops and the backup behind them.
+static int group_get(struct bgp_table *t, struct next_hop **hops, uint32_t count)
+{
+	size_t size = (count + 1) * sizeof(*hops);
+	uint32_t hash = (uint32_t)hash_bytes(t->seed, hops, size);
+	for (struct hop_group *group = *group_bucket(t, hash); group != NULL; group = group->next) {
+		if (group->hash == hash && group->count == count && memcmp(group->hops, hops, size) == 0) {
+			group->routes++;
+			return group->number;
+		}
+	}
+	if (hops[count] != NULL && t->group_count >= MOST_WITH_BACKUP)
+		return -ENOSPC;
+	int number = group_make(t, hops, count, hash);
+	if (number > 0)
+		t->groups[number]->routes++;
+	return number;
+}
+
 int hop_group_get(struct bgp_table *t, const struct route *route)
 {
-	uint16_t places[MAX_GROUP_HOPS];
-	struct next_hop *hops[MAX_GROUP_HOPS];
+	uint16_t places[MAX_GROUP_HOPS], backup = BEST_NONE;
+	struct next_hop *hops[MAX_GROUP_HOPS + 1];
 	int used = route_used(t, route, places);
 	uint32_t count = 0;
 	for (int i = 0; i < used; i++) {
@@ -272,16 +332,15 @@ int hop_group_get(struct bgp_table *t, const struct route *route)
 	}
 	if (used < 0 || count == 0)
 		return used < 0 ? used : 0;
-	uint32_t hash = (uint32_t)hash_bytes(t->seed, hops, count * sizeof(hops[0]));
-	for (struct hop_group *group = *group_bucket(t, hash); group != NULL; group = group->next) {
-		if (group->hash == hash && group->count == count && memcmp(group->hops, hops, count * sizeof(hops[0])) == 0) {
-			group->routes++;
-			return group->number;
-		}
+	int error = t->writer == NULL || hops[0] == NULL ? 0 : route_backup(t, route, places, (uint32_t)used, &backup);
+	if (error < 0)
+		return error;
+	hops[count] = backup == BEST_NONE ? NULL : bundle_at(t, route_paths(route)[backup])->next_hop;
+	int number = group_get(t, hops, count);
+	if (number == -ENOSPC && hops[count] != NULL) {
+		hops[count] = NULL;
+		number = group_get(t, hops, count);
 	}
-	int number = group_make(t, hops, count, hash);
-	if (number > 0)
-		t->groups[number]->routes++;
 	return number;
 }
 
@@ -300,24 +359,28 @@ void hop_group_drop(struct bgp_table *t, uint16_t number)
 		t->group_low = number;
 	if (group->fib != 0)
 		(void)table_writer_group_release(t->writer, group->fib);
-	for (uint32_t i = 0; i < group->count; i++)
+	for (uint32_t i = 0; i <= group->count; i++)
 		if (group->hops[i] != NULL)
 			next_hop_drop(t, group->hops[i]);
 	memory_give(t, group);
 }
 
-static int groups_flip(struct bgp_table *t, const struct next_hop *hop)
+// Flip the groups of all next hops that have moved.
+static int groups_flip(struct bgp_table *t)
 {
 	int result = 0;
 	for (uint32_t i = 0; i < HOP_BUCKETS; i++) {
 		for (struct hop_group *group = t->group_buckets[i]; group != NULL; group = group->next) {
 			bool of_it = false;
-			for (uint32_t j = 0; j < group->count; j++)
-				of_it |= group->hops[j] == hop;
+			for (uint32_t j = 0; j <= group->count; j++)
+				of_it |= group->hops[j] != NULL && group->hops[j]->moved;
 			int error = of_it ? group_flip(t, group) : 0;
 			result = error < 0 ? error : result;
 		}
 	}
+	for (uint32_t i = 0; i < HOP_BUCKETS; i++)
+		for (struct next_hop *hop = t->next_hop_buckets[i]; hop != NULL; hop = hop->next)
+			hop->moved = false;
 	return result;
 }
 
@@ -346,5 +409,6 @@ int bgp_next_hop_set(struct bgp_table *t, uint32_t id, uint32_t metric, const st
 		hop->changed = true;
 		t->routes[0].scan = t->routes[1].scan = 0;
 	}
-	return groups_flip(t, hop);
+	hop->moved = true;
+	return groups_flip(t);
 }

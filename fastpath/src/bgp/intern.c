@@ -183,7 +183,7 @@ uint32_t bundle_intern(struct bgp_table *t, const struct bundle *wanted)
 	uint32_t number = bundle_slot(t);
 	if (number == 0)
 		return 0;
-	if (bundle_tracked(&key) && next_hop_use(t, key.next_hop) < 0) {
+	if (bundle_tracked(&key) && next_hop_use(t, key.next_hop, key.peer) < 0) {
 		t->bundles[number] = (struct bundle){.next = t->bundle_free};
 		t->bundle_free = number;
 		return 0;

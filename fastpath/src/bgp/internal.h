@@ -23,7 +23,7 @@
 #include "policy/policy.h"
 
 enum { MAX_PEERS = 65536, ROUTE_CHUNK = 4096, NONE = 0, ATTRIBUTES_ROOM = 65535, FIB_BATCH = 4096,
-	SCRATCH_ROOM = 2 * ATTRIBUTES_ROOM + 1024, SCRATCH_ROOMS = 8, BEST_NONE = 0xffff, LOCAL_WEIGHT = 32768, DEFAULT_LOCAL_PREF = 100 };
+	SCRATCH_ROOM = 2 * ATTRIBUTES_ROOM + 1024, SCRATCH_ROOMS = 8, BEST_NONE = 0xffff, LOCAL_WEIGHT = 32768, DEFAULT_LOCAL_PREF = 100, SEVERAL = MAX_PEERS };
 
 enum attribute_type {
 	ATTRIBUTE_ORIGIN = 1, ATTRIBUTE_AS_PATH = 2, ATTRIBUTE_NEXT_HOP = 3, ATTRIBUTE_MED = 4, ATTRIBUTE_LOCAL_PREF = 5,
@@ -95,8 +95,11 @@ struct next_hop {
 		uint8_t has_link_local;
 		uint8_t reserved[2];
 	} key;
+	uint32_t of;               // the neighbor that all users came from; SEVERAL: there were others
 	bool reported;
 	bool changed;              // since the last scan
+	bool failed;               // that neighbor has gone: others are taken while there are any
+	bool moved;                // its groups are to be flipped
 };
 
 struct bundle {
@@ -144,7 +147,7 @@ struct list {
 
 // Prefixes of a family: a hash of indices, and the prefixes in chunks that never move.
 struct routes {
-	uint32_t *index;           // 1 + number of a route; 0: free
+	uint32_t *index;           // of routes (prefixes.c); 0: free
 	uint32_t capacity;         // a power of two
 	uint32_t count;            // live ones
 	uint32_t end;              // numbers below were used
@@ -165,7 +168,7 @@ struct hop_group {
 	uint16_t number;           // ours
 	uint16_t fib;              // the writer's; 0: none
 	uint32_t count;
-	struct next_hop *hops[];
+	struct next_hop *hops[];   // behind the last one the backup, NULL: none
 };
 
 // What decides how a route leaves; equal for all members of an update group.
@@ -217,6 +220,7 @@ struct run {
 	uint32_t count, room;
 	struct chain *chains;      // in the order of their first item
 	uint32_t chain_count, chain_room, at;
+	uint32_t recent;           // chain that was found last
 	uint32_t *buckets;         // hash of chains
 	uint32_t bucket_count;
 	uint64_t *bits;            // routes of its items
@@ -225,6 +229,9 @@ struct run {
 	uint32_t keys;             // that the group has had while this was built
 	uint32_t same_a, same_b;   // the last two bundles that were compared
 	bool same;
+	uint32_t known;            // the last bundle that a prefix was to be told of first; 0: none
+	bool known_wanted, known_unheard;
+	struct audience known_audience;
 };
 
 struct sent {
@@ -376,7 +383,8 @@ uint32_t as_path_merge(const uint8_t *path, uint32_t size, const uint8_t *path4,
 // Put numbers in front.
 uint32_t as_path_prepend(const uint8_t *data, uint32_t size, const uint32_t *numbers, uint32_t count, uint8_t *out);
 uint32_t as_path_narrow(const uint8_t *data, uint32_t size, uint8_t *out, bool *lossy);
-uint32_t as_path_without_private(const uint8_t *data, uint32_t size, uint8_t *out);
+// `keep`: stays though it is private; 0: none.
+uint32_t as_path_without_private(const uint8_t *data, uint32_t size, uint32_t keep, uint8_t *out);
 void as_path_override(uint8_t *data, uint32_t size, uint32_t from, uint32_t to);
 
 // --- intern.c ---
@@ -432,6 +440,8 @@ int route_best(struct bgp_table *t, const struct route *route, uint16_t *best);
 int route_rank(struct bgp_table *t, const struct route *route, uint16_t *places, uint32_t most);
 // Places of the paths in use, the best first; -ENOMEM.
 int route_used(struct bgp_table *t, const struct route *route, uint16_t places[MAX_GROUP_HOPS]);
+// The place of the best path that leads elsewhere than those in use, BEST_NONE: none.  -ENOMEM.
+int route_backup(struct bgp_table *t, const struct route *route, const uint16_t *places, uint32_t used, uint16_t *backup);
 // For each path, in its place, an enum bgp_reason.  -ENOMEM.
 int route_reasons(struct bgp_table *t, const struct route *route, uint8_t *reasons);
 
@@ -440,8 +450,10 @@ int route_reasons(struct bgp_table *t, const struct route *route, uint8_t *reaso
 struct next_hop *next_hop_get(struct bgp_table *t, const struct next_hop_key *key);
 void next_hop_drop(struct bgp_table *t, struct next_hop *hop);
 // A bundle that is a candidate begins or ceases to use it.  -ENOMEM.
-int next_hop_use(struct bgp_table *t, struct next_hop *hop);
+int next_hop_use(struct bgp_table *t, struct next_hop *hop, uint32_t peer);
 void next_hop_unuse(struct bgp_table *t, struct next_hop *hop);
+// What a neighbor alone has brought has failed with it, or is back: one pass over the groups.
+void next_hops_fail(struct bgp_table *t, uint32_t peer, bool failed);
 bool next_hop_on_link(const struct next_hop *hop);
 // Do packets go to the same address?
 bool next_hop_same_way(const struct next_hop *a, const struct next_hop *b);
@@ -513,6 +525,8 @@ int run_take_withdrawals(struct bgp_table *t, const struct run *from, struct upd
 void run_clear(struct bgp_table *t, struct run *run);
 void run_free(struct bgp_table *t, struct run *run);
 void group_set_told(struct bgp_table *t, struct update_group *group, uint32_t number, uint32_t bundle);
+// Nobody of the group gets it.
+bool group_unheard(const struct bgp_table *t, const struct update_group *group, const struct audience *audience);
 struct audience group_audience(const struct bgp_table *t, const struct update_group *group, uint32_t bundle);
 
 // --- pack.c ---

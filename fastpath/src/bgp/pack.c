@@ -163,8 +163,7 @@ static int packer_add(struct packer *p, const struct item *item)
 	return 0;
 }
 
-// Nobody of the group gets it.
-static bool nobody(const struct bgp_table *t, const struct update_group *g, const struct audience *a)
+bool group_unheard(const struct bgp_table *t, const struct update_group *g, const struct audience *a)
 {
 	uint32_t out = 0;
 	if (a->only != 0)
@@ -246,7 +245,7 @@ static int pack_by_prefix(struct packer *p, const struct bundle *bundle, const s
 int pack_chain(struct bgp_table *t, struct update_group *g, const struct chain *chain)
 {
 	struct packer packer = {.t = t, .g = g, .audience = chain->audience};
-	if (chain->first == 0 || nobody(t, g, &chain->audience))
+	if (chain->first == 0 || group_unheard(t, g, &chain->audience))
 		return 0;
 	if (chain->bundle == 0)
 		return pack_all(&packer, chain);

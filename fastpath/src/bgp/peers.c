@@ -209,6 +209,8 @@ int bgp_peer_down(struct bgp_table *t, uint32_t number, uint32_t keep)
 	if (peer == NULL)
 		return -ENOENT;
 	peer->up = false;
+	if (keep == 0)
+		next_hops_fail(t, number, true);
 	for (uint32_t f = 0; f < BGP_FAMILIES; f++) {
 		group_leave(t, peer, f);
 		if (keep >> f & 1)
@@ -238,6 +240,7 @@ int bgp_peer_up(struct bgp_table *t, uint32_t number, const struct bgp_settings 
 		group_leave(t, peer, f);
 	peer->settings = *settings;
 	peer->up = true;
+	next_hops_fail(t, number, false);
 	int error = 0;
 	for (uint32_t f = 0; f < BGP_FAMILIES && error == 0; f++)
 		error = settings->families[f].enabled ? group_join(t, peer, f) : 0;

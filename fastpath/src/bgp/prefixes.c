@@ -5,7 +5,7 @@
 
 #include "bgp/internal.h"
 
-enum { LEAST_INDEX = 1024 };
+enum { LEAST_INDEX = 1024, FILL_AHEAD = 16 };
 
 void routes_open(struct routes *routes, uint32_t f)
 {
@@ -47,32 +47,58 @@ void routes_prefetch(const struct routes *routes, uint32_t hash)
 		__builtin_prefetch(&routes->index[hash & (routes->capacity - 1)]);
 }
 
+// An entry of the index: 1 + number of a route, and above it what the slot does not tell of the route's hash.  There are
+// fewer routes than slots.
+static uint32_t index_entry(uint32_t capacity, uint32_t hash, uint32_t found)
+{
+	return (hash & ~(capacity - 1)) | found;
+}
+
+static uint32_t index_number(uint32_t capacity, uint32_t entry)
+{
+	return entry & (capacity - 1);
+}
+
 uint32_t routes_find(const struct bgp_table *t, uint32_t f, const uint8_t *address, uint32_t length, uint32_t hash)
 {
 	const struct routes *routes = &t->routes[f];
 	if (routes->capacity == 0)
 		return 0;
 	for (uint32_t slot = hash & (routes->capacity - 1);; slot = (slot + 1) & (routes->capacity - 1)) {
-		uint32_t found = routes->index[slot];
-		if (found == 0)
+		uint32_t entry = routes->index[slot];
+		if (entry == 0)
 			return 0;
+		if ((entry ^ hash) >= routes->capacity) // not that one
+			continue;
+		uint32_t found = index_number(routes->capacity, entry);
 		const struct route *route = route_at(routes, found - 1);
 		if (route->length == length && memcmp(route->address, address, routes->width) == 0)
 			return found;
 	}
 }
 
+static void index_put(uint32_t *index, uint32_t capacity, uint32_t hash, uint32_t found)
+{
+	uint32_t slot = hash & (capacity - 1);
+	while (index[slot] != 0)
+		slot = (slot + 1) & (capacity - 1);
+	index[slot] = index_entry(capacity, hash, found);
+}
+
 static void index_fill(const struct bgp_table *t, uint32_t f, uint32_t *index, uint32_t capacity)
 {
 	const struct routes *routes = &t->routes[f];
-	for (uint32_t i = 0; i < routes->end; i++) {
-		const struct route *route = route_at(routes, i);
-		if (!(route->flags & ROUTE_LIVE))
-			continue;
-		uint32_t slot = routes_hash(t, f, route->address, route->length) & (capacity - 1);
-		while (index[slot] != 0)
-			slot = (slot + 1) & (capacity - 1);
-		index[slot] = i + 1;
+	uint32_t hashes[FILL_AHEAD];
+	for (uint32_t first = 0; first < routes->end; first += FILL_AHEAD) {
+		uint32_t count = routes->end - first < FILL_AHEAD ? routes->end - first : FILL_AHEAD;
+		for (uint32_t i = 0; i < count; i++) {
+			const struct route *route = route_at(routes, first + i);
+			hashes[i] = routes_hash(t, f, route->address, route->length);
+			__builtin_prefetch(&index[hashes[i] & (capacity - 1)], 1);
+		}
+		for (uint32_t i = 0; i < count; i++)
+			if (route_at(routes, first + i)->flags & ROUTE_LIVE)
+				index_put(index, capacity, hashes[i], first + i + 1);
 	}
 }
 
@@ -135,10 +161,7 @@ uint32_t routes_make(struct bgp_table *t, uint32_t f, const uint8_t *address, ui
 	route->flags = ROUTE_LIVE;
 	route->best = BEST_NONE;
 	memcpy(route->address, address, routes->width);
-	uint32_t slot = hash & (routes->capacity - 1);
-	while (routes->index[slot] != 0)
-		slot = (slot + 1) & (routes->capacity - 1);
-	routes->index[slot] = found;
+	index_put(routes->index, routes->capacity, hash, found);
 	routes->count++;
 	return found;
 }
@@ -149,18 +172,18 @@ static void index_remove(struct bgp_table *t, uint32_t f, uint32_t number)
 	const struct route *route = route_at(routes, number);
 	uint32_t mask = routes->capacity - 1;
 	uint32_t hole = routes_hash(t, f, route->address, route->length) & mask;
-	while (routes->index[hole] != number + 1)
+	while (index_number(routes->capacity, routes->index[hole]) != number + 1)
 		hole = (hole + 1) & mask;
 	for (uint32_t slot = hole;;) {
 		slot = (slot + 1) & mask;
-		uint32_t found = routes->index[slot];
-		if (found == 0)
+		uint32_t entry = routes->index[slot];
+		if (entry == 0)
 			break;
-		const struct route *next = route_at(routes, found - 1);
+		const struct route *next = route_at(routes, index_number(routes->capacity, entry) - 1);
 		uint32_t home = routes_hash(t, f, next->address, next->length) & mask;
 		if (((slot - home) & mask) < ((slot - hole) & mask))
 			continue;
-		routes->index[hole] = found;
+		routes->index[hole] = entry;
 		hole = slot;
 	}
 	routes->index[hole] = 0;

@@ -8,7 +8,8 @@ enum {
 	AHEAD = 8,
 	LOOKS = 16,                // prefixes that a scan passes over cost a part of one that is judged
 	LARGE = 131072,            // so many changes of the FIB are carried out at once, if they are most of it
-	LARGE_BATCH = 262144,
+	LARGE_BATCH = 1048576,
+	LARGE_PART = 4,            // from this part of the FIB on
 	SAMPLE = 64,
 	IDLE_CALLS = 32            // so often a neighbor may be found not to read, before the FIB comes first
 };
@@ -79,7 +80,7 @@ void fib_burst(struct bgp_table *t)
 static uint32_t fib_large(const struct bgp_table *t)
 {
 	uint32_t waiting = fib_waiting(t), replaced = 0, removed = 0;
-	if (waiting < LARGE || waiting < t->installed / 2)
+	if (waiting < LARGE || waiting < t->installed / LARGE_PART)
 		return 0;
 	uint32_t f = list_count(&t->routes[0].fib) >= list_count(&t->routes[1].fib) ? 0 : 1;
 	const struct routes *routes = &t->routes[f];

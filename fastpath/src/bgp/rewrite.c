@@ -25,7 +25,7 @@ void export_key_make(const struct peer *peer, uint32_t f, struct export_key *out
 	out->role = (uint32_t)(int32_t)s->role;
 	out->remove_private_as = s->remove_private_as;
 	out->as_override = s->as_override;
-	out->remote_as = s->as_override ? s->remote_as : 0;
+	out->remote_as = s->as_override || s->remove_private_as ? s->remote_as : 0;
 	out->peer = s->families[f].send_paths != 0 ? peer->number : 0;
 	if (s->families[f].export_policy == 0)
 		return;
@@ -237,8 +237,10 @@ static void path_external(struct leaving *l, struct attribute *path)
 	struct bgp_table *t = l->t;
 	const struct export_key *key = l->key;
 	uint8_t *room = t->scratch[ROOM_PATH], *prepended = t->scratch[ROOM_PREPENDED];
+	// The neighbor's own number stays, or it could not see that the path leads back to it.
+	uint32_t keep = key->as_override ? 0 : key->remote_as;
 	if (key->remove_private_as)
-		path->size = as_path_without_private(path->value, path->size, room);
+		path->size = as_path_without_private(path->value, path->size, keep, room);
 	else if (path->size != 0)
 		memcpy(room, path->value, path->size);
 	if (key->as_override)

@@ -106,18 +106,23 @@ static int chains_grow(struct bgp_table *t, struct run *run)
 // Find or make; NULL without memory.
 static struct chain *chain_get(struct bgp_table *t, struct run *run, uint32_t bundle, struct audience audience, bool *made)
 {
+	struct chain *recent = run->recent < run->chain_count ? &run->chains[run->recent] : NULL;
+	*made = false;
+	if (recent != NULL && recent->bundle == bundle && audience_same(recent->audience, audience))
+		return recent; // prefixes of one bundle often come together
 	if (run->chain_count == run->chain_room && chains_grow(t, run) < 0)
 		return NULL;
 	uint32_t slot = chain_hash(bundle, audience) & (run->bucket_count - 1);
 	for (; run->buckets[slot] != 0; slot = (slot + 1) & (run->bucket_count - 1)) {
 		struct chain *chain = &run->chains[run->buckets[slot] - 1];
 		if (chain->bundle == bundle && audience_same(chain->audience, audience)) {
-			*made = false;
+			run->recent = run->buckets[slot] - 1;
 			return chain;
 		}
 	}
 	struct chain *chain = &run->chains[run->chain_count];
 	*chain = (struct chain){.bundle = bundle, .audience = audience};
+	run->recent = run->chain_count;
 	run->buckets[slot] = ++run->chain_count;
 	if (bundle != 0) // its number must not become another's while the run lasts
 		bundle_keep(t, bundle);
@@ -184,6 +189,30 @@ static bool same(struct bgp_table *t, struct update_group *g, uint32_t a, uint32
 	return run->same;
 }
 
+// A prefix that members were not told of: they are, unless nobody gets it.  Prefixes of one bundle often come together,
+// and what is found for one of them holds for all, where no policy looks at the prefix.
+static int build_first(struct bgp_table *t, struct update_group *g, uint32_t number, uint32_t best, const struct route *route)
+{
+	struct run *run = &g->run;
+	if (run->known != best || rewrite_by_prefix(t, &g->key)) {
+		struct prefix prefix;
+		route_prefix(&t->routes[g->f], route, &prefix);
+		run->known = 0;
+		int error = wanted_check(t, g, best, &prefix, &run->known_wanted);
+		if (error < 0)
+			return error;
+		run->known = best;
+		run->known_audience = group_audience(t, g, best);
+		run->known_unheard = group_unheard(t, g, &run->known_audience);
+	}
+	int error = 0;
+	if (run->known_wanted && !run->known_unheard)
+		error = item_add(t, g, best, run->known_audience, number, 0);
+	if (error == 0 && run->known_wanted)
+		group_set_told(t, g, number, best);
+	return error;
+}
+
 static int build_one(struct bgp_table *t, struct update_group *g, uint32_t number)
 {
 	const struct route *route = route_at(&t->routes[g->f], number);
@@ -192,6 +221,8 @@ static int build_one(struct bgp_table *t, struct update_group *g, uint32_t numbe
 	bool wanted = false;
 	if (best == told && !g->run.forced)
 		return 0;
+	if (told == 0 && best != 0)
+		return build_first(t, g, number, best, route);
 	route_prefix(&t->routes[g->f], route, &prefix);
 	int error = wanted_check(t, g, best, &prefix, &wanted);
 	if (error < 0)
@@ -369,6 +400,7 @@ int run_take_withdrawals(struct bgp_table *t, const struct run *from, struct upd
 				return error;
 		}
 	}
+	to->run.recent = UINT32_MAX;
 	if (to->run.bucket_count != 0)
 		memset(to->run.buckets, 0, to->run.bucket_count * sizeof(*to->run.buckets));
 	return 0;
@@ -382,7 +414,7 @@ int run_build(struct bgp_table *t, struct update_group *g, uint32_t *budget)
 		run->forced = g->forced;
 		g->forced = false;
 	}
-	run->same_a = run->same_b = 0;
+	run->same_a = run->same_b = run->known = 0;
 	while (!list_empty(&g->pending) && *budget != 0) {
 		uint32_t number = g->pending.items[g->pending.first];
 		int error = g->several ? build_several(t, g, number) : build_one(t, g, number);
@@ -400,6 +432,7 @@ int run_build(struct bgp_table *t, struct update_group *g, uint32_t *budget)
 		run->building = false;
 		run->at = 0;
 		withdrawals_first(run);
+		run->recent = UINT32_MAX;
 		if (run->bucket_count != 0)
 			memset(run->buckets, 0, run->bucket_count * sizeof(*run->buckets));
 	}

@@ -108,10 +108,14 @@ static uint16_t *groups_grow(struct lpm_node *node, uint32_t count)
 	return groups;
 }
 
+enum set { SET_SAME, SET_NEW, SET_MOVED };
+
+// enum set, -ENOMEM
 static int group_set(struct lpm_node *node, uint32_t bits, uint32_t value, uint16_t group)
 {
 	uint32_t place = group_place(node, bits, value);
-	if (!group_present(node, bits, value)) {
+	bool fresh = !group_present(node, bits, value);
+	if (fresh) {
 		uint32_t count = group_count(node);
 		uint16_t *groups = groups_grow(node, count);
 		if (groups == NULL)
@@ -119,8 +123,9 @@ static int group_set(struct lpm_node *node, uint32_t bits, uint32_t value, uint1
 		memmove(&groups[place + 1], &groups[place], (count - place) * sizeof(*groups));
 		group_mark(node, bits, value);
 	}
+	bool moved = groups_mut(node)[place] != group;
 	groups_mut(node)[place] = group;
-	return 0;
+	return fresh ? SET_NEW : moved ? SET_MOVED : SET_SAME;
 }
 
 static void group_clear(struct lpm_node *node, uint32_t bits, uint32_t value)
@@ -199,13 +204,14 @@ static int tail_open(struct lpm_node *node, uint32_t depth)
 	return error;
 }
 
-// `length` is what is left of the prefix at this node, at least 1; `depth` what is above it.
+// `length` is what is left of the prefix at this node, at least 1; `depth` what is above it.  Gives enum set.
 static int node_set(struct lpm_node *node, struct key key, uint32_t length, uint16_t group, uint32_t depth)
 {
 	if (is_tail(node)) {
 		if (tail_is(node, key, length)) {
+			bool moved = node->few[0] != group;
 			node->few[0] = group;
-			return 0;
+			return moved ? SET_MOVED : SET_SAME;
 		}
 		if (tail_open(node, depth) < 0)
 			return -ENOMEM;
@@ -223,7 +229,7 @@ static int node_set(struct lpm_node *node, struct key key, uint32_t length, uint
 		child = child_of(node, slot);
 		if (depth >= LPM_TAILS && length <= LPM_TAIL_BITS) {
 			tail_make(child, rest, length, group);
-			return 0;
+			return SET_NEW;
 		}
 	}
 	int error = node_set(child, rest, length, group, depth);
@@ -258,13 +264,142 @@ static bool node_clear(struct lpm_node *node, struct key key, uint32_t length)
 
 int lpm_set(struct lpm *lpm, struct key key, uint32_t length, uint16_t group)
 {
-	bool present = lpm_get(lpm, key, length) != 0;
+	int result = lpm->fallback == 0 ? SET_NEW : SET_SAME;
 	if (length == 0)
 		lpm->fallback = group;
-	else if (node_set(&lpm->root, key, length, group, 0) < 0)
+	else
+		result = node_set(&lpm->root, key, length, group, 0);
+	lpm->count += result == SET_NEW;
+	return result < 0 ? result : 0;
+}
+
+// The bits of a key from `depth` on.
+static struct key key_below(struct key key, uint32_t depth)
+{
+	return depth < 64 ? key_tail(key, depth) : key_tail((struct key){.hi = key.lo}, depth - 64);
+}
+
+// Room for several children at once; they are empty.
+static int children_add(struct lpm_node *node, uint64_t slots)
+{
+	uint64_t wanted = node->children | slots;
+	uint32_t from = total(node->children), to = total(wanted);
+	if (wanted == node->children)
+		return 0;
+	struct lpm_node *kids = realloc(node->kids, to * sizeof(*kids));
+	if (kids == NULL)
 		return -ENOMEM;
-	lpm->count += !present;
+	for (uint64_t left = wanted; left != 0;) {
+		uint32_t slot = 63 - (uint32_t)__builtin_clzll(left);
+		left &= ~bit(slot);
+		kids[--to] = node->children >> slot & 1 ? kids[--from] : (struct lpm_node){0};
+	}
+	node->kids = kids;
+	node->children = wanted;
 	return 0;
+}
+
+// Those that were made for nothing.
+static void children_sweep(struct lpm_node *node)
+{
+	for (uint64_t left = node->children; left != 0; left &= left - 1) {
+		uint32_t slot = (uint32_t)__builtin_ctzll(left);
+		if (node_empty(child_of(node, slot)))
+			child_remove(node, slot);
+	}
+}
+
+struct fill {
+	uint32_t fresh;
+	bool moved;
+	int error;
+};
+
+static void fill_one(struct fill *fill, struct lpm_node *node, const struct lpm_prefix *p, uint32_t depth)
+{
+	int result = node_set(node, key_below(p->key, depth), p->length - depth, p->group, depth);
+	fill->fresh += result == SET_NEW;
+	fill->moved |= result == SET_MOVED;
+	fill->error = result < 0 ? result : fill->error;
+}
+
+// Sort prefixes under a node by its slots, and keep their order in each; those of the node itself are entered.
+// `ends` tells where the prefixes of each slot end.
+static uint64_t fill_sort(struct fill *fill, struct lpm_node *node, const struct lpm_prefix *list, uint32_t count,
+	struct lpm_prefix *sorted, uint32_t depth, uint32_t ends[KEY_SLOTS])
+{
+	uint64_t slots = 0;
+	memset(ends, 0, KEY_SLOTS * sizeof(ends[0]));
+	for (uint32_t i = 0; i < count; i++)
+		if (list[i].length > depth + KEY_STRIDE)
+			ends[key_head(key_below(list[i].key, depth), KEY_STRIDE)]++;
+	for (uint32_t slot = 0, sum = 0; slot < KEY_SLOTS; slot++) {
+		uint32_t here = ends[slot];
+		slots |= (uint64_t)(here != 0) << slot;
+		ends[slot] = sum;
+		sum += here;
+	}
+	for (uint32_t i = 0; i < count; i++) {
+		if (list[i].length > depth + KEY_STRIDE)
+			sorted[ends[key_head(key_below(list[i].key, depth), KEY_STRIDE)]++] = list[i];
+		else
+			fill_one(fill, node, &list[i], depth);
+	}
+	return slots;
+}
+
+// Both arrays are used up.
+static void node_fill(struct fill *fill, struct lpm_node *node, struct lpm_prefix *list, uint32_t count,
+	struct lpm_prefix *spare, uint32_t depth)
+{
+	enum { FEW = 2 };
+	uint32_t ends[KEY_SLOTS];
+	if (count > FEW && is_tail(node))
+		fill->error = tail_open(node, depth) < 0 ? -ENOMEM : fill->error;
+	if (count <= FEW || is_tail(node)) {
+		for (uint32_t i = 0; i < count; i++)
+			fill_one(fill, node, &list[i], depth);
+		return;
+	}
+	uint64_t slots = fill_sort(fill, node, list, count, spare, depth, ends), old = node->children;
+	if (children_add(node, slots) < 0) {
+		fill->error = -ENOMEM;
+		return;
+	}
+	depth += KEY_STRIDE;
+	for (uint32_t begin = 0; slots != 0; slots &= slots - 1) {
+		uint32_t slot = (uint32_t)__builtin_ctzll(slots), here = ends[slot] - begin;
+		const struct lpm_prefix *first = &spare[begin];
+		struct lpm_node *child = child_of(node, slot);
+		if (here == 1 && !(old >> slot & 1) && depth >= LPM_TAILS && first->length <= depth + LPM_TAIL_BITS) {
+			tail_make(child, key_below(first->key, depth), first->length - depth, first->group);
+			fill->fresh++;
+		} else {
+			node_fill(fill, child, &spare[begin], here, &list[begin], depth);
+		}
+		begin = ends[slot];
+	}
+	if (fill->error < 0)
+		children_sweep(node);
+}
+
+int lpm_fill(struct lpm *lpm, struct lpm_prefix *list, uint32_t count, struct lpm_prefix *spare, bool *changed)
+{
+	struct fill fill = {0};
+	uint32_t kept = 0;
+	for (uint32_t i = 0; i < count; i++) {
+		if (list[i].length != 0) {
+			list[kept++] = list[i];
+			continue;
+		}
+		fill.fresh += lpm->fallback == 0;
+		fill.moved |= lpm->fallback != list[i].group;
+		lpm->fallback = list[i].group;
+	}
+	node_fill(&fill, &lpm->root, list, kept, spare, 0);
+	lpm->count += fill.fresh;
+	*changed = fill.fresh != 0 || fill.moved || fill.error < 0;
+	return fill.error < 0 ? fill.error : (int)fill.fresh;
 }
 
 uint16_t lpm_get(const struct lpm *lpm, struct key key, uint32_t length)

@@ -40,9 +40,19 @@ struct lpm {
 	uint32_t count;        // prefixes
 };
 
+// One of many.
+struct lpm_prefix {
+	struct key key;
+	uint32_t length;
+	uint16_t group;
+};
+
 void lpm_free(struct lpm *lpm);
 // Add or replace; the bits of the key after `length` are zero, the group is not 0.  -ENOMEM.
 int lpm_set(struct lpm *lpm, struct key key, uint32_t length, uint16_t group);
+// The same for many, the last one of a prefix counts; the list and `spare`, room for as many, are used up.  Gives how
+// many are new; -ENOMEM: some are missing.  *changed: a group is another, too.
+int lpm_fill(struct lpm *lpm, struct lpm_prefix *list, uint32_t count, struct lpm_prefix *spare, bool *changed);
 // 0 for what is not there.
 uint16_t lpm_get(const struct lpm *lpm, struct key key, uint32_t length);
 void lpm_clear(struct lpm *lpm, struct key key, uint32_t length);

@@ -100,6 +100,7 @@ void mirror_group(struct table_writer *w, uint16_t group)
 		memcpy(arena_at(&writer->arena, fresh), block, block_bytes(block));
 	}
 	PUBLISH(word, fresh, "mirror group");
+	PUBLISH(&w->mirror->fib->changes, w->mirror->fib->changes + 1, "mirror changes");
 	if (old != 0)
 		writer_retire(writer, old, block_bytes(arena_at(&writer->arena, old)));
 }
@@ -177,13 +178,21 @@ static int mirror_silence(struct bypass_fib *fib)
 	return -EBUSY;
 }
 
-// But for the epoch, which is never 0 in between: a program that has just read it announces that.
+static void clear(void *base, size_t from, size_t to)
+{
+	memset((char *)base + from, 0, to - from);
+}
+
+// But for the epoch, which is never 0 in between: a program that has just read it announces that; and for the number
+// of changes, by which programs know whether what they remember is still so.
 static void mirror_clear(struct bypass_fib *fib, uint64_t epoch)
 {
-	const size_t before = offsetof(struct bypass_fib, tables.epoch), after = before + sizeof(fib->tables.epoch);
+	const size_t kept = offsetof(struct bypass_fib, tables.epoch), counted = offsetof(struct bypass_fib, changes);
 	PUBLISH(&fib->tables.epoch, epoch, "mirror epoch");
-	memset(fib, 0, before);
-	memset((char *)fib + after, 0, sizeof(*fib) - after);
+	clear(fib, 0, kept);
+	clear(fib, kept + sizeof(fib->tables.epoch), counted);
+	clear(fib, counted + sizeof(fib->changes), sizeof(*fib));
+	PUBLISH(&fib->changes, fib->changes + 1, "mirror changes");
 }
 
 static int mirror_start(struct table_writer *w, struct mirror *m, void *base, uint64_t size)

@@ -114,10 +114,10 @@ static int table_move(struct table_writer *w, uint64_t capacity)
 	return error;
 }
 
-// The capacity that fills whole pages and is three quarters full at most.
+// The capacity that fills whole pages and is seven eighths full at most.
 static uint64_t capacity_for(uint64_t count)
 {
-	uint64_t bytes = table_bytes(count + count / 3 + 1);
+	uint64_t bytes = table_bytes(count + count / 7 + 1);
 	bytes = (bytes + ARENA_PAGE - 1) / ARENA_PAGE * ARENA_PAGE;
 	return (bytes - sizeof(struct prefix_table)) / sizeof(struct prefix_entry);
 }
@@ -132,7 +132,7 @@ int prefixes_reserve(struct table_writer *w, uint64_t more)
 {
 	const struct prefix_table *table = prefixes_table(w);
 	uint64_t count = table == NULL ? 0 : table->count;
-	if (table != NULL && (count + more) * 4 <= table->capacity * 3)
+	if (table != NULL && (count + more) * 8 <= table->capacity * 7)
 		return 0;
 	uint64_t wanted = more > count / 4 ? count + more : count + count / 4;
 	int error = table_move(w, capacity_for(wanted));
@@ -160,10 +160,19 @@ static void entry_fill(struct prefix_entry *slot, const struct prefix_entry *ent
 	PUBLISH(entry_word(slot), word, "prefix entry");
 }
 
-void prefixes_put(struct table_writer *w, const struct prefix_entry *entry)
+uint32_t prefixes_part(const struct prefix_entry *entry, uint32_t parts)
+{
+	return (uint32_t)(key_hash(key_of(FAMILY_IPV6, entry->address), entry->family, entry->length) * parts >> 32);
+}
+
+struct prefix_entry *prefixes_slot(const struct table_writer *w, const struct prefix_entry *wanted)
+{
+	return table_probe(prefixes_table(w), wanted);
+}
+
+void prefixes_place(struct table_writer *w, struct prefix_entry *slot, const struct prefix_entry *entry)
 {
 	struct prefix_table *table = prefixes_table(w);
-	struct prefix_entry *slot = table_probe(table, entry);
 	if (slot->family == FAMILY_NONE) {
 		entry_fill(slot, entry);
 		PUBLISH(&table->count, table->count + 1, "prefix count");
@@ -173,6 +182,11 @@ void prefixes_put(struct table_writer *w, const struct prefix_entry *entry)
 	uint64_t word;
 	memcpy(&word, &entry->family, sizeof(word));
 	PUBLISH(entry_word(slot), word, "prefix entry");
+}
+
+void prefixes_put(struct table_writer *w, const struct prefix_entry *entry)
+{
+	prefixes_place(w, prefixes_slot(w, entry), entry);
 }
 
 void prefixes_remove(struct table_writer *w, const struct prefix_entry *wanted)

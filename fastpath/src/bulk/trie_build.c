@@ -4,6 +4,7 @@
 // nothing but one child, and a last one with nothing but one prefix, become one path.
 #include <errno.h>
 
+#include "abi/bypass.h"
 #include "bulk/publish.h"
 #include "bulk/trie.h"
 
@@ -285,8 +286,20 @@ static int direct_build(struct table_writer *w, uint32_t *direct, uint32_t bits,
 	return 0;
 }
 
-static uint32_t bits_for(uint32_t count)
+// BPF programs count bits with some twenty instructions.  So the mirror's direct table for IPv4, whose prefixes are
+// short enough for that to help, is as large as leaves room for two more of its kind: it is built anew beside itself.
+static uint32_t bits_of_mirror(const struct table_writer *w)
 {
+	uint32_t bits = DIRECT_MOST;
+	while (bits > 0 && (w->size - sizeof(struct bypass_fib)) / 3 < sizeof(uint32_t) << bits)
+		bits -= KEY_STRIDE;
+	return bits;
+}
+
+static uint32_t bits_for(const struct table_writer *w, uint32_t f, uint32_t count)
+{
+	if (w->owner != NULL && f == 0 && count < GROW_MOST)
+		return bits_of_mirror(w);
 	return count >= GROW_MOST ? DIRECT_MOST : count >= GROW_SOME ? DIRECT_SOME : 0;
 }
 
@@ -302,10 +315,10 @@ bool trie_unfit(const struct table_writer *w, uint32_t f)
 	uint32_t count = w->lpm[f].count;
 	if (root == NULL || count == 0)
 		return (root == NULL) != (count == 0);
-	uint32_t wanted = bits_for(count);
+	uint32_t wanted = bits_for(w, f, count);
 	if (wanted > root->direct_bits)
 		return true;
-	return wanted < root->direct_bits && bits_for(count * SHRINK_PART) < root->direct_bits;
+	return wanted < root->direct_bits && bits_for(w, f, count * SHRINK_PART) < root->direct_bits;
 }
 
 // Build anew and flip; whatever was published before stays taken.
@@ -313,7 +326,7 @@ static int trie_replace(struct table_writer *w, uint32_t f)
 {
 	uint64_t where = 0, direct;
 	if (w->lpm[f].count != 0) {
-		uint32_t bits = bits_for(w->lpm[f].count);
+		uint32_t bits = bits_for(w, f, w->lpm[f].count);
 		uint64_t bytes = sizeof(uint32_t) << bits;
 		int error = writer_take(w, sizeof(struct fib_root), &where);
 		if (error < 0)

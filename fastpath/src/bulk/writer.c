@@ -273,6 +273,50 @@ static int route_install(struct table_writer *w, const struct route_change *chan
 	return moved;
 }
 
+// Enter a route into the table, for which there is room.
+static void entry_install(struct table_writer *w, const struct prefix_entry *entry)
+{
+	struct prefix_entry *slot = prefixes_slot(w, entry);
+	uint16_t old = slot->family == FAMILY_NONE ? 0 : slot->group;
+	group_use(w, entry->group);
+	prefixes_place(w, slot, entry);
+	if (old != 0)
+		group_drop(w, old);
+}
+
+// Enter many, part by part of the table, so that what is touched stays at hand; each prefix's in their order.
+static void entries_install(struct table_writer *w, const struct route_change *changes, uint32_t count,
+	struct prefix_entry *sorted)
+{
+	enum { PARTS = 256 };
+	uint32_t ends[PARTS + 1] = {0};
+	for (uint32_t i = 0; i < count; i++) {
+		struct prefix_entry entry = change_entry(&changes[i]);
+		ends[prefixes_part(&entry, PARTS) + 1]++;
+	}
+	for (uint32_t part = 0; part < PARTS; part++)
+		ends[part + 1] += ends[part];
+	for (uint32_t i = 0; i < count; i++) {
+		struct prefix_entry entry = change_entry(&changes[i]);
+		sorted[ends[prefixes_part(&entry, PARTS)]++] = entry;
+	}
+	for (uint32_t i = 0; i < count; i++)
+		entry_install(w, &sorted[i]);
+}
+
+// Let lpm have what the table has, where a change could not be carried out.
+static void lpm_follow(struct table_writer *w, const struct route_change *change)
+{
+	struct prefix_entry entry = change_entry(change);
+	const struct prefix_entry *found = prefixes_find(w, &entry);
+	struct lpm *lpm = &w->lpm[family_index(change->family)];
+	struct key key = key_of(change->family, change->address);
+	if (found == NULL)
+		lpm_clear(lpm, key, change->length);
+	else
+		(void)lpm_set(lpm, key, change->length, found->group); // it is there: no memory is taken
+}
+
 // The trie leads to its group no more.
 static void route_forget(struct table_writer *w, const struct route_change *change)
 {
@@ -340,22 +384,55 @@ int owed_build(struct table_writer *w)
 	return result;
 }
 
-static int reserve_new(struct table_writer *w, const struct route_change *changes, uint32_t count)
+// Memory for a moment: in large pages, and not through malloc, which would keep it.
+static void *scratch_take(size_t bytes)
 {
-	uint64_t fresh = 0;
-	for (uint32_t i = 0; i < count; i++) {
-		struct prefix_entry entry = change_entry(&changes[i]);
-		fresh += changes[i].group != 0 && prefixes_find(w, &entry) == NULL;
-	}
-	return fresh == 0 ? 0 : prefixes_reserve(w, fresh);
+	void *block = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (block == MAP_FAILED)
+		return NULL;
+	(void)madvise(block, bytes, MADV_HUGEPAGE);
+	return block;
 }
 
-// Many changes, or a trie that lags behind: enter them all, then build the tries once.
-static int apply_many(struct table_writer *w, const struct route_change *changes, uint32_t count)
+// Changes that only install: their prefixes by family into lpm, then into the table, where each is looked for once.
+// On an error lpm is as it was.
+static int install_many(struct table_writer *w, const struct route_change *changes, uint32_t count)
 {
-	int error = reserve_new(w, changes, count);
+	size_t bytes = 2 * (size_t)count * sizeof(struct lpm_prefix);
+	struct lpm_prefix *list = scratch_take(bytes);
+	uint64_t fresh = 0;
+	int error = list == NULL ? -ENOMEM : 0;
+	for (uint32_t f = 0; f < 2 && error == 0; f++) {
+		uint32_t own = 0;
+		for (uint32_t i = 0; i < count; i++)
+			if (family_index(changes[i].family) == f)
+				list[own++] = (struct lpm_prefix){.key = key_of(changes[i].family, changes[i].address),
+				                                  .length = changes[i].length, .group = changes[i].group};
+		bool changed = false;
+		int filled = own == 0 ? 0 : lpm_fill(&w->lpm[f], list, own, list + own, &changed);
+		w->owed[f] |= changed;
+		error = filled < 0 ? filled : 0;
+		fresh += filled < 0 ? 0 : (uint64_t)filled;
+	}
+	if (error == 0 && fresh != 0)
+		error = prefixes_reserve(w, fresh);
+	if (error == 0)
+		entries_install(w, changes, count, (struct prefix_entry *)(void *)list);
+	for (uint32_t i = 0; i < count && error < 0; i++)
+		lpm_follow(w, &changes[i]);
+	if (list != NULL)
+		munmap(list, bytes);
+	return error;
+}
+
+// One by one.
+static int change_many(struct table_writer *w, const struct route_change *changes, uint32_t count)
+{
+	int error = 0;
 	for (uint32_t i = 0; i < count && error >= 0; i++) {
 		uint32_t f = family_index(changes[i].family);
+		if (i + AHEAD < count)
+			change_prefetch(w, &changes[i + AHEAD]);
 		if (changes[i].group != 0) {
 			error = route_install(w, &changes[i]);
 			w->owed[f] |= error > 0;
@@ -365,8 +442,18 @@ static int apply_many(struct table_writer *w, const struct route_change *changes
 		lpm_clear(&w->lpm[f], key_of(changes[i].family, changes[i].address), changes[i].length);
 		w->owed[f] |= w->lpm[f].count != before;
 	}
+	return error;
+}
+
+// Many changes, or a trie that lags behind: enter them all, then build the tries once.
+static int apply_many(struct table_writer *w, const struct route_change *changes, uint32_t count)
+{
+	uint32_t removed = 0;
+	for (uint32_t i = 0; i < count; i++)
+		removed += changes[i].group == 0;
+	int error = removed == 0 && count >= BULK_LEAST ? install_many(w, changes, count) : change_many(w, changes, count);
 	int built = owed_build(w);
-	for (uint32_t i = 0; i < count; i++) {
+	for (uint32_t i = 0; i < count && removed != 0; i++) {
 		const struct lpm *lpm = &w->lpm[family_index(changes[i].family)];
 		if (changes[i].group == 0 && lpm_get(lpm, key_of(changes[i].family, changes[i].address), changes[i].length) == 0)
 			route_forget(w, &changes[i]);

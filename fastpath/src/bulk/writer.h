@@ -98,6 +98,11 @@ struct prefix_entry *prefixes_find(const struct table_writer *w, const struct pr
 int prefixes_reserve(struct table_writer *w, uint64_t more);
 // Enter or replace; room was reserved.
 void prefixes_put(struct table_writer *w, const struct prefix_entry *entry);
+// In which of so many equal parts of the table the prefix has its place.
+uint32_t prefixes_part(const struct prefix_entry *entry, uint32_t parts);
+// The same in two steps: the entry of the prefix, or the free slot where it belongs.
+struct prefix_entry *prefixes_slot(const struct table_writer *w, const struct prefix_entry *wanted);
+void prefixes_place(struct table_writer *w, struct prefix_entry *slot, const struct prefix_entry *entry);
 void prefixes_remove(struct table_writer *w, const struct prefix_entry *wanted);
 // Give memory back after many removals.
 void prefixes_shrink(struct table_writer *w);

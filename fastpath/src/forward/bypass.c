@@ -33,6 +33,7 @@ struct bypass {
 	uint64_t key;                     // of the hash of neighbors
 	uint32_t mirrored;                // as last seen in `tables`
 	uint16_t changes;                 // of an interface, for the upper half of its port
+	uint32_t told;                    // the lower half of links->changes
 	bool observed;
 	uint16_t place[MAX_NEIGHBORS];    // of an entry of the state segment, + 1; 0: none
 	uint16_t owner[BYPASS_NEIGHBORS]; // the reverse
@@ -50,6 +51,12 @@ static uint64_t coarse_now(void)
 // A store that the program may see at any moment; those before it come first.
 #define PUBLISH(place, value) __atomic_store_n(&(place), (value), __ATOMIC_RELEASE)
 
+// What the program remembers of interfaces and neighbors is no longer so.
+static void tell(struct bypass *b)
+{
+	PUBLISH(b->links->changes, b->links->attaches << 32 | ++b->told);
+}
+
 // --- neighbors ---
 
 static void neighbor_forget(struct bypass *b, uint32_t index)
@@ -58,6 +65,7 @@ static void neighbor_forget(struct bypass *b, uint32_t index)
 		return;
 	uint32_t place = b->place[index] - 1u;
 	PUBLISH(b->links->neighbors[place].link, 0);
+	tell(b);
 	b->owner[place] = 0;
 	b->place[index] = 0;
 	b->occupied--;
@@ -106,7 +114,11 @@ void bypass_neighbor(struct forward *f, const struct neighbor_entry *entry)
 	}
 	if (b->place[index] == 0 && !neighbor_enter_place(b, entry, index))
 		return;
-	PUBLISH(b->links->neighbors[b->place[index] - 1].link, link_word(entry->mac));
+	uint64_t *shown = &b->links->neighbors[b->place[index] - 1].link, link = link_word(entry->mac);
+	if (*shown == link)
+		return;
+	PUBLISH(*shown, link);
+	tell(b);
 }
 
 // What the program sent to a neighbor is a use of it, as in neighbor_output.
@@ -181,7 +193,10 @@ static void show_interface(struct forward *f, uint16_t index)
 	bool usable = out != NULL && out->kind == INTERFACE_ETHERNET && out->port != 0 && out->features == 0
 		&& interface_up(f, out) && !b->observed;
 	if (!usable) {
-		PUBLISH(shown->port, 0);
+		if (shown->port != 0) {
+			PUBLISH(shown->port, 0);
+			tell(b);
+		}
 		return;
 	}
 	if ((shown->port & UINT16_MAX) == out->port && shown->mtu == out->mtu
@@ -192,6 +207,7 @@ static void show_interface(struct forward *f, uint16_t index)
 	shown->mtu = out->mtu;
 	memcpy(shown->mac, out->mac, ETHERNET_ADDRESS);
 	PUBLISH(shown->port, (uint32_t)++b->changes << 16 | out->port);
+	tell(b);
 }
 
 // Packets from an address of ours are refused by the slow path (RFC 1812 section 5.3.7).
@@ -295,6 +311,7 @@ int bypass_attach(struct forward *f, const struct bypass_maps *maps)
 	b->key = hash_step(f->state->random_key[0], f->state->random_key[1]);
 	for (uint32_t place = 0; place < BYPASS_NEIGHBORS; place++)
 		PUBLISH(b->links->neighbors[place].link, 0);
+	tell(b);
 	memcpy(b->links->hash_key, f->state->random_key, sizeof(b->links->hash_key));
 	b->links->neighbor_key = b->key;
 	// Of both programs of `offload: tc`, which may change one after the other: the same for the map's whole life.

@@ -76,6 +76,57 @@ static enum ip6_verdict check_destination_options(const uint8_t *ip, const struc
 	return IP6_ACCEPT;
 }
 
+// How much of an upper layer's header the first fragment has to show.
+static uint32_t upper_header(uint8_t next)
+{
+	switch (next) {
+	case IPPROTO_TCP:
+		return 20;
+	case IPPROTO_UDP:
+	case IPPROTO_ICMPV6:
+		return 8;
+	default:
+		return next != IPPROTO_NONE;
+	}
+}
+
+// What RFC 8200 section 4.5 has told to the sender of a fragment, as far as it shows by itself.  `chain`: all headers
+// before the upper layer's are there.
+static bool fragment_good(struct forward *f, const struct packet *packet, const struct ip6_walk *walk, bool chain)
+{
+	const uint8_t *ip = packet->buffer + packet->offset + packet->l3;
+	uint32_t end = IP6_HEADER + ip6_payload_length((const void *)ip);
+	uint32_t data = walk->fragment + IP6_FRAGMENT_HEADER;
+	uint16_t word = load16(ip + walk->fragment + 2);
+	uint32_t length = end > data ? end - data : 0;
+
+	if ((word & IP6_OFFSET) == 0 && (word & IP6_MF) && (!chain || walk->offset + upper_header(walk->next) > end))
+		icmp6_error(f, packet, ICMP6_PARAMETER_PROBLEM, ICMP6_INCOMPLETE_CHAIN, 0);
+	else if ((word & IP6_MF) && length % 8 != 0)
+		icmp6_error(f, packet, ICMP6_PARAMETER_PROBLEM, ICMP6_BAD_HEADER_FIELD, offsetof(struct ip6_header, payload_length));
+	else if (walk->fragment - IP6_HEADER + (word & IP6_OFFSET) + length > UINT16_MAX)
+		icmp6_error(f, packet, ICMP6_PARAMETER_PROBLEM, ICMP6_BAD_HEADER_FIELD, walk->fragment + 2);
+	else
+		return chain;
+	return false;
+}
+
+// An atomic fragment is a whole packet (RFC 6946), only that neighbor discovery does not come in one (RFC 6980).
+static enum drop_reason whole_icmp6(struct forward *f, const struct interface_entry *in, struct packet *packet,
+	const struct ip6_walk *walk)
+{
+	const uint8_t *ip = packet_data(packet) + packet->l3;
+
+	if (walk->fragment != 0 && packet->length > packet->l3 + walk->offset) {
+		uint8_t type = ip[walk->offset];
+		if ((load16(ip + walk->fragment + 2) & (IP6_OFFSET | IP6_MF)) != 0)
+			return DROP_REASON_COUNT;
+		if (type >= ICMP6_ROUTER_SOLICITATION && type <= ICMP6_REDIRECT)
+			return DROP_ND_MALFORMED;
+	}
+	return icmp6_input(f, in, packet, packet->l3 + walk->offset);
+}
+
 enum drop_reason ip6_local(struct forward *f, const struct interface_entry *in, struct packet *packet)
 {
 	const uint8_t *ip = packet_data(packet) + packet->l3;
@@ -86,11 +137,14 @@ enum drop_reason ip6_local(struct forward *f, const struct interface_entry *in, 
 	// A mapped source would pass for an IPv4 peer of sockets that serve both families.
 	if (ip6_is_v4_mapped(ip + offsetof(struct ip6_header, source)))
 		return DROP_IP6_SOURCE;
-	if (!ip6_walk(ip, packet->length - packet->l3, &walk))
+	bool chain = ip6_walk(ip, packet->length - packet->l3, &walk);
+	if (!chain && walk.fragment == 0)
 		return DROP_IP6_EXTENSION;
 	reason = control_local6(f, packet, &walk);
 	if (reason != DROP_NONE)
 		return reason;
+	if (walk.fragment != 0 && !fragment_good(f, packet, &walk, chain))
+		return DROP_REASSEMBLY_MALFORMED;
 	forward_trace(f, packet, "local", "next header %u", walk.next);
 	switch (check_destination_options(ip, &walk, &pointer)) {
 	case IP6_ACCEPT:
@@ -105,8 +159,12 @@ enum drop_reason ip6_local(struct forward *f, const struct interface_entry *in, 
 		icmp6_error(f, packet, ICMP6_PARAMETER_PROBLEM, ICMP6_BAD_HEADER_FIELD, walk.routing + 2);
 		return DROP_IP6_EXTENSION;
 	}
-	if (walk.fragment == 0 && walk.next == IPPROTO_ICMPV6 && in != NULL) {
-		reason = icmp6_input(f, in, packet, packet->l3 + walk.offset);
+	if (walk.next == IPPROTO_HOPOPTS && walk.fragment == 0) { // RFC 8200 section 4: it comes first or not at all
+		icmp6_error(f, packet, ICMP6_PARAMETER_PROBLEM, ICMP6_UNKNOWN_NEXT_HEADER, walk.next_at);
+		return DROP_IP6_EXTENSION;
+	}
+	if (walk.next == IPPROTO_ICMPV6 && !walk.later_fragment && in != NULL) {
+		reason = whole_icmp6(f, in, packet, &walk);
 		if (reason != DROP_REASON_COUNT)
 			return reason;
 	}

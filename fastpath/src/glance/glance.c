@@ -36,7 +36,7 @@ static int look_words(struct glance_word *words, int count, uint64_t now, uint64
 	int hits = 0;
 	for (int i = 0; i < count; i++) {
 		struct glance_word *w = &words[i];
-		uint64_t value = __atomic_load_n(w->word, __ATOMIC_RELAXED), before = w->seen;
+		uint64_t value = __atomic_load_n(w->word, __ATOMIC_RELAXED) & w->same, before = w->seen;
 		bool known = w->hit != 0 && value == before;
 		w->seen = value;
 		w->hit = 0;

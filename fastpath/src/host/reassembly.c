@@ -5,6 +5,7 @@
 // and overlaps.  An overlap condemns the datagram until its time is up, but a fragment
 // that repeats another exactly is only dropped.  When all places are taken the oldest one
 // gives way, so that junk does not lock out the honest; one source has a few places only.
+// Congestion that one fragment met (CE) is told of the whole, RFC 3168 section 5.3.
 #include "host/internal.h"
 
 #include <stdlib.h>
@@ -33,6 +34,7 @@ struct place {
 	uint32_t id;
 	uint16_t interface;
 	bool has_first;
+	uint8_t ecn;           // which codepoints were seen, a bit for each
 	uint16_t header_length;
 	uint32_t next_header_at; // IPv6: which byte named the fragment header
 	uint32_t total;        // 0: the last fragment has not come
@@ -159,6 +161,14 @@ static void units_mark(struct place *place, uint32_t first, uint32_t last)
 		place->units[unit / 64] |= 1ull << (unit % 64);
 }
 
+enum { NOT_ECT = 1 << 0, CONGESTED = 1 << 3 }; // of place.ecn
+
+static void place_tell_congestion(const struct place *place, uint8_t *ip)
+{
+	if (place->ecn & CONGESTED)
+		ip[1] |= place->family == FAMILY_IPV4 ? 0x03 : 0x30;
+}
+
 static enum drop_reason condemn(struct place *place)
 {
 	place->condemned = true;
@@ -188,6 +198,7 @@ static enum drop_reason place_fill(struct place *place, const struct inbound *in
 	units_mark(place, first, last);
 	place->received += length;
 	place->fragments++;
+	place->ecn |= (uint8_t)(1u << (in->tos & 3));
 	return DROP_NONE;
 }
 
@@ -220,6 +231,7 @@ static struct packet *place_packet(struct host *host, const struct place *place,
 	uint8_t *ip = packet_data(packet);
 	memcpy(ip, place->header, place->header_length);
 	memcpy(ip + place->header_length, place->data, place->total);
+	place_tell_congestion(place, ip);
 	if (place->family == FAMILY_IPV4) {
 		store16(ip + 2, (uint16_t)length);
 		store16(ip + 6, 0);
@@ -256,6 +268,10 @@ enum drop_reason reassembly_add(struct host *host, const struct inbound *in, str
 		keep_header(place, in);
 	if (place->total == 0 || place->received != place->total || !place->has_first)
 		return DROP_NONE;
+	if ((place->ecn & CONGESTED) && (place->ecn & NOT_ECT)) { // no sender does that
+		place_give_up(host, place, DROP_REASSEMBLY_MALFORMED);
+		return DROP_NONE;
+	}
 	*whole = place_packet(host, place, in->packet);
 	if (*whole == NULL)
 		place_give_up(host, place, DROP_NO_BUFFER);

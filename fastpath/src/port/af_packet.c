@@ -337,6 +337,7 @@ static void af_packet_close(struct port *port)
 {
 	struct af_packet_port *ap = af_packet_of(port);
 	munmap(ap->ring, ap->ring_size);
+	volley_close(&ap->sender.volley);
 	port_close_fds(port);
 	free(ap);
 }
@@ -354,7 +355,7 @@ static const struct port_ops af_packet_ops = {
 
 int af_packet_open(const struct port_spec *spec, const int *fds, int fd_count, struct port_state *state, struct port **out)
 {
-	if (fd_count != 1 || !packet_ring_valid(spec) || !packet_socket_valid(fds[0], TPACKET_V2))
+	if (!packet_fds_valid(fd_count) || !packet_ring_valid(spec) || !packet_socket_valid(fds[0], TPACKET_V2))
 		return -EINVAL;
 	struct af_packet_port *ap = calloc(1, sizeof(*ap));
 	if (ap == NULL)
@@ -370,6 +371,7 @@ int af_packet_open(const struct port_spec *spec, const int *fds, int fd_count, s
 	ap->frames_per_block = spec->block_size / spec->frame_size;
 	port_init(&ap->port, &af_packet_ops, spec, fds, fd_count, state);
 	ap->port.fd = fds[0];
+	volley_open(&ap->sender.volley, fds + PACKET_FDS, fd_count - PACKET_FDS, spec->ifindex);
 	if (state->generation == spec->generation)
 		attach_resume(ap);
 	else

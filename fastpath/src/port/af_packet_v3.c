@@ -182,6 +182,7 @@ static void v3_close(struct port *port)
 {
 	struct v3_port *v3 = v3_of(port);
 	munmap(v3->ring, v3->ring_size);
+	volley_close(&v3->sender.volley);
 	port_close_fds(port);
 	free(v3);
 }
@@ -234,7 +235,7 @@ static void attach_fresh(struct v3_port *v3)
 
 int af_packet_v3_open(const struct port_spec *spec, const int *fds, int fd_count, struct port_state *state, struct port **out)
 {
-	if (fd_count != 1 || !packet_ring_valid(spec) || !packet_socket_valid(fds[0], TPACKET_V3))
+	if (!packet_fds_valid(fd_count) || !packet_ring_valid(spec) || !packet_socket_valid(fds[0], TPACKET_V3))
 		return -EINVAL;
 	struct v3_port *v3 = calloc(1, sizeof(*v3));
 	if (v3 == NULL)
@@ -249,6 +250,7 @@ int af_packet_v3_open(const struct port_spec *spec, const int *fds, int fd_count
 	v3->ring = ring;
 	port_init(&v3->port, &v3_ops, spec, fds, fd_count, state);
 	v3->port.fd = fds[0];
+	volley_open(&v3->sender.volley, fds + PACKET_FDS, fd_count - PACKET_FDS, spec->ifindex);
 	if (state->generation == spec->generation)
 		attach_resume(v3);
 	else

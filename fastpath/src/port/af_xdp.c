@@ -14,8 +14,9 @@
 // was not yet sent as it arrived.  For the crash rule see xsk_ring.c: no frame is lost, and at most one batch is
 // repeated.
 //
-// Where the kernel copies too (no zero-copy driver) it takes frames to send in calls of ours only, and tells
-// whether the device's queue refused one: that is sent again, in its place.
+// Where the kernel copies too (no zero-copy driver) batches leave as volleys (volley.h), which costs it less.  What is
+// too little for one goes through the tx ring: the kernel takes it in calls of ours only, and tells whether the
+// device's queue refused a frame: that is sent again, in its place.
 //
 // Not supported: frames in several buffers (jumbo frames), VLAN tags that the kernel keeps beside the frame,
 // metadata (checksum and time stamp offloads), several queues.
@@ -31,10 +32,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "port/volley.h"
 #include "port/xsk_ring.h"
 
 enum {
-	FD_SOCKET, FD_MEMORY, FD_COUNT, // of the port
+	FD_SOCKET, FD_MEMORY, FD_COUNT, // of the port, and VOLLEY_FDS where there is a program
 	RING_MAX = 1 << 16,      // entries
 	TX_RETRIES = 16,         // of a full peer, with a yield between them
 	PREFETCH = 4,            // frames ahead
@@ -45,6 +47,7 @@ struct af_xdp_port {
 	struct port port;
 	struct xsk_receiver receiver;
 	struct xsk_sender sender;
+	struct volley volley;
 	uint8_t *memory;
 	size_t memory_size;
 	uint8_t *frames;         // what addresses of frames count from
@@ -197,11 +200,26 @@ static int transmit_copy(struct af_xdp_port *xp)
 	return 0;
 }
 
+// Frames that lie in the ring go first, so there must be none.
+static int transmit_volley(struct af_xdp_port *xp, struct packet **packets, int count)
+{
+	if (xp->volley.batch == NULL || xsk_sender_left(&xp->sender) != 0)
+		return 0;
+	for (int i = 0; i < count; i++) {
+		if (packets[i]->vnet.flags != 0 && !packet_finish_checksum(packets[i]))
+			count = i;
+	}
+	return volley_transmit(&xp->volley, packets, count);
+}
+
 static int af_xdp_transmit(struct port *port, struct packet **packets, int count)
 {
 	struct af_xdp_port *xp = af_xdp_of(port);
 	struct xsk_sender *sender = &xp->sender;
+	int left = transmit_volley(xp, packets, count);
 
+	if (left > 0)
+		return left;
 	xsk_sender_reap(sender);
 	if (sender->free_count == 0) {
 		(void)transmit_copy(xp);
@@ -253,6 +271,7 @@ static void af_xdp_event(struct port *port)
 
 static void af_xdp_free(struct af_xdp_port *xp)
 {
+	volley_close(&xp->volley);
 	xsk_ring_unmap(&xp->receiver.rx);
 	xsk_ring_unmap(&xp->receiver.fill);
 	xsk_ring_unmap(&xp->sender.tx);
@@ -364,7 +383,7 @@ static void read_options(struct af_xdp_port *xp, int fd)
 
 int af_xdp_open(const struct port_spec *spec, const int *fds, int fd_count, struct port_state *state, struct port **out)
 {
-	if (fd_count != FD_COUNT || !geometry_valid(spec))
+	if ((fd_count != FD_COUNT && fd_count != FD_COUNT + VOLLEY_FDS) || !geometry_valid(spec))
 		return -EINVAL;
 	struct af_xdp_port *xp = calloc(1, sizeof(*xp));
 	if (xp == NULL)
@@ -381,6 +400,8 @@ int af_xdp_open(const struct port_spec *spec, const int *fds, int fd_count, stru
 	read_options(xp, fds[FD_SOCKET]);
 	port_init(&xp->port, &af_xdp_ops, spec, fds, fd_count, state);
 	xp->port.fd = fds[FD_SOCKET];
+	if (!xp->zero_copy)
+		volley_open(&xp->volley, fds + FD_COUNT, fd_count - FD_COUNT, spec->ifindex);
 	af_xdp_statistics(xp);
 	*out = &xp->port;
 	return 0;

@@ -1,4 +1,4 @@
-// Packet sockets, as far as no ring is concerned: sendmmsg with a vnet header before each frame.
+// Packet sockets, as far as no ring is concerned: sendmmsg with a vnet header before each frame, or a volley of them.
 #define _GNU_SOURCE
 #include "port/packet_socket.h"
 
@@ -45,6 +45,9 @@ static int sender_prepare(struct packet_sender *sender, struct packet **packets,
 // ENETDOWN is reported once for a time that may be over, and again if it is not.
 int packet_sender_transmit(struct packet_sender *sender, int fd, struct packet **packets, int count)
 {
+	int left = volley_transmit(&sender->volley, packets, count);
+	if (left > 0)
+		return left;
 	count = sender_prepare(sender, packets, count);
 	for (int attempt = 0; ; attempt++) {
 		int sent = sendmmsg(fd, sender->messages, (unsigned int)count, MSG_DONTWAIT);
@@ -58,6 +61,11 @@ int packet_sender_transmit(struct packet_sender *sender, int fd, struct packet *
 			return 0;
 		sched_yield();
 	}
+}
+
+bool packet_fds_valid(int fd_count)
+{
+	return fd_count == PACKET_FDS || fd_count == PACKET_FDS + VOLLEY_FDS;
 }
 
 bool packet_socket_valid(int fd, int version)

@@ -47,14 +47,6 @@ static inline struct key key_drop(struct key key, uint32_t bits)
 	return (struct key){.hi = key.hi << bits | key.lo >> 1 >> (63 - bits), .lo = key.lo << bits};
 }
 
-// A leaf at its offset in the segment; 0 where that lies outside.
-static inline uint16_t leaf_load(const struct fib_trie *trie, uint64_t offset)
-{
-	if (offset > trie->last_leaf)
-		return 0;
-	return __atomic_load_n((const uint16_t *)(const void *)(trie->base + offset), __ATOMIC_RELAXED);
-}
-
 // Force-inlined into callers that differ in the instructions they may use.
 __attribute__((always_inline))
 static inline uint16_t walk(const struct fib_trie *trie, struct key key)
@@ -84,7 +76,7 @@ static inline uint16_t walk(const struct fib_trie *trie, struct key key)
 		if (!(children >> slot & 1)) {
 			uint32_t leaves = __atomic_load_n(&node->leaf_base, __ATOMIC_RELAXED);
 			uint64_t rank = popcount(starts & (UINT64_MAX >> (KEY_SLOTS - 1 - slot)));
-			return leaf_load(trie, (uint64_t)leaves * FIB_UNIT + (rank - 1) * sizeof(uint16_t));
+			return fib_leaf(trie, (uint64_t)leaves * FIB_UNIT + (rank - 1) * sizeof(uint16_t));
 		}
 		uint64_t below = children & ((UINT64_C(1) << slot) - 1);
 		offset8 = base + FIB_NODE_UNITS * (uint64_t)popcount(below);
@@ -93,16 +85,15 @@ static inline uint16_t walk(const struct fib_trie *trie, struct key key)
 	return 0;
 }
 
-// Take all walks of a batch one level down.  Those that end leave the offset of their leaf; the
-// others move up in `lanes`.  Returns their number.
 __attribute__((always_inline))
 static inline uint32_t batch_level(const struct fib_trie *trie, bool wide, struct fib_lanes *lanes, uint32_t count,
 	uint32_t *ended)
 {
+	const uint64_t place = UINT64_MAX << FIB_INDEX;
 	uint32_t on = 0, done = *ended;
 	for (uint32_t i = 0; i < count; i++) {
 		struct key key = {.hi = lanes->hi[i], .lo = wide ? lanes->lo[i] : 0};
-		uint64_t at = lanes->node[i] * FIB_UNIT, index = lanes->index[i], leaf, down;
+		uint64_t index = lanes->node[i] & place, at = (lanes->node[i] & ~place) * FIB_UNIT, leaf, down;
 		const struct fib_node *node = (const void *)(trie->base + at);
 		uint64_t children = __atomic_load_n(&node->children, __ATOMIC_RELAXED);
 		union fib_word word = {.word = __atomic_load_n(&node->leaf_starts, __ATOMIC_RELAXED)};
@@ -123,47 +114,16 @@ static inline uint32_t batch_level(const struct fib_trie *trie, bool wide, struc
 			below += FIB_NODE_UNITS * (uint64_t)popcount(children & ((UINT64_C(1) << slot) - 1));
 			down = children >> slot & 1;
 		}
-		lanes->leaf[done] = leaf;
-		lanes->leaf_index[done] = index;
+		lanes->leaf[done] = (leaf & ~place) | index;
 		done += !down;
 		lanes->hi[on] = key.hi << bits | (wide ? key.lo >> 1 >> (63 - bits) : 0);
 		if (wide)
 			lanes->lo[on] = key.lo << bits;
-		lanes->node[on] = below < trie->last_node ? below : trie->last_node;
-		lanes->index[on] = index;
+		lanes->node[on] = (below < trie->last_node ? below : trie->last_node) | index;
 		on += (uint32_t)down;
 	}
 	*ended = done;
 	return on;
-}
-
-void fib_leaves(const struct fib_trie *trie, const struct fib_lanes *lanes, uint32_t count, uint16_t *groups)
-{
-	for (uint32_t i = 0; i < count; i++)
-		groups[lanes->leaf_index[i]] = leaf_load(trie, lanes->leaf[i]);
-}
-
-__attribute__((always_inline))
-static inline void batch(const struct fib_trie *trie, bool wide, const uint8_t *addresses, uint32_t count,
-	uint16_t *groups)
-{
-	struct fib_lanes lanes;
-	uint32_t ended = 0, on = fib_batch_begin(trie, wide, addresses, count, &lanes, groups);
-	for (uint32_t step = 0; step < trie->steps && on != 0; step++)
-		on = batch_level(trie, wide, &lanes, on, &ended);
-	for (uint32_t i = 0; i < on; i++) // references in a loop
-		groups[lanes.index[i]] = 0;
-	fib_leaves(trie, &lanes, ended, groups);
-}
-
-__attribute__((always_inline))
-static inline void batch_of(const struct fib_trie *trie, uint8_t family, const uint8_t *addresses, uint32_t count,
-	uint16_t *groups)
-{
-	if (family == FAMILY_IPV4)
-		batch(trie, false, addresses, count, groups);
-	else
-		batch(trie, true, addresses, count, groups);
 }
 
 #ifdef __x86_64__
@@ -179,11 +139,11 @@ __attribute__((target("popcnt,bmi2")))
 static void batch_bmi2(const struct fib_trie *trie, uint8_t family, const uint8_t *addresses, uint32_t count,
 	uint16_t *groups)
 {
-	batch_of(trie, family, addresses, count, groups);
+	fib_batch_of(trie, batch_level, family, addresses, count, groups);
 }
 #endif
 
-void fib_batch_plain(const struct fib_trie *trie, uint8_t family, const uint8_t *addresses, uint32_t count,
+static void batch_plain(const struct fib_trie *trie, uint8_t family, const uint8_t *addresses, uint32_t count,
 	uint16_t *groups)
 {
 #ifdef __x86_64__
@@ -192,8 +152,16 @@ void fib_batch_plain(const struct fib_trie *trie, uint8_t family, const uint8_t 
 		return;
 	}
 #endif
-	batch_of(trie, family, addresses, count, groups);
+	fib_batch_of(trie, batch_level, family, addresses, count, groups);
 }
+
+static bool plain_works(void)
+{
+	return true;
+}
+
+const struct fib_way fib_plain = {.name = "plain", .works = plain_works, .batch = batch_plain};
+const struct fib_way *const fib_ways[FIB_WAYS] = {&fib_avx512, &fib_avx2, &fib_plain};
 
 uint16_t fib_lookup(const struct tables_view *view, uint8_t family, const uint8_t *address)
 {
@@ -218,13 +186,15 @@ void fib_lookup_batch(const struct tables_view *view, uint8_t family, const uint
 		return;
 	}
 	size_t size = family == FAMILY_IPV4 ? 4 : 16;
-	bool vector = fib_batch_vector_works();
+	const struct fib_way *const *way = fib_ways;
+	while (!(*way)->works())
+		way++;
 	while (count != 0) {
 		uint32_t part = count < FIB_BATCH ? count : FIB_BATCH;
-		if (vector && part >= FIB_VECTOR_LEAST)
-			fib_batch_vector(&trie, family, addresses, part, groups);
+		if (part >= FIB_VECTOR_LEAST)
+			(*way)->batch(&trie, family, addresses, part, groups);
 		else
-			fib_batch_plain(&trie, family, addresses, part, groups);
+			batch_plain(&trie, family, addresses, part, groups);
 		addresses += part * size;
 		groups += part;
 		count -= part;

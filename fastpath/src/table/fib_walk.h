@@ -17,8 +17,9 @@ enum {
 	FIB_STEPS_IPV6 = 24,
 	FIB_BATCH = 64,         // walks at a time
 	FIB_VECTOR_LEAST = 4,   // fewer are faster one by one
-	FIB_VECTOR = 8,         // lanes of a vector
-	FIB_HIT = offsetof(struct fib_path, hit)
+	FIB_VECTOR = 8,         // lanes of the widest vector
+	FIB_HIT = offsetof(struct fib_path, hit),
+	FIB_INDEX = 48          // bit from which on a number has the place of its walk: no segment is so large
 };
 
 // The second word of a node that is a path.
@@ -44,11 +45,14 @@ struct fib_trie {
 // The walks of a batch.  A vector may be stored where only its first lanes count.
 struct fib_lanes {
 	uint64_t hi[FIB_BATCH + FIB_VECTOR], lo[FIB_BATCH + FIB_VECTOR]; // what of the addresses is left
-	uint64_t node[FIB_BATCH + FIB_VECTOR];        // offset8
-	uint64_t index[FIB_BATCH + FIB_VECTOR];       // in the batch
-	uint64_t leaf[FIB_BATCH + FIB_VECTOR];        // of those that have ended: offset of the answer
-	uint64_t leaf_index[FIB_BATCH + FIB_VECTOR];
+	uint64_t node[FIB_BATCH + FIB_VECTOR];        // offset8, and the place in the batch << FIB_INDEX
+	uint64_t leaf[FIB_BATCH + FIB_VECTOR];        // of those that have ended: offset of the answer, and the place
 };
+
+// Take all walks of a batch one level down.  Those that end leave the offset of their leaf; the others move up in
+// `lanes`.  Returns their number.
+typedef uint32_t fib_level(const struct fib_trie *trie, bool wide, struct fib_lanes *lanes, uint32_t count,
+	uint32_t *ended);
 
 // Look up the direct table.  What it answers is in `groups`; the others, whose number is returned, begin a walk.
 __attribute__((always_inline))
@@ -63,23 +67,65 @@ static inline uint32_t fib_batch_begin(const struct fib_trie *trie, bool wide, c
 		lanes->hi[on] = key.hi << bits | key.lo >> 1 >> (63 - bits);
 		if (wide)
 			lanes->lo[on] = key.lo << bits;
-		lanes->node[on] = entry < trie->last_node ? entry : trie->last_node;
-		lanes->index[on] = i;
+		lanes->node[on] = (entry < trie->last_node ? entry : trie->last_node) | (uint64_t)i << FIB_INDEX;
 		on += !(entry & FIB_LEAF);
 	}
 	return on;
 }
 
+// The node of a walk.
+static inline const uint8_t *fib_node_at(const uint8_t *base, uint64_t node)
+{
+	return base + (node & ((UINT64_C(1) << FIB_INDEX) - 1)) * FIB_UNIT;
+}
+
+// A leaf at its offset in the segment; 0 where that lies outside.
+static inline uint16_t fib_leaf(const struct fib_trie *trie, uint64_t offset)
+{
+	if (offset > trie->last_leaf)
+		return 0;
+	return __atomic_load_n((const uint16_t *)(const void *)(trie->base + offset), __ATOMIC_RELAXED);
+}
+
+// Up to FIB_BATCH addresses, by a way to go down that is force-inlined here.
+__attribute__((always_inline))
+static inline void fib_batch(const struct fib_trie *trie, fib_level *level, bool wide, const uint8_t *addresses,
+	uint32_t count, uint16_t *groups)
+{
+	struct fib_lanes lanes;
+	uint32_t ended = 0, on = fib_batch_begin(trie, wide, addresses, count, &lanes, groups);
+	for (uint32_t step = 0; step < trie->steps && on != 0; step++)
+		on = level(trie, wide, &lanes, on, &ended);
+	for (uint32_t i = 0; i < on; i++) // references in a loop
+		groups[lanes.node[i] >> FIB_INDEX] = 0;
+	for (uint32_t i = 0; i < ended; i++)
+		groups[lanes.leaf[i] >> FIB_INDEX] = fib_leaf(trie, lanes.leaf[i] & ((UINT64_C(1) << FIB_INDEX) - 1));
+}
+
+__attribute__((always_inline))
+static inline void fib_batch_of(const struct fib_trie *trie, fib_level *level, uint8_t family, const uint8_t *addresses,
+	uint32_t count, uint16_t *groups)
+{
+	if (family == FAMILY_IPV4)
+		fib_batch(trie, level, false, addresses, count, groups);
+	else
+		fib_batch(trie, level, true, addresses, count, groups);
+}
+
+// The ways to look up a batch of at most FIB_BATCH addresses, the fastest first; the last one works everywhere.
+struct fib_way {
+	const char *name;
+	bool (*works)(void);    // this processor has what it needs
+	void (*batch)(const struct fib_trie *trie, uint8_t family, const uint8_t *addresses, uint32_t count,
+		uint16_t *groups);
+};
+
+extern const struct fib_way fib_avx512, fib_avx2, fib_plain;
+
+enum { FIB_WAYS = 3 };
+extern const struct fib_way *const fib_ways[FIB_WAYS];
+
 // False where there is nothing to look up in.
 bool fib_trie_open(const struct tables_view *view, uint8_t family, struct fib_trie *trie);
-// Load the answers of `count` walks that have ended.
-void fib_leaves(const struct fib_trie *trie, const struct fib_lanes *lanes, uint32_t count, uint16_t *groups);
-// Up to FIB_BATCH addresses.
-void fib_batch_plain(const struct fib_trie *trie, uint8_t family, const uint8_t *addresses, uint32_t count,
-	uint16_t *groups);
-void fib_batch_vector(const struct fib_trie *trie, uint8_t family, const uint8_t *addresses, uint32_t count,
-	uint16_t *groups);
-// This processor has what fib_batch_vector needs.
-bool fib_batch_vector_works(void);
 
 #endif

@@ -49,12 +49,18 @@ static inline struct key key_tail(struct key key, uint32_t bits)
 	return (struct key){.hi = key.hi << bits | key.lo >> (64 - bits), .lo = key.lo << bits};
 }
 
-// First slot of a prefix, whose 16 bytes are `key`, in a table of installed routes (abi/tables.h).
-static inline uint64_t key_home(struct key key, uint8_t family, uint8_t length, uint64_t capacity)
+// A prefix, whose 16 bytes are `key`, as a number of 32 bits.
+static inline uint64_t key_hash(struct key key, uint8_t family, uint8_t length)
 {
 	uint64_t y = (key.lo ^ ((uint64_t)family << 8 | length)) * 0xc2b2ae3d27d4eb4full;
 	uint64_t x = key.hi * 0x9e3779b97f4a7c15ull + (y << 31 | y >> 33);
-	return ((x ^ x >> 32) * 0x9e3779b97f4a7c15ull >> 32) * capacity >> 32;
+	return (x ^ x >> 32) * 0x9e3779b97f4a7c15ull >> 32;
+}
+
+// Its first slot in a table of installed routes (abi/tables.h).
+static inline uint64_t key_home(struct key key, uint8_t family, uint8_t length, uint64_t capacity)
+{
+	return key_hash(key, family, length) * capacity >> 32;
 }
 
 // All bits after the first `length` are zero.

@@ -31,7 +31,10 @@ enum icmp6_unreachable {
 	ICMP6_PORT_UNREACHABLE = 4
 };
 
-enum icmp6_problem { ICMP6_BAD_HEADER_FIELD = 0, ICMP6_UNKNOWN_NEXT_HEADER = 1, ICMP6_UNKNOWN_OPTION = 2 };
+enum icmp6_problem {
+	ICMP6_BAD_HEADER_FIELD = 0, ICMP6_UNKNOWN_NEXT_HEADER = 1, ICMP6_UNKNOWN_OPTION = 2,
+	ICMP6_INCOMPLETE_CHAIN = 3 // RFC 7112
+};
 
 // Codes of both time-exceeded messages.
 enum icmp_exceeded { ICMP_HOP_LIMIT_EXCEEDED = 0, ICMP_REASSEMBLY_EXCEEDED = 1 };

@@ -183,8 +183,8 @@ static uint64_t own_batch(const struct contender *self, const struct keys *keys)
 	return sum;
 }
 
-// As on a processor without AVX-512.
-static uint64_t own_plain(const struct contender *self, const struct keys *keys)
+// One of the ways, as on a processor that has none of the faster ones.
+static uint64_t own_way(const struct contender *self, const struct keys *keys, const struct fib_way *way)
 {
 	const struct own *own = self->state;
 	uint64_t sum = 0;
@@ -193,11 +193,21 @@ static uint64_t own_plain(const struct contender *self, const struct keys *keys)
 	struct fib_trie trie;
 	uint16_t groups[BATCH];
 	for (uint32_t i = 0; fib_trie_open(&own->view, family, &trie) && i < keys->count; i += BATCH) {
-		fib_batch_plain(&trie, family, keys->keys + i * size, BATCH, groups);
+		way->batch(&trie, family, keys->keys + i * size, BATCH, groups);
 		for (uint32_t k = 0; k < BATCH; k++)
 			sum += own->values[groups[k]];
 	}
 	return sum;
+}
+
+static uint64_t own_plain(const struct contender *self, const struct keys *keys)
+{
+	return own_way(self, keys, &fib_plain);
+}
+
+static uint64_t own_avx2(const struct contender *self, const struct keys *keys)
+{
+	return own_way(self, keys, &fib_avx2);
 }
 
 // Keys.
@@ -311,8 +321,9 @@ static void family_run(struct own *own, const struct route *routes, uint32_t cou
 		{.name = "scalar", .family = family, .state = own, .run = own_scalar},
 		{.name = "plain batch", .family = family, .state = own, .run = own_plain},
 		{.name = "batch", .family = family, .state = own, .run = own_batch},
+		{.name = "avx2", .family = family, .state = own, .run = own_avx2},
 	};
-	uint32_t used = 3;
+	uint32_t used = fib_avx2.works() ? 4 : 3;
 	if (family == 4) {
 		used += peer_lpm(routes, count, &contenders[used]);
 		used += peer_fib(routes, count, &contenders[used]);

@@ -106,6 +106,11 @@ class Ospf(Silent):
         return act
 
     @property
+    def size(self) -> int:
+        """Count the LSAs: a computation goes through all of them."""
+        return sum(map(len, self._core.databases()))
+
+    @property
     def deadline(self) -> float | None:
         """When something is due."""
         return self._core.timers.deadline

@@ -107,6 +107,11 @@ class Rip(Silent):
     # --- what the runtime calls ---
 
     @property
+    def size(self) -> int:
+        """Count the rows of the table: an update holds all of them."""
+        return len(self.table.rows)
+
+    @property
     def deadline(self) -> float | None:
         """Give when something is due."""
         if self.settings is None:

@@ -127,7 +127,8 @@ def _rewrite(path: Path, outcome: Outcome, peer: PeerSettings, identity: Identit
         attributes = replace(attributes, med=None)
     segments = attributes.as_path
     if peer.remove_private_as:
-        segments = _without_private(segments)
+        # The neighbor's own number stays, or it could not see that the path leads back to it.
+        segments = _without_private(segments, 0 if peer.as_override else peer.remote_as)
     if peer.as_override:
         segments = _replaced(segments, peer.remote_as, peer.local_as)
     otc = attributes.otc
@@ -163,8 +164,8 @@ def is_private(asn: int) -> bool:
     return 64512 <= asn <= 65534 or 4200000000 <= asn <= 4294967294
 
 
-def _without_private(path: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    kept = (Segment(kind, tuple(asn for asn in asns if not is_private(asn))) for kind, asns in path)
+def _without_private(path: tuple[Segment, ...], keep: int) -> tuple[Segment, ...]:
+    kept = (Segment(kind, tuple(asn for asn in asns if asn == keep or not is_private(asn))) for kind, asns in path)
     return tuple(segment for segment in kept if segment.asns)
 
 

@@ -13,13 +13,6 @@
 #define VECTOR __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,popcnt,bmi,bmi2")))
 #define VECTOR_INLINE VECTOR __attribute__((always_inline)) static inline
 
-bool fib_batch_vector_works(void)
-{
-	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-	       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-	       __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
-}
-
 struct lane_keys {
 	__m512i hi, lo;
 };
@@ -66,10 +59,10 @@ VECTOR_INLINE __m512i nodes_pair(const uint8_t *first, const uint8_t *second)
 // Eight nodes, their words side by side: loads of whole nodes and a transposition are faster than gathers.
 VECTOR_INLINE struct node_words nodes_load(const uint8_t *base, const uint64_t *nodes)
 {
-	__m512i a = nodes_pair(base + nodes[0] * FIB_UNIT, base + nodes[4] * FIB_UNIT);
-	__m512i b = nodes_pair(base + nodes[1] * FIB_UNIT, base + nodes[5] * FIB_UNIT);
-	__m512i c = nodes_pair(base + nodes[2] * FIB_UNIT, base + nodes[6] * FIB_UNIT);
-	__m512i d = nodes_pair(base + nodes[3] * FIB_UNIT, base + nodes[7] * FIB_UNIT);
+	__m512i a = nodes_pair(fib_node_at(base, nodes[0]), fib_node_at(base, nodes[4]));
+	__m512i b = nodes_pair(fib_node_at(base, nodes[1]), fib_node_at(base, nodes[5]));
+	__m512i c = nodes_pair(fib_node_at(base, nodes[2]), fib_node_at(base, nodes[6]));
+	__m512i d = nodes_pair(fib_node_at(base, nodes[3]), fib_node_at(base, nodes[7]));
 	const __m512i even = _mm512_set_epi64(13, 12, 5, 4, 9, 8, 1, 0), odd = _mm512_set_epi64(15, 14, 7, 6, 11, 10, 3, 2);
 	__m512i ab = _mm512_unpacklo_epi64(a, b), cd = _mm512_unpacklo_epi64(c, d);
 	return (struct node_words){
@@ -85,6 +78,7 @@ VECTOR_INLINE uint32_t batch_level(const struct fib_trie *trie, bool wide, struc
 	const __m512i last = _mm512_set1_epi64((long long)trie->last_node), one = _mm512_set1_epi64(1);
 	const __m512i low31 = _mm512_set1_epi64(0x7fffffff), ones = _mm512_set1_epi64(-1);
 	const __m512i stride = _mm512_set1_epi64(KEY_STRIDE), width = _mm512_set1_epi64(64);
+	const __m512i offsets = _mm512_set1_epi64((1ll << FIB_INDEX) - 1);
 	uint32_t on = 0, done = *ended;
 	_mm512_storeu_si512(&lanes->node[count], _mm512_setzero_si512()); // lanes without a walk
 	for (uint32_t i = 0; i < count; i += FIB_VECTOR) {
@@ -92,7 +86,7 @@ VECTOR_INLINE uint32_t batch_level(const struct fib_trie *trie, bool wide, struc
 		struct lane_keys keys = {.hi = _mm512_loadu_si512(&lanes->hi[i]), .lo = _mm512_setzero_si512()};
 		if (wide)
 			keys.lo = _mm512_loadu_si512(&lanes->lo[i]);
-		__m512i node = _mm512_loadu_si512(&lanes->node[i]), index = _mm512_loadu_si512(&lanes->index[i]);
+		__m512i node = _mm512_loadu_si512(&lanes->node[i]), index = _mm512_andnot_si512(offsets, node);
 		struct node_words words = nodes_load(trie->base, &lanes->node[i]);
 
 		__mmask8 path = _mm512_movepi64_mask(words.bases);
@@ -102,7 +96,7 @@ VECTOR_INLINE uint32_t batch_level(const struct fib_trie *trie, bool wide, struc
 		__m512i differs = _mm512_srlv_epi64(_mm512_xor_si512(keys.hi, words.children), shift);
 		__mmask8 missed = _mm512_test_epi64_mask(differs, differs);
 		__mmask8 more = _mm512_test_epi64_mask(below_base, below_base);
-		__m512i at = _mm512_add_epi64(_mm512_slli_epi64(node, 3), _mm512_set1_epi64(FIB_HIT));
+		__m512i at = _mm512_add_epi64(_mm512_slli_epi64(_mm512_and_si512(node, offsets), 3), _mm512_set1_epi64(FIB_HIT));
 		at = _mm512_mask_add_epi64(at, missed, at, _mm512_set1_epi64(sizeof(uint16_t)));
 		// As a node.
 		__m512i slot = _mm512_srli_epi64(keys.hi, 64 - KEY_STRIDE);
@@ -116,8 +110,8 @@ VECTOR_INLINE uint32_t batch_level(const struct fib_trie *trie, bool wide, struc
 
 		__mmask8 down = (__mmask8)(used & ((path & ~missed & more) | (~path & inner)));
 		__mmask8 ends = (__mmask8)(used & ~down);
-		lanes_push(&lanes->leaf[done], ends, _mm512_mask_mov_epi64(leaf, path, at));
-		lanes_push(&lanes->leaf_index[done], ends, index);
+		leaf = _mm512_and_si512(_mm512_mask_mov_epi64(leaf, path, at), offsets);
+		lanes_push(&lanes->leaf[done], ends, _mm512_or_si512(leaf, index));
 		done += lanes_count(ends);
 		if (down == 0)
 			continue;
@@ -126,46 +120,35 @@ VECTOR_INLINE uint32_t batch_level(const struct fib_trie *trie, bool wide, struc
 		lanes_push(&lanes->hi[on], down, keys.hi);
 		if (wide)
 			lanes_push(&lanes->lo[on], down, keys.lo);
-		lanes_push(&lanes->node[on], down, _mm512_min_epu64(node, last));
-		lanes_push(&lanes->index[on], down, index);
+		lanes_push(&lanes->node[on], down, _mm512_or_si512(_mm512_min_epu64(node, last), index));
 		on += lanes_count(down);
 	}
 	*ended = done;
 	return on;
 }
 
-VECTOR_INLINE void batch(const struct fib_trie *trie, bool wide, const uint8_t *addresses, uint32_t count,
+VECTOR static void batch(const struct fib_trie *trie, uint8_t family, const uint8_t *addresses, uint32_t count,
 	uint16_t *groups)
 {
-	struct fib_lanes lanes;
-	uint32_t ended = 0, on = fib_batch_begin(trie, wide, addresses, count, &lanes, groups);
-	for (uint32_t step = 0; step < trie->steps && on != 0; step++)
-		on = batch_level(trie, wide, &lanes, on, &ended);
-	for (uint32_t i = 0; i < on; i++) // references in a loop
-		groups[lanes.index[i]] = 0;
-	fib_leaves(trie, &lanes, ended, groups);
+	fib_batch_of(trie, batch_level, family, addresses, count, groups);
 }
 
-VECTOR void fib_batch_vector(const struct fib_trie *trie, uint8_t family, const uint8_t *addresses, uint32_t count,
-	uint16_t *groups)
+static bool works(void)
 {
-	if (family == FAMILY_IPV4)
-		batch(trie, false, addresses, count, groups);
-	else
-		batch(trie, true, addresses, count, groups);
+	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+	       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+	       __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
 }
+
+const struct fib_way fib_avx512 = {.name = "avx512", .works = works, .batch = batch};
 
 #else
 
-bool fib_batch_vector_works(void)
+static bool works(void)
 {
 	return false;
 }
 
-void fib_batch_vector(const struct fib_trie *trie, uint8_t family, const uint8_t *addresses, uint32_t count,
-	uint16_t *groups)
-{
-	fib_batch_plain(trie, family, addresses, count, groups);
-}
+const struct fib_way fib_avx512 = {.name = "avx512", .works = works};
 
 #endif

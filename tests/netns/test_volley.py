@@ -1,0 +1,209 @@
+"""Batches that leave by the program `volley`: whole, in order, checked by the kernel, and in a real router too."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bare import SMALL, Bare, Side, inside_named, ip, kill_under_load, numbers
+from bare_xdp import SMALL as XDP_SMALL
+from bare_xdp import XdpSide
+from lab import Lab, wait_until
+
+from manager import bpf_objects, kernel
+from manager.volley import Volley
+
+pytestmark = [pytest.mark.root]
+# struct volley_batch and volley_entry
+HEAD = struct.Struct("=4I")
+ENTRY = struct.Struct("=II")
+BATCH_BYTES = HEAD.size + (1 << 14)
+
+
+def sent(fd: int) -> int:
+    """Give how many frames the last run has sent."""
+    with mmap.mmap(fd, BATCH_BYTES, mmap.MAP_SHARED, mmap.PROT_READ) as batch:
+        return int(HEAD.unpack_from(batch)[2])
+
+
+class PacketVolleys(Side):
+    """A packet ring, and a program to send."""
+
+    def open(self, netns: int, device: str) -> None:
+        super().open(netns, device)
+        self.volley = Volley.loaded()
+
+    @property
+    def fds(self) -> list[int]:
+        return super().fds + self.volley.fds
+
+    def close(self) -> None:
+        self.volley.close()
+        super().close()
+
+
+class XdpVolleys(XdpSide):
+    """An AF_XDP socket, and a program to send."""
+
+    def open(self, netns: int, device: str) -> None:
+        super().open(netns, device)
+        self.volley = Volley.loaded()
+
+    @property
+    def fds(self) -> list[int]:
+        return super().fds + self.volley.fds
+
+    def close(self) -> None:
+        self.volley.close()
+        super().close()
+
+
+class Inside(Bare):
+    """Its forwarder is in the router's namespace, as a real one: the program reaches devices of that."""
+
+    def start(self, before: Callable[[], None] = lambda: None) -> None:
+        def enter() -> None:
+            fd = os.open(f"/run/netns/{self.namespace}", os.O_RDONLY)
+            kernel.setns(fd)
+            os.close(fd)
+            before()
+
+        super().start(enter)
+
+
+@pytest.fixture(params=[PacketVolleys, XdpVolleys])
+def lab(request: pytest.FixtureRequest) -> Iterator[Bare]:
+    geometry: Any = XDP_SMALL if request.param is XdpVolleys else SMALL
+    with Inside(1500, geometry, request.param) as made:
+        yield made
+
+
+def wait_filled(side: Any, count: int) -> None:
+    wait_until(lambda: side.filled() >= count, f"{count} frames wait", 5)
+
+
+def test_a_backlog_leaves_whole_and_in_order(lab: Any) -> None:
+    lab.start()
+    lab.warm()
+    assert sent(lab.right.volley.fds[1]) == 0  # one frame is not worth it
+    lab.kill()
+    with lab.sender() as sender, lab.receiver() as receiver:
+        for number in range(1, 201):
+            sender.send(lab.frame(number, random.Random(number).randrange(60, 1514)))
+        wait_filled(lab.left, 200)
+        lab.start()
+        assert numbers(receiver) == list(range(1, 201))
+    assert sent(lab.right.volley.fds[1]) > 0
+    lab.check_laws()
+
+
+def test_a_device_that_is_down_takes_none(lab: Any) -> None:
+    lab.start()
+    lab.warm()
+    lab.kill()
+    with lab.sender() as sender, lab.receiver() as receiver:
+        for number in range(1, 101):
+            sender.send(lab.frame(number))
+        wait_filled(lab.left, 100)
+        ip("-n", lab.namespace, "link", "set", "p2", "down")
+        lab.start()
+        wait_until(lambda: lab.left.filled() == 0, "the frames met their fate", 5)
+        assert sent(lab.right.volley.fds[1]) == 0
+        lab.check_laws()
+        lab.kill()
+        ip("-n", lab.namespace, "link", "set", "p2", "up")
+        for number in range(101, 201):
+            sender.send(lab.frame(number))
+        wait_filled(lab.left, 100)
+        lab.start()
+        assert numbers(receiver) == list(range(101, 201))
+    assert sent(lab.right.volley.fds[1]) > 0
+    lab.check_laws()
+
+
+@pytest.mark.quiet
+def test_kills_under_load_lose_nothing_and_repeat_a_batch_at_most(lab: Any) -> None:
+    kill_under_load(lab, kills=5, rate=5000)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "count", "leave"),
+    [
+        ((60, 61, 1600), 3, 3),
+        ((60, 13, 60), 3, 1),
+        ((1601,), 1, 0),
+        ((60, 0xFFFFFFFF, 60), 3, 1),
+        ((60,) * 70, 0xFFFFFFFF, 64),
+        ((1600,) * 11, 64, 10),
+        ((60, 60), 0, 0),
+    ],
+)
+def test_what_a_batch_says_is_checked(lengths: tuple[int, ...], count: int, leave: int) -> None:
+    with Bare(9000) as lab, inside_named(lab.namespace), bpf_objects.load("volley") as program:
+        entries = bytearray(1 << 14)
+        at = 0
+        for length in lengths:
+            ENTRY.pack_into(entries, at, length, 0)
+            at += -(-(ENTRY.size + min(length, 1600)) // 8) * 8
+            if at > len(entries) - 1608:
+                break
+        head = HEAD.pack(socket.if_nametoindex("p1"), count, 0, 0)
+        with mmap.mmap(program.maps["batch"], BATCH_BYTES) as batch:
+            batch[:] = head + bytes(entries)
+            before = packets_out()
+            bpf_objects.run_once(program.fd, bytes(64))
+            assert HEAD.unpack_from(batch)[2] == leave
+        assert packets_out() - before == leave
+
+
+def packets_out() -> int:
+    """Give the frames that p1 has sent."""
+    lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+    return int(next(line for line in lines if line.lstrip().startswith("p1:")).partition(":")[2].split()[9])
+
+
+def test_a_confined_forwarder_sends_so() -> None:
+    with Lab() as lab:
+        for number, name in enumerate(("near", "far")):
+            host = lab.namespace(name)
+            lab.veth(f"{lab.prefix}{number}", lab.box, host, "eth0", far_address=f"10.0.{number}.2/24")
+            host.ip("route", "add", "default", "via", f"10.0.{number}.1")
+        interfaces = {
+            name: {"device": f"{lab.prefix}{number}", "addresses": [f"10.0.{number}.1/24"]}
+            for number, name in enumerate(("near", "far"))
+        }
+        lab.configure({"red": {"interfaces": interfaces}})
+        lab.start()
+        wait_until(lambda: lab.namespaces["near"].ping("10.0.1.2", wait=0.2), "the path is there")
+        batches = batches_after_a_backlog(lab)
+        try:
+            assert any(sent(fd) for fd in batches)
+        finally:
+            for fd in batches:
+                os.close(fd)
+
+
+def batches_after_a_backlog(lab: Lab) -> list[int]:
+    """Let frames wait, then a successor find them; give duplicates of its batches' fds."""
+    with lab.namespaces["near"].entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        before = lab.router("red")["pids"]["forwarder"]
+        os.kill(before, signal.SIGSTOP)
+        for _frame in range(100):
+            sender.sendto(b"waits", ("10.0.1.2", 9))
+    wait_until(lambda: lab.router("red")["pids"].get("forwarder", before) != before, "another forwarder is there")
+    wait_until(lambda: lab.namespaces["near"].ping("10.0.1.2", wait=0.2), "the path is there again")
+    pid = lab.router("red")["pids"]["forwarder"]
+    pidfd = os.pidfd_open(pid)
+    try:
+        links = [path for path in Path(f"/proc/{pid}/fd").iterdir() if "bpf-map" in str(path.readlink())]
+        return [kernel.pidfd_getfd(pidfd, int(path.name)) for path in links]
+    finally:
+        os.close(pidfd)
