@@ -81,8 +81,8 @@ netns: build $(STAMPS)/development ## tests in network namespaces: root
 chaos-rsock: build $(STAMPS)/development ## kill app, forwarder, control and broker ROUNDS times each: root
 	@RSOCK_ROUNDS=$(or $(ROUNDS),1000) $(PYTEST) -s tests/netns/test_rsock_failures.py
 
-laws: build $(STAMPS)/development ## the counter laws over a hundred million random frames, some minutes
-	@LAW_FRAMES=100000000 $(PYTEST) tests/unit/test_laws.py
+laws: build $(STAMPS)/development ## the counter laws over a hundred million random frames, some minutes; root: also those of the offloads
+	@LAW_FRAMES=100000000 $(PYTEST) tests/unit/test_laws.py tests/netns/test_offload_program.py -k laws
 
 test-cpython: build $(STAMPS)/development ## CPython's own tests in a router against the kernel, many minutes: root
 	@PYTHONSAFEPATH=1 $(BIN)/python tests/cpython/run.py

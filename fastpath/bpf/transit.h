@@ -31,7 +31,8 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "network order is the 
 
 struct map SECTION("maps") links = {MAP_ARRAY, sizeof(uint32_t), 0, 1, MAP_MMAPABLE};
 struct map SECTION("maps") fib = {MAP_ARRAY, sizeof(uint32_t), 0, 1, MAP_MMAPABLE};
-struct map SECTION("maps") memory = {MAP_ARRAY, sizeof(uint32_t), 0, 1, 0};
+// To be mapped by nobody; but the value then begins at a page, and so each entry at a line of the cache.
+struct map SECTION("maps") memory = {MAP_ARRAY, sizeof(uint32_t), 0, 1, MAP_MMAPABLE};
 
 MAP_VALUE(links);
 MAP_VALUE(memory);

@@ -71,7 +71,8 @@ static void flush(struct core *core)
 
 // Some batches of one port, to their fate.  What forwarding made of a batch has been sent when it can be released;
 // what the host stack still owes are the bytes and the ACKs of connections, which end with this process.  So it is
-// flushed once for all of them: super-frames, each a batch of its own, are acknowledged by several at once.
+// flushed once for all of them: super-frames, each a batch of its own, are acknowledged by several at once, and of small
+// ones so many that neither the peer nor the app is asked to move for each handful.
 static int iterate_port(struct core *core, struct port *port)
 {
 	int handled = 0, batches = 0;
@@ -79,7 +80,7 @@ static int iterate_port(struct core *core, struct port *port)
 	do {
 		handled += take_batch(core, port);
 		port->ops->release(port);
-	} while (handled < BATCH_SIZE && ++batches < TURN_BATCHES && port->ops->pending(port));
+	} while ((handled < BATCH_SIZE || host_owes(core->host)) && ++batches < TURN_BATCHES && port->ops->pending(port));
 	flush(core);
 	core_bfd_serve(core);
 	return handled;

@@ -1,4 +1,7 @@
-"""Compares two routers frame by frame: the same input, equal output, in any order within a batch."""
+"""Compares two routers frame by frame: the same input, equal output, in any order within a batch.
+
+One of them is the kernel's: between two LANs, with the routes that our tests give both.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,29 @@ QUIET: Final = 0.002  # seconds without a frame that end a batch; the slow path 
 PATIENCE: Final = 0.05
 REST: Final = 6.0
 ERRORS_A_SECOND: Final = 900  # below the limit of 1000 ICMP errors a second of a VR
+IN_MAC, OUT_MAC = "02:00:00:00:0a:01", "02:00:00:00:0b:01"
+# Lines of `ip -batch`: the LANs, and what is behind hosts there.
+KERNEL_ROUTER: Final = f"""
+link set k-in address {IN_MAC}
+link set k-out address {OUT_MAC}
+addr add 10.0.0.1/24 dev k-in
+addr add 2001:db8:a::1/64 dev k-in nodad
+addr add 10.0.1.1/24 dev k-out
+addr add 2001:db8:b::1/64 dev k-out nodad
+link set k-in up
+link set k-out up
+route add 10.128.0.0/9 via 10.0.1.2
+route add 172.16.0.0/12 via 10.0.0.2
+route add blackhole 192.0.2.0/24
+-6 route add 2001:db8:c::/48 via 2001:db8:b::2
+-6 route add 2001:db8:d::/48 via 2001:db8:a::2
+"""
+SYSCTLS: Final = (
+    "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.send_redirects=0",
+    "net.ipv4.conf.default.send_redirects=0", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0",
+    "net.ipv4.icmp_ratelimit=0", "net.ipv4.icmp_msgs_per_sec=1000000", "net.ipv4.icmp_msgs_burst=10000",
+    "net.ipv6.icmp.ratelimit=0", "net.ipv6.auto_flowlabels=0",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ Prints "done" after its attack and holds what it has until its standard input en
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
+import itertools
 import os
 import random
 import resource
@@ -212,8 +214,60 @@ def bombs(run_dir: str) -> None:
                         dealer.send_multipart([HEADER.pack(MAGIC, op, 0, 0, 1, 0, 0, 0), body], zmq.DONTWAIT)
 
 
+def halves(run_dir: str) -> None:
+    """Begin messages and do not end them, or send more than there is room for, over ever new connections."""
+    print("flooding", flush=True)
+    until = time.monotonic() + FLOOD
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03"  # ZMTP 3, broken off
+    parts = [b"", b"\x01", greeting, greeting.ljust(64, b"\0"), greeting.ljust(64, b"\0") + b"\x06" + b"\x7f" * 8]
+    header = HEADER.pack(MAGIC, Op.OPEN, 0, 0, 1, 0, 0, 0)
+    held: collections.deque[socket.socket] = collections.deque(maxlen=64)  # the oldest is closed
+    for turn in itertools.count():
+        if time.monotonic() > until:
+            break
+        with contextlib.suppress(OSError):
+            broker = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            held.append(broker)
+            broker.setblocking(False)
+            broker.connect(f"{run_dir}/rsock.sock")
+            broker.send(parts[turn % len(parts)])
+        for record in (header[: turn % HEADER.size], header + bytes(turn % 20), header + bytes(100_000)):
+            with contextlib.suppress(OSError):
+                held.append(forwarder(run_dir))
+                held[-1].setblocking(False)
+                held[-1].send(record)
+
+
+def forgeries(run_dir: str) -> None:
+    """Name sockets and routers of others, and say again what was said once, as fast as it is answered."""
+    chance = random.Random(2)
+    links = [forwarder(run_dir, router) for router in ("red", "blue") for _ in range(8)]
+    said = HEADER.pack(MAGIC, Op.OPEN, 0, 7, 1, 0, 0, 0)
+    said += open_body(socket.AF_INET, socket.SOCK_DGRAM, 0, bytes(16), b"")
+    dealer = zmq.Context().socket(zmq.DEALER)
+    dealer.linger = 0
+    dealer.connect(f"ipc://{run_dir}/rsock.sock")
+    print("flooding", flush=True)
+    until = time.monotonic() + FLOOD
+    while time.monotonic() < until:
+        name = chance.choice(["blue", "green", "red/../blue", "../control/red", "a" * 3000])
+        with contextlib.suppress(zmq.ZMQError):
+            dealer.send_multipart(
+                [HEADER.pack(MAGIC, Op.TICKET, 0, 0, 1, 0, 0, 0), msgpack.packb({"vr": name})], zmq.DONTWAIT
+            )
+        for number, link in enumerate(links):
+            op = chance.choice([Op.NAME, Op.BIND, Op.CONNECT, Op.GETOPT, Op.CLOSE, Op.RESOLVE, Op.HOLD, Op.SHUTDOWN])
+            slot, cookie = chance.randrange(4096), chance.randrange(1 << 64)
+            link.send(said if number % 2 else HEADER.pack(MAGIC, op, 0, 0, 1, slot, 0, cookie) + bytes(64))
+        for link in links:
+            _data, fds, _flags, _address = socket.recv_fds(link, 4096, 1)
+            for fd in fds:
+                os.close(fd)
+
+
 ATTACKS: Final = {
-    each.__name__: each for each in (bite, crowd, junk, flood, opens, streams, forge, hogs, bombs)
+    each.__name__: each
+    for each in (bite, crowd, junk, flood, opens, streams, forge, hogs, bombs, halves, forgeries)
 }  # fmt: skip
 
 

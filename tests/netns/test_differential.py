@@ -11,7 +11,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from differential import Comparison
+from differential import IN_MAC, KERNEL_ROUTER, OUT_MAC, SYSCTLS, Comparison
 from frames import Frames
 from hosts import check_laws
 from lab import Lab, Namespace, wait_until
@@ -24,7 +24,6 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 FRAMES: Final = int(os.environ.get("DIFFERENTIAL_FRAMES", "100000"))
 SEED: Final = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
-IN_MAC, OUT_MAC = "02:00:00:00:0a:01", "02:00:00:00:0b:01"
 ROUTER: Final = {
     "interfaces": {
         "in": {"device": "vr-in", "mac": IN_MAC, "addresses": ["10.0.0.1/24", "2001:db8:a::1/64"]},
@@ -38,34 +37,8 @@ ROUTER: Final = {
         "2001:db8:d::/48": {"via": "2001:db8:a::2"},
     },
 }
-KERNEL: Final = f"""
-link set k-in address {IN_MAC}
-link set k-out address {OUT_MAC} mtu 1400
-addr add 10.0.0.1/24 dev k-in
-addr add 2001:db8:a::1/64 dev k-in nodad
-addr add 10.0.1.1/24 dev k-out
-addr add 2001:db8:b::1/64 dev k-out nodad
-link set k-in up
-link set k-out up
-route add 10.128.0.0/9 via 10.0.1.2
-route add 172.16.0.0/12 via 10.0.0.2
-route add blackhole 192.0.2.0/24
--6 route add 2001:db8:c::/48 via 2001:db8:b::2
--6 route add 2001:db8:d::/48 via 2001:db8:a::2
+KERNEL: Final = f"""{KERNEL_ROUTER}link set k-out mtu 1400
 """
-SYSCTLS: Final = (
-    "net.ipv4.ip_forward=1",
-    "net.ipv6.conf.all.forwarding=1",
-    "net.ipv4.conf.all.send_redirects=0",
-    "net.ipv4.conf.default.send_redirects=0",
-    "net.ipv4.conf.all.rp_filter=0",
-    "net.ipv4.conf.default.rp_filter=0",
-    "net.ipv4.icmp_ratelimit=0",
-    "net.ipv4.icmp_msgs_per_sec=1000000",
-    "net.ipv4.icmp_msgs_burst=10000",
-    "net.ipv6.icmp.ratelimit=0",
-    "net.ipv6.auto_flowlabels=0",
-)
 
 
 def silent(namespace: Namespace) -> Namespace:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from differential import Comparison
+from differential import IN_MAC, KERNEL_ROUTER, OUT_MAC, SYSCTLS, Comparison
 from frames import checksum, ethernet, ip4, ip6, upper
 from hosts import check_laws, drops, transfer
 from lab import Lab, Namespace, run, wait_until
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-IN_MAC, OUT_MAC = "02:00:00:00:0a:01", "02:00:00:00:0b:01"
 ROUTES: Final = {
     "10.128.0.0/9": [{"via": "10.0.1.2"}],
     "172.16.0.0/12": [{"via": "10.0.0.2"}],
@@ -33,30 +32,10 @@ ROUTES: Final = {
     "2001:db8:d::/48": [{"via": "2001:db8:a::2"}],
     "2001:db8:e::/48": [{"discard": True}],
 }
-KERNEL: Final = f"""
-link set k-in address {IN_MAC}
-link set k-out address {OUT_MAC}
-addr add 10.0.0.1/24 dev k-in
-addr add 2001:db8:a::1/64 dev k-in nodad
-addr add 10.0.1.1/24 dev k-out
-addr add 2001:db8:b::1/64 dev k-out nodad
-link set k-in up
-link set k-out up
-route add 10.128.0.0/9 via 10.0.1.2
-route add 172.16.0.0/12 via 10.0.0.2
-route add 198.18.0.0/15 nexthop via 10.0.0.2 dev k-in nexthop via 10.0.1.2 dev k-out
-route add blackhole 192.0.2.0/24
+KERNEL: Final = f"""{KERNEL_ROUTER}route add 198.18.0.0/15 nexthop via 10.0.0.2 dev k-in nexthop via 10.0.1.2 dev k-out
 route add default via 10.0.0.2
--6 route add 2001:db8:c::/48 via 2001:db8:b::2
--6 route add 2001:db8:d::/48 via 2001:db8:a::2
 -6 route add blackhole 2001:db8:e::/48
 """
-SYSCTLS: Final = (
-    "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.send_redirects=0",
-    "net.ipv4.conf.default.send_redirects=0", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0",
-    "net.ipv4.icmp_ratelimit=0", "net.ipv4.icmp_msgs_per_sec=1000000", "net.ipv4.icmp_msgs_burst=10000",
-    "net.ipv6.icmp.ratelimit=0", "net.ipv6.auto_flowlabels=0",
-)  # fmt: skip
 SOURCES4: Final = (
     "10.0.0.2", "10.0.0.77", "10.0.0.255", "10.0.0.1", "10.0.1.1", "10.0.1.9", "10.0.1.255", "10.128.3.4",
     "172.16.9.9", "198.18.0.1", "198.19.1.1", "192.0.2.7", "8.8.8.8", "240.0.0.1", "169.254.1.1",

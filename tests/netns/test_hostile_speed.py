@@ -97,7 +97,7 @@ def baseline(world: tuple[Lab, dict[str, Tenant]]) -> dict[str, dict[str, int]]:
         burner.wait()
 
 
-@pytest.mark.parametrize("what", ["flood", "opens", "streams", "bombs"])
+@pytest.mark.parametrize("what", ["flood", "opens", "streams", "bombs", "halves", "forgeries"])
 def test_round_trips_of_others_take_as_long_as_ever(
     world: tuple[Lab, dict[str, Tenant]], baseline: dict[str, dict[str, int]], what: str
 ) -> None:

@@ -133,8 +133,10 @@ class World:
 class Round:
     """One app, its traffic with the host, and what both found."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, rest: float = 1.0) -> None:
+        """Give it a number; `rest` seconds without datagrams are their end."""
         self.world = world
+        self._rest = rest
         world.number += 1
         self.number = world.number
         self.told: dict[str, Any] = {}
@@ -175,7 +177,9 @@ class Round:
 
     def _hear(self, sock: socket.socket) -> None:
         with sock:
-            self.told["datagrams"] = failing_app.receive_datagrams(sock, self.number, failing_app.PATIENCE)
+            self.told["datagrams"] = failing_app.receive_datagrams(
+                sock, self.number, failing_app.PATIENCE, rest=self._rest
+            )
 
     def end(self) -> dict[str, Any]:
         """Wait for both sides; give what the app told, if it lived."""
@@ -321,7 +325,7 @@ def test_an_app_dies(world: World) -> None:
     """Its sockets, ports and groups are free within 10 ms, and its peers know."""
     freed = []
     for moment in moments():
-        one = Round(world)
+        one = Round(world, rest=0.3)
         one.begin()
         assert len(still_known(one.app["sockets"])) == 4
         time.sleep(moment)

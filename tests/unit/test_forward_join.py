@@ -95,6 +95,31 @@ def test_what_is_not_alike_stays_alone(router: Router, change: dict[str, Any], r
     assert answers(router, frames) == resets
 
 
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("order", ["45670123", "02461357", "76543210", "01234576", "10234567"])
+def test_a_wrong_order_within_a_batch_is_mended(router: Router, version: int, order: str) -> None:
+    assert answers(router, [segment(int(number), version=version) for number in order]) == 1
+
+
+def test_streams_keep_their_places_beside_each_other(router: Router) -> None:
+    """Only neighbors change places: another stream's segment, and one without data, stand between them."""
+    other = segment(4, sport=5001)
+    behind, before = ([segment(number) for number in numbers] for numbers in (range(4, 8), range(4)))
+    assert answers(router, [*behind, other, *before]) == 3
+    assert answers(router, [*behind, segment(4, size=0), *before]) == 3
+
+
+def test_segments_that_came_twice_stay_behind(router: Router) -> None:
+    assert answers(router, [segment(int(number)) for number in "012343210"]) == 5
+    assert answers(router, [segment(int(number)) for number in "0123456712"]) == 3
+
+
+def test_transit_keeps_its_order(router: Router) -> None:
+    frames = [segment(number, to="10.0.1.2") for number in reversed(range(8))]
+    router.send(1, *frames)
+    assert [frame[38:] for frame in router.receive(2)] == [frame[38:] for frame in frames]
+
+
 def test_what_passes_through_stays_as_it_is(router: Router) -> None:
     frames = [segment(number, to="10.0.1.2") for number in range(8)]
     router.send(1, *frames)

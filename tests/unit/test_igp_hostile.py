@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from tests.unit.datagram_world import World
 from tests.unit.ospf_network import Network, Node, area, port, ptp, single
 from vrouter.config import ospf as config
@@ -194,6 +196,32 @@ def test_a_malformed_lsa_in_our_name_is_outbid() -> None:
     say(network, one, Update((unknown,)))
     network.run(30)
     assert two.show("summary")["external_lsas"] == 0
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_our_own_lsas_sent_again_and_again_do_not_make_us_flood(sound: bool) -> None:
+    """RFC 2328 section 12.4: two instances are MinLSInterval apart; the last one of theirs is outbid then."""
+    network, one, two = pair()
+    key = (LsaType.ROUTER, number("10.255.0.1"), number("10.255.0.1"))
+    network.run(30)
+    first = _held(one, "router", "10.255.0.1")
+    assert first is not None
+    start = int(first["sequence"], 16) - (1 << 32)
+    issued = set()
+    for step in range(1, 19):  # 1.1 s apart, for some 20 s
+        body: Any = RouterBody(0, ()) if sound else OpaqueBody(b"\0\0\0\x09")
+        raw = build_lsa(key, 2, start + 100 * step, body, 1)
+        say(network, one, Update((raw,)))
+        network.run(1.1)
+        issued |= set(one.instance._core.origination._issued.items())
+    network.run(10)
+    ours, held = _held(one, "router", "10.255.0.1"), _held(two, "router", "10.255.0.1")
+    assert ours is not None
+    assert held is not None
+    assert ours["checksum"] == held["checksum"]
+    assert len(held["content"]["links"]) == 3
+    assert int(held["sequence"], 16) - (1 << 32) == start + 100 * 18 + 1
+    assert 3 <= len({when for (_scope, name), when in issued if name == key}) <= 6
 
 
 def test_malformed_lsas_in_our_name_do_not_outgrow_the_limit() -> None:

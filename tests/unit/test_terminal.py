@@ -112,11 +112,6 @@ def test_a_journal_that_stands_still_stops_nobody() -> None:
         assert theirs.recv(101) == b"x" * 100 + b"\n"
 
 
-def run_taken(code: str, **how: int) -> subprocess.Popen[bytes]:
-    """Run some lines of Python whose streams are taken."""
-    return subprocess.Popen([sys.executable, "-P", "-c", f"from manager import terminal; {code}"], **how)
-
-
 def test_a_standard_stream_that_is_closed_is_nobody_elses() -> None:
     """What is opened next would get its number, and each line that is written."""
     reader, writer = os.pipe()
@@ -136,8 +131,8 @@ def test_a_standard_stream_that_is_closed_is_nobody_elses() -> None:
 
 def test_the_shells_terminal_keeps_its_flags() -> None:
     master, slave = pty.openpty()
-    child = run_taken("terminal.take(0); print('here')", stdin=slave, stdout=slave, stderr=slave)
-    assert child.wait(30) == 0
+    code = "from manager import terminal; terminal.take(0); print('here')"
+    subprocess.run([sys.executable, "-P", "-c", code], stdin=slave, stdout=slave, stderr=slave, timeout=30, check=True)
     assert taken(master) == "here\r\n"
     assert not fcntl.fcntl(slave, fcntl.F_GETFL) & os.O_NONBLOCK
     os.close(master)

@@ -6,6 +6,7 @@
 // nothing but their sequence numbers, each beginning where the one before it ends, only the first is worth it.  They
 // become what a driver with the offload hands over: a super-packet whose gso_size is the length of a segment, with the
 // checksum left to others.  The checksums of each are verified first; where one is wrong, the row is left as it is.
+// Those of a stream that one batch brought in a wrong order are put in the right one before.
 //
 // Only segments to our own addresses: what passes through stays as it came.  Not supported: tagged frames, IPv4
 // options, IPv6 extension headers; interfaces with ingress stages, observed packets and what workers hand over, where
@@ -30,7 +31,7 @@ enum {
 struct segment {
 	uint8_t *frame, *ip, *tcp;
 	uint32_t header;         // bytes before the payload
-	uint32_t payload;
+	uint32_t payload;        // 0: not one of those that this is about
 	uint32_t sequence;
 	uint8_t family;
 	bool push;
@@ -126,19 +127,52 @@ static bool ours(const struct forward *f, const struct segment *s)
 	return view_address(&f->tables, FAMILY_IPV6, s->ip + 24, 0) != NULL;
 }
 
+// --- their order ---
+
+static bool same_stream(const struct segment *a, const struct segment *b)
+{
+	if (a->family != b->family || memcmp(a->tcp, b->tcp, 4) != 0)
+		return false;
+	return a->family == FAMILY_IPV4 ? memcmp(a->ip + 12, b->ip + 12, 8) == 0 : memcmp(a->ip + 8, b->ip + 8, 32) == 0;
+}
+
+static bool overtaken(const struct segment *before, const struct segment *late)
+{
+	return before->payload != 0 && (int32_t)(late->sequence - before->sequence) < 0 && same_stream(before, late);
+}
+
+// Put neighbors of one stream to us in the order of their sequence numbers.  A sender that runs on two processors, or
+// over two queues, mixes what it sends within microseconds; told of it, it would take that for loss and slow down.
+static void put_in_order(const struct forward *f, struct packet **packets, struct segment *segments, int count)
+{
+	for (int i = 1; i < count; i++) {
+		const struct segment late = segments[i];
+		struct packet *packet = packets[i];
+		int at = i;
+		if (late.payload == 0 || !overtaken(&segments[i - 1], &late) || !ours(f, &late))
+			continue;
+		while (at > 0 && overtaken(&segments[at - 1], &late))
+			at--;
+		if (at > 0 && segments[at - 1].sequence == late.sequence && same_stream(&segments[at - 1], &late))
+			continue; // it came twice: a retransmission
+		memmove(&segments[at + 1], &segments[at], (size_t)(i - at) * sizeof(*segments));
+		memmove(&packets[at + 1], &packets[at], (size_t)(i - at) * sizeof(*packets));
+		segments[at] = late;
+		packets[at] = packet;
+	}
+}
+
 // --- a row of them ---
 
-// How many packets go on where `first` begins.
-static int row(const struct forward *f, const struct interface_entry *in, struct packet **packets, int count,
-	struct segment *segments)
+// How many segments go on where the first begins.
+static int row(const struct forward *f, const struct segment *segments, int count)
 {
+	uint32_t bytes = segments[0].header - ETHERNET_HEADER + segments[0].payload;
 	int found = 1;
-	uint32_t bytes;
 
-	if (!parse(in, packets[0], &segments[0]) || !ours(f, &segments[0]))
+	if (segments[0].payload == 0 || !ours(f, &segments[0]))
 		return 1;
-	bytes = segments[0].header - ETHERNET_HEADER + segments[0].payload;
-	for (; found < count && parse(in, packets[found], &segments[found]); found++) {
+	for (; found < count && segments[found].payload != 0; found++) {
 		const struct segment *before = &segments[found - 1], *next = &segments[found];
 		bytes += next->payload;
 		if (before->push || before->payload != segments[0].payload || next->payload > segments[0].payload
@@ -213,9 +247,14 @@ int join_batch(struct forward *f, const struct interface_entry *in, struct packe
 	if (count < LEAST_SEGMENTS || count > BATCH_SIZE || f->observed || f->hands != NULL
 	    || (in->features & FEATURES_INGRESS) != 0)
 		return count;
+	for (int i = 0; i < count; i++) {
+		if (!parse(in, packets[i], &segments[i]))
+			segments[i].payload = 0;
+	}
+	put_in_order(f, packets, segments, count);
 	for (int i = 0, found; i < count; i += found) {
-		found = row(f, in, packets + i, count - i, segments);
-		struct packet *super = found < LEAST_SEGMENTS ? NULL : join(f, packets + i, segments, found);
+		found = row(f, segments + i, count - i);
+		struct packet *super = found < LEAST_SEGMENTS ? NULL : join(f, packets + i, segments + i, found);
 		if (super == NULL) {
 			memmove(packets + kept, packets + i, (size_t)found * sizeof(*packets));
 			kept += found;

@@ -244,6 +244,11 @@ void host_flush(struct host *host, uint64_t now)
 	}
 }
 
+bool host_owes(const struct host *host)
+{
+	return host->tcp->dirty_head != 0;
+}
+
 void host_sent(struct host *host)
 {
 	tcp_sent(host->tcp);

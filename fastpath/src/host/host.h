@@ -139,6 +139,9 @@ uint64_t host_deadline(const struct host *host);
 // came in, and sends the segments and ACKs that are due.
 void host_clock(struct host *host, uint64_t now);
 void host_flush(struct host *host, uint64_t now);
+
+// Does any connection wait for host_flush?
+bool host_owes(const struct host *host);
 // No packet that `output` took is waiting any more: what their parts point to may be overwritten.
 void host_sent(struct host *host);
 void host_configure(struct host *host, const struct host_config *config);

@@ -57,7 +57,8 @@ static bool link_fill(struct link_end *end, struct packet *packet)
 {
 	struct iovec parts[1 + PACKET_PARTS];
 	parts[0] = (struct iovec){ .iov_base = packet_data(packet), .iov_len = packet->length };
-	memcpy(parts + 1, packet_parts(packet), packet->part_count * sizeof(*parts));
+	if (packet->part_count != 0)
+		memcpy(parts + 1, packet_parts(packet), packet->part_count * sizeof(*parts));
 	return link_end_fill(end, parts, packet_bytes(packet), &packet->vnet);
 }
 

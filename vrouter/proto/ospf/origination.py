@@ -47,6 +47,7 @@ class Origination:
         self._core = core
         self._wanted: dict[_Name, tuple[int, Body]] = {}
         self._issued: dict[_Name, float] = {}
+        self._ahead: dict[_Name, Entry] = {}  # what is too wrong to be held: the next instance has to be newer
         self._gone: dict[_Name, tuple[float, int]] = {}  # when each went, and its last sequence number
         self._areas: dict[int, Area] = {}  # whose router LSA may have changed
         self._networks: dict[str, tuple[Database, LsaKey]] = {}  # by interface
@@ -68,7 +69,7 @@ class Origination:
             return
         self._core.timers.cancel(("originate", *name))
         self._core.timers.cancel(("refresh", *name))
-        held = database.get(key)
+        held = self._ahead.pop(name, None) or database.get(key)
         if held is not None:
             self._core.flooding.flush(database, held)
 
@@ -79,6 +80,7 @@ class Origination:
                 self._remember(database, entry)
         for name in [name for name in self._wanted if name[0] == database.scope]:
             del self._wanted[name]
+            self._ahead.pop(name, None)
             self._core.timers.cancel(("originate", *name))
             self._core.timers.cancel(("refresh", *name))
 
@@ -124,12 +126,14 @@ class Origination:
         if database is not None and (scope, key) in self._wanted:
             self._issue(database, key, refresh=refresh)
 
-    def _issue(self, database: Database, key: LsaKey, *, refresh: bool = False, ahead_of: Entry | None = None) -> None:
-        """Originate an LSA, ahead of what is held or, of what is too wrong to be held, `ahead_of`."""
+    def _issue(self, database: Database, key: LsaKey, *, refresh: bool = False) -> None:
+        """Originate an LSA, ahead of what is held or was too wrong to be."""
         core = self._core
         name = (database.scope, key)
         options, body = self._wanted[name]
-        held = database.get(key) if ahead_of is None else ahead_of
+        held, wrong = database.get(key), self._ahead.pop(name, None)
+        if wrong is not None and (held is None or wrong.header.sequence >= held.header.sequence):
+            held = wrong
         alive = held is not None and held.header.age < MAX_AGE
         if (
             held is not None
@@ -177,7 +181,11 @@ class Origination:
         return any(interface.own_by_address(header.id) for interface in self._core.interfaces.values())
 
     def own_received(self, database: Database, entry: Entry) -> None:
-        """Get ahead of an LSA of ours that others hold in a newer instance, or take it out of the domain."""
+        """Get ahead of an LSA of ours that others hold in a newer instance, or take it out of the domain.
+
+        Not sooner than MinLSInterval after the last instance (section 12.4): who sends us our own LSAs again and again
+        would have us flood as many.
+        """
         core = self._core
         if core.restart.active:
             core.restart.own_received(database, entry)
@@ -186,7 +194,7 @@ class Origination:
         if entry.header.age >= MAX_AGE and (database.scope, key) not in self._wanted:
             return
         if (database.scope, key) in self._wanted:
-            self._issue(database, key)
+            self._issue_in_time(database, key)
         else:
             core.flooding.flush(database, entry)
 
@@ -194,8 +202,12 @@ class Origination:
         """Get ahead of an LSA in our name that makes no sense: who does not look into it holds and spreads it."""
         if self._core.restart.active:
             return
-        if (database.scope, entry.header.key) in self._wanted:
-            self._issue(database, entry.header.key, ahead_of=entry)
+        name = (database.scope, entry.header.key)
+        if name in self._wanted:
+            before = self._ahead.get(name)
+            if before is None or entry.header.sequence > before.header.sequence:
+                self._ahead[name] = entry
+            self._issue_in_time(database, entry.header.key)
         elif database.get(entry.header.key) is not None or self._core.flooding.has_room(database):
             self._core.flooding.flush(database, entry)
 
