@@ -126,6 +126,7 @@ build/asan/built: $(CORE_INPUTS) $(shell find fastpath rsock vrouter manager -na
 		--build-lib build/asan/lib --build-base build/asan/base
 	@ln -sfn $(addprefix $(CURDIR)/,conf docs examples) build/asan/lib/
 	@ln -sfn $(addprefix $(CURDIR)/fastpath/,include src) build/asan/lib/fastpath/
+	@ln -sfn $(CURDIR)/rsock/c/header.py build/asan/lib/rsock/c/
 	@touch $@
 
 tsan: build $(STAMPS)/development build/tsan/built ## what runs in several threads, with ThreadSanitizer in the core

@@ -13,6 +13,7 @@ longer, from 0.1 to 30 s.  One that hangs is fenced: killed for good before its 
 from __future__ import annotations
 
 import enum
+import math
 import signal
 import time
 from collections import deque
@@ -28,7 +29,8 @@ from manager.reactor import Reactor, Timer
 CRASHES: Final = 5
 WINDOW: Final = 10.0
 # A process that served for longer died of an accident, as in a test that kills it again and again; only
-# one that hardly lives is in a crash loop, and only there does waiting help anybody.
+# one that hardly lives is in a crash loop, and only there does waiting help anybody.  Its birth does not count, which
+# lasts longer than that on a loaded machine.
 SHORT_LIFE: Final = 0.25
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 30.0
@@ -102,6 +104,7 @@ class Member:
         self._timer: Timer | None = None
         self._reason = ""
         self._born = 0.0
+        self._served_from = math.inf
         self._delay = 0.0
 
     @property
@@ -127,6 +130,7 @@ class Member:
     def answered(self) -> None:
         """Take note that it serves."""
         if self._enter(Happening.ANSWERED):
+            self._served_from = time.monotonic()
             self._cancel()
             self._log.debug("ready", pid=self.pid, milliseconds=round((time.monotonic() - self._born) * 1000, 1))
 
@@ -168,6 +172,7 @@ class Member:
 
     def _on_spawned(self, child: Child) -> None:
         self.child = child
+        self._served_from = math.inf
         child.watch(self._on_death)
         if self.phase is Phase.ENDING:  # end() came while it was being born
             self._terminate(child)
@@ -204,7 +209,7 @@ class Member:
     def _next_delay(self) -> float:
         """Give the seconds to wait: none, until short lives follow each other; then twice as long each time."""
         now = time.monotonic()
-        if now - self._born > SHORT_LIFE:
+        if now - self._served_from > SHORT_LIFE:
             self._recent.clear()
             self._delay = 0.0
             return 0.0

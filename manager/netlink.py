@@ -117,6 +117,7 @@ class Link:
     promiscuity: int
     kind: str
     lower: int  # index of the device below, or of the veth peer (perhaps in another namespace); 0: none
+    queueing: str = ""  # its queueing discipline
 
     @property
     def up(self) -> bool:
@@ -154,6 +155,7 @@ def _described(message: Any) -> Link:
         promiscuity=message.get_attr("IFLA_PROMISCUITY") or 0,
         kind=message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "",
         lower=message.get_attr("IFLA_LINK") or 0,
+        queueing=message.get_attr("IFLA_QDISC") or "",
     )
 
 

@@ -123,6 +123,10 @@ class Port(ABC):
         """Give spec and fds of what each worker serves, of worker 0 first; while present."""
         return [(self.spec(), self.fds)]
 
+    def send_singly(self) -> bool:
+        """Let go of what sends batches, which a forwarder of before does not take; tell whether there was any."""
+        return False
+
     def adopt_part(self, spec: bytes, fds: list[int]) -> None:
         """Take over what another worker than 0 has held, after `adopt`; the fds become ours."""
         del spec
@@ -240,6 +244,13 @@ class RingPort(Port):
             values = unpack_spec(self.spec()) | {"queue": queue}
             found.append((pack_spec(values, self.mac), [ring.fileno(), *self._volleys[queue].fds]))
         return found
+
+    def send_singly(self) -> bool:
+        """Keep the sockets alone."""
+        had = any(volley.fds for volley in self._volleys)
+        for volley in self._volleys:
+            volley.close()
+        return had
 
     def adopt_part(self, spec: bytes, fds: list[int]) -> None:
         """Go on with another worker's ring."""

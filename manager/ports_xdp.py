@@ -103,7 +103,9 @@ class XdpDevice(WholeDevice):
         self._rings = xsk.Geometry(self.place.geometry.frame_count, xsk.DEFAULT.transmit)
         opened = xsk.open_socket(self.place.netns_fd, ifindex, self._rings, busy_poll_us=self.plan.busy_poll_us)
         self._ring, self._memory = opened.socket, opened.memory
-        self._volleys = [Volley.loaded()]
+        # What the socket sends goes by a queueing discipline's side: it would overtake the volleys that wait in one.
+        queues_none = link is not None and link.queueing == "noqueue"
+        self._volleys = [Volley.loaded() if queues_none else Volley([])]
         self._mode = CONSTANTS["PORT_ZERO_COPY"] * opened.zero_copy | CONSTANTS["PORT_BUSY_POLL"] * opened.busy_poll
         try:
             self._view = xsk.ReceiveView(self._ring, self._rings)

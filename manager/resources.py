@@ -37,10 +37,16 @@ class Resources:
         self.view = segment.Segment(self.state_ro, segment.KIND_STATE)
 
     def renew_segments(self, router_id: int, name: str) -> None:
-        """Take fresh segments for a VR that begins anew."""
+        """Take fresh segments for a VR that begins anew.  Raises OSError; it has the old ones then."""
+        with contextlib.ExitStack() as undo:
+            fds = _make_segments(router_id, name)
+            for fd in fds:
+                undo.callback(os.close, fd)
+            view = segment.Segment(fds[3], segment.KIND_STATE)
+            undo.pop_all()
         self._close_segments()
-        self.tables, self.state, self.tables_ro, self.state_ro = _make_segments(router_id, name)
-        self.view = segment.Segment(self.state_ro, segment.KIND_STATE)
+        self.tables, self.state, self.tables_ro, self.state_ro = fds
+        self.view = view
 
     def free(self, vr_path: Path, control_path: Path) -> None:
         """Give everything back; the VR's own fds stay its."""
@@ -85,9 +91,17 @@ def allocate(
 
 def _make_segments(router_id: int, name: str) -> tuple[int, int, int, int]:
     """Make a VR's segments: tables and state to write, the same to read."""
-    tables = segment.create(segment.KIND_TABLES, segment.TABLES_SIZE, router_id, name)
-    state = segment.create(segment.KIND_STATE, segment.STATE_SIZE, router_id, name)
-    return tables, state, segment.reopen_read_only(tables), segment.reopen_read_only(state)
+    with contextlib.ExitStack() as undo:
+
+        def kept(fd: int) -> int:
+            undo.callback(os.close, fd)
+            return fd
+
+        tables = kept(segment.create(segment.KIND_TABLES, segment.TABLES_SIZE, router_id, name))
+        state = kept(segment.create(segment.KIND_STATE, segment.STATE_SIZE, router_id, name))
+        fds = tables, state, kept(segment.reopen_read_only(tables)), kept(segment.reopen_read_only(state))
+        undo.pop_all()
+        return fds
 
 
 def _remove(path: Path) -> None:

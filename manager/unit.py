@@ -13,6 +13,7 @@ configured again.  All fds that a successor needs stay here.
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -305,8 +306,15 @@ class Unit:
     def _renew(self) -> None:
         """Start the processes of a restart."""
         assert self.resources is not None
-        self.resources.renew_segments(self.id, self.name)
         self._restarting = False
+        try:
+            self.resources.renew_segments(self.id, self.name)
+        except OSError as error:
+            self.wanted = False
+            self._log.error("cannot start again", reason=str(error))
+            self._free()
+            self._report(str(error))
+            return
         for port in self.ports.values():
             port.workers = self.plan.dataplane.workers
             port.renew()
@@ -518,9 +526,17 @@ class Unit:
     def _add_port(self, port: Port) -> None:
         if self._forwarder_peer is None:
             return
+        generation, older = port.generation, False
 
         def answer(error: int, _body: bytes, _more: bool) -> None:
-            if error and error != 17:  # EEXIST: it was adopted with the port in place
+            nonlocal older
+            if older:
+                return  # of another worker's part
+            # A forwarder that is older than we are knows nothing of batches.
+            older = error == errno.EINVAL and port.generation == generation and port.send_singly()
+            if older:
+                self._add_port(port)
+            elif error and error != errno.EEXIST:  # it was adopted with the port in place
                 port.problem = f"the forwarder refused it: {os.strerror(error)}"
                 self._log.error("port refused", port=port.id, reason=os.strerror(error))
 

@@ -486,7 +486,9 @@ def default_context() -> Context:
     """Give the context of those who did not make one."""
     with _default_lock:
         if not _default or _default[0].endpoint != default_endpoint():
-            _default[:] = [Context()]
+            before, _default[:] = _default[:], [Context()]
+            for context in before:  # others may have it yet, and connect anew when they use it
+                context.close()
         return _default[0]
 
 

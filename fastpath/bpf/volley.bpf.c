@@ -23,9 +23,13 @@ SECTION("tc") int volley(struct skb *skb)
 		if (length < VOLLEY_FRAME_MIN || length > VOLLEY_FRAME_MAX)
 			break;
 		if ((skb->len != length && change_tail(skb, length, 0) != 0) ||
-		    store_bytes(skb, 0, entries + at + sizeof(struct volley_entry), length, 0) != 0 ||
-		    clone_redirect(skb, ifindex, 0) != 0)
+		    store_bytes(skb, 0, entries + at + sizeof(struct volley_entry), length, 0) != 0)
 			break;
+		long refusal = clone_redirect(skb, ifindex, 0);
+		if (refusal != 0) {
+			head->refusal = (uint32_t)refusal;
+			break;
+		}
 		head->sent = i + 1;
 		at += (length + sizeof(struct volley_entry) + VOLLEY_ALIGN - 1) & ~(uint32_t)(VOLLEY_ALIGN - 1);
 	}

@@ -8,6 +8,7 @@ Text is always rendered from the data that `-j` prints.  Exit codes: see errors.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ from manager.cli.words import complete_word
 
 DEFAULT_RUN_DIR: Final = "/run/anabranch"
 _HELP: Final = frozenset({"-h", "--help"})
+_UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  # a disk is full or broken
 _TYPES: Final = {"str": str, "int": int, "float": float}
 
 
@@ -48,19 +50,33 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; give the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    as_json = False
     try:
-        run_dir, as_json, words = _global_options(words)
-        return _dispatch(run_dir, as_json, words)
-    except CliError as error:
-        _report(error, as_json)
-        return error.code
+        return _answered(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         return 130  # as a shell counts SIGINT
     except BrokenPipeError:  # the reader (head, less) has gone
         _drop_output()
         return Exit.OK
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        _drop_output()
+        print(f"vr: the answer cannot be written: {error.strerror}", file=sys.stderr)  # JSON would go the same way
+        return Exit.NEGATIVE
+
+
+def _answered(words: list[str]) -> int:
+    """Run the command and write all that it says, even where that is a complaint."""
+    as_json = False
+    try:
+        run_dir, as_json, words = _global_options(words)
+        code = _dispatch(run_dir, as_json, words)
+    except CliError as error:
+        _report(error, as_json)
+        code = error.code
+    if sys.stdout is not None:  # it may be closed
+        sys.stdout.flush()
+    return code
 
 
 def _global_options(words: list[str]) -> tuple[Path, bool, list[str]]:
@@ -181,14 +197,8 @@ def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
 
 def _print(command: Command, data: Any, as_json: bool) -> None:
     text = json.dumps(data, indent=2) if as_json or command.render is None else load(command.render)(data)
-    try:
-        if text:
-            print(text, flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # as on a full disk
-        _drop_output()
-        raise CliError(f"the answer cannot be written: {error.strerror}", "failed", Exit.NEGATIVE) from None
+    if text:
+        print(text, flush=True)
 
 
 def _drop_output() -> None:

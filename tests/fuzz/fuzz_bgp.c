@@ -2,13 +2,17 @@
 //
 // The input is a list of steps: what (u8), length (u16), bytes.  What the low bits name is done to
 // the neighbor of the high ones: bytes are a session's, wrapped into an UPDATE or as they are, a
-// local route's attributes, or choose settings.  After each step all that waits is done, and each
-// neighbor is exported to; the third reads 2-byte AS numbers, the second several paths.
+// local route's attributes, or choose settings.  After each step all that waits is done, each
+// neighbor is exported to, and groups of the FIB are those that the paths ask for, with their
+// backups, where the first byte has it write to a segment; the third reads 2-byte AS numbers, the second several paths.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "abi/bgp.h"
+#include "abi/core.h"
+#include "bgp/internal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -71,6 +75,22 @@ static void settle(struct bgp_table *t, uint8_t *room, uint8_t choice)
 	}
 	while (bgp_fib(t, routes, 8) > 0 || bgp_held(t, routes, 8) > 0 || bgp_changes(t, routes, 8) > 0)
 		;
+}
+
+// Each prefix has the group, with the backup, that its paths of now ask for.
+static void settled(struct bgp_table *t)
+{
+	for (uint32_t f = 0; f < BGP_FAMILIES; f++) {
+		for (uint32_t i = 0; i < t->routes[f].end; i++) {
+			const struct route *route = route_at(&t->routes[f], i);
+			if (!(route->flags & ROUTE_LIVE) || route->flags & ROUTE_HELD)
+				continue;
+			int group = route->best == BEST_NONE ? 0 : hop_group_get(t, route);
+			must(group >= 0 && group == route->group);
+			if (group != 0)
+				hop_group_drop(t, (uint16_t)group);
+		}
+	}
 }
 
 static void feed(struct bgp_table *t, uint32_t peer, const uint8_t *data, uint32_t size)
@@ -158,7 +178,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		.compare_router_id = 1, .preference_external = 20, .preference_internal = 200,
 	};
 	uint8_t *room = malloc(ROOM);
-	must(room != NULL && bgp_table_open(NULL, &t) == 0 && bgp_configure(t, &identity) == 0);
+	struct table_writer *writer = NULL;
+	int fd = -1;
+	if (size != 0 && data[0] & 2) {
+		fd = segment_create(SEGMENT_TABLES, 1 << 20, 1, "fuzz");
+		must(fd >= 0 && table_writer_open(fd, -1, &writer) == 0);
+	}
+	identity.multipath = size != 0 && data[0] & 1 ? 4 : 1;
+	must(room != NULL && bgp_table_open(writer, &t) == 0 && bgp_configure(t, &identity) == 0);
 	for (uint32_t peer = 1; peer <= PEERS; peer++) {
 		struct bgp_settings settings = settings_of(peer, (uint8_t)(size == 0 ? 0 : data[0] + 3 * peer));
 		must(bgp_peer_add(t, peer) == 0 && bgp_peer_up(t, peer, &settings) == 0);
@@ -170,6 +197,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		length = length > 4000 ? 4000 : length;
 		act(t, what & 15, 1 + (what >> 4) % PEERS, data + at, length, room);
 		settle(t, room, (uint8_t)what);
+		settled(t);
 		at += length;
 	}
 	for (uint32_t peer = 1; peer <= PEERS; peer++)
@@ -179,6 +207,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct bgp_totals totals;
 	must(bgp_totals(t, &totals) == 0 && totals.groups == 0);
 	bgp_table_close(t);
+	if (writer != NULL) {
+		table_writer_close(writer);
+		close(fd);
+	}
 	free(room);
 	return 0;
 }

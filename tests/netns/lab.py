@@ -267,6 +267,7 @@ class Lab:
         self.daemon: subprocess.Popen[bytes] | None = None
         self._helpers: list[subprocess.Popen[Any]] = []
         self._seen_inodes: set[int] = set()
+        self._own_inodes: dict[Namespace, int] = {}
         self._seen_netns: set[str] = set()
         self._kept = contextlib.ExitStack()
 
@@ -294,6 +295,7 @@ class Lab:
         """Make a namespace; its full name carries the lab's prefix."""
         made = Namespace(f"{self.prefix}-{name}")
         self.namespaces[name] = made
+        self._own_inodes[made] = made.inode
         self._seen_inodes.add(made.inode)
         return made
 
@@ -484,6 +486,9 @@ class Lab:
 
     def _remove(self) -> list[str]:
         problems = []
+        for namespace, inode in self._own_inodes.items():
+            if not namespace.path.exists():  # a test has deleted it: its number may be a stranger's by now
+                self._seen_inodes.discard(inode)
         with contextlib.suppress(LabError):
             wait_until(lambda: not processes_in(self._seen_inodes), "no process is left in our namespaces", 2.0)
         left = processes_in(self._seen_inodes)

@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,30 @@ def test_a_device_that_is_down_takes_none(lab: Any) -> None:
     lab.check_laws()
 
 
+def test_a_queue_that_drops_another_frame_gets_none_twice() -> None:
+    """NET_XMIT_CN: the queueing discipline has taken this frame, and thrown away one that was there."""
+    with Inside(1500, SMALL, PacketVolleys) as lab:
+        for words in (
+            ("root", "handle", "1:", "tbf", "rate", "2mbit", "burst", "2000", "latency", "1s"),
+            ("parent", "1:1", "pfifo_head_drop", "limit", "20"),
+        ):
+            command = ["tc", "-n", lab.namespace, "qdisc", "add", "dev", "p2", *words]
+            subprocess.run(command, check=True, capture_output=True, timeout=20)
+        lab.start()
+        lab.warm()
+        lab.kill()
+        with lab.sender() as sender, lab.receiver() as receiver:
+            for number in range(1, 201):
+                sender.send(lab.frame(number))
+            wait_filled(lab.left, 200)
+            lab.start()
+            arrived = numbers(receiver)
+        assert arrived == sorted(set(arrived))
+        assert 20 <= len(arrived) < 200
+        assert sum(lab.counters(lab.right).integers("drops")) == 0
+        lab.check_laws()
+
+
 @pytest.mark.quiet
 def test_kills_under_load_lose_nothing_and_repeat_a_batch_at_most(lab: Any) -> None:
     kill_under_load(lab, kills=5, rate=5000)
@@ -170,25 +195,32 @@ def packets_out() -> int:
     return int(next(line for line in lines if line.lstrip().startswith("p1:")).partition(":")[2].split()[9])
 
 
-def test_a_confined_forwarder_sends_so() -> None:
+@pytest.mark.parametrize("driver", ["af-packet", "af-xdp"])
+def test_a_confined_forwarder_sends_so(driver: str) -> None:
     with Lab() as lab:
         for number, name in enumerate(("near", "far")):
             host = lab.namespace(name)
             lab.veth(f"{lab.prefix}{number}", lab.box, host, "eth0", far_address=f"10.0.{number}.2/24")
             host.ip("route", "add", "default", "via", f"10.0.{number}.1")
         interfaces = {
-            name: {"device": f"{lab.prefix}{number}", "addresses": [f"10.0.{number}.1/24"]}
+            name: {"device": f"{lab.prefix}{number}", "addresses": [f"10.0.{number}.1/24"], "driver": driver}
             for number, name in enumerate(("near", "far"))
         }
         lab.configure({"red": {"interfaces": interfaces}})
         lab.start()
         wait_until(lambda: lab.namespaces["near"].ping("10.0.1.2", wait=0.2), "the path is there")
-        batches = batches_after_a_backlog(lab)
-        try:
-            assert any(sent(fd) for fd in batches)
-        finally:
-            for fd in batches:
-                os.close(fd)
+        # Where the machine is busy, a successor may come before the backlog is there.
+        assert any(a_backlog_leaves_so(lab) for _attempt in range(5))
+
+
+def a_backlog_leaves_so(lab: Lab) -> bool:
+    """Tell whether what waited for a successor has left in batches."""
+    batches = batches_after_a_backlog(lab)
+    try:
+        return any(sent(fd) for fd in batches)
+    finally:
+        for fd in batches:
+            os.close(fd)
 
 
 def batches_after_a_backlog(lab: Lab) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from fastpath import routes
+from fastpath._layout import CONSTANTS
 from fastpath.segment import KIND_TABLES, Segment, create
 from fastpath.tables import Hop as TableHop
-from fastpath.tables import TableWriter
+from fastpath.tables import RouteChange, TableWriter
 from vrouter.config.policy import Actions, Conditions, Policy, Term
 from vrouter.net.address import parse_address, parse_prefix
 from vrouter.rib.bgp_table import Afi, EventKind, FamilySettings, Identity, PeerKind, PeerSettings
@@ -109,8 +111,6 @@ def large_world() -> Iterator[World]:
 
 def test_names_follow_the_core() -> None:
     """Verdicts and reasons stand in the order of the header."""
-    from fastpath._layout import CONSTANTS
-
     for prefix, names in (("BGP_REFUSED_", bgp_bulk.VERDICTS[1:]), ("BGP_REASON_", bgp_bulk.REASONS)):
         values = {name: value for name, value in CONSTANTS.items() if name.startswith(prefix)}
         ordered = sorted(values, key=lambda name: values[name])
@@ -223,6 +223,53 @@ def test_the_backup_follows_the_paths(world: World) -> None:
     world.table.peer_down(3)
     world.settle({})
     assert world.fib() == {}
+
+
+def test_backups_end_before_groups_do(large_world: World) -> None:
+    """Half of all groups may have one; routes beyond that are installed without, and move when they are judged."""
+    world, ways = large_world, 182
+    names = [[f"{10 + one}.{other}.0.0/16" for other in range(ways)] for one in range(ways)]
+    for one in range(ways):
+        world.table.feed(1, update(65001, names[one], f"192.0.3.{one}"))
+        world.table.feed(2, update(65002, [row[one] for row in names], f"192.0.4.{one}", 1))
+    world.settle({f"192.0.{net}.{one}": f"e{net}" for net in (3, 4) for one in range(ways)})
+    assert list(world.fib().values()) == [["3"]] * ways**2
+    world.table.peer_down(1)
+    ways_now = [hops[0] for hops in world.fib().values()]
+    assert ways_now.count("4") == CONSTANTS["MAX_GROUPS"] // 2
+    assert ways_now.count("3") == ways**2 - CONSTANTS["MAX_GROUPS"] // 2
+    world.settle({})
+    assert list(world.fib().values()) == [["4"]] * ways**2
+    world.table.peer_down(2)
+    world.settle({})
+    assert world.fib() == {}
+
+
+@pytest.mark.parametrize("many", [1, 3000])
+def test_what_goes_does_so_though_the_segment_has_no_room_for_what_comes(many: int) -> None:
+    """A batch of both, route by route and with the tries built anew."""
+    world = World(1 << 20)
+    group, most = world.writer.group([TableHop(1, 1, (4, 0xC0000201))]), 0
+
+    def change(number: int, group: int) -> RouteChange:
+        return RouteChange(4, 10 << 24 | number * 37 % 65536 << 8, 24, group, 1, 1, 1)
+
+    with contextlib.suppress(OSError):
+        for most in range(0, 65536, 100):
+            world.writer.apply([change(number, group) for number in range(most, most + 100)])
+    with pytest.raises(OSError, match="No space"):
+        world.writer.apply(
+            [
+                *(change(number, group) for number in range(most + 100, most + 4000)),
+                *(change(n, 0) for n in range(many)),
+            ]
+        )
+    left = {route.value for route in world.writer.routes()}
+    assert left
+    assert not left & {change(number, 0).value for number in range(many)}
+    world.writer.apply([change(number, 0) for number in range(65536)])
+    assert world.installed() == 0
+    world.close()
 
 
 def test_a_successor_disturbs_nothing_and_sweeps_what_was_not_told_again(world: World) -> None:

@@ -128,7 +128,7 @@ KINDS = [
     # Shapes
     ("routers: [red]\n", ["1:10: error: a map is expected here"]),
     ("routers: {red: hello}\n", ["1:16: error: a map is expected here"]),
-    (red("static: {10.0.0.0/8: {discard: true, bfd: ture}}"), ["3:47: error: 'ture' is not allowed here"]),
+    (red("static: {10.0.0.0/8: {discard: true, bfd: maybe}}"), ["3:47: error: 'maybe' is not allowed here"]),
     ("version: [1]\n", ["1:10: error: one value is expected here, not a list"]),
     ("version:\n", ["1:1: error: a value is missing"]),
     (red("interfaces: {lan: {device: eth1, addresses: 10.0.0.1/24}}"), ["3:49: error: a list is expected here"]),

@@ -86,6 +86,16 @@ def test_an_atomic_fragment_is_a_packet(met: Router) -> None:
     assert met.drops("a") == {}
 
 
+def test_the_reserved_byte_of_a_fragment_header_is_no_length(met: Router) -> None:
+    """Options are looked for where they are, though a fragment header stands before them and another behind."""
+    first = bytes([OPTIONS, 1, 0, 0, 0, 0, 0, 7])
+    unseen = bytes([p.ICMP6, 255, 0xBF, 0, 0, 0, 0, 0])  # what would be an unknown option of a header of 2,048 bytes
+    options = bytes([FRAGMENT, 1, 0x1E, 12, 0, 0, 0, 0]) + unseen
+    second = bytes([p.ICMP6, 0, 0, 0, 0, 0, 0, 7])
+    packet = p.ip6(PEER, US, first + options + second + REQUEST, protocol=FRAGMENT)
+    assert exchange(met, packet) == [p.echo6(US, PEER, bytes(56), kind=129)]
+
+
 def test_neighbor_discovery_does_not_come_in_fragments(met: Router) -> None:
     message = p.neighbor_message(p.NS, PEER, US, US, options=p.link_option(1, HOST_A))[40:]
     packet = bytearray(piece(0, False, message))

@@ -101,6 +101,31 @@ def test_a_wrong_order_within_a_batch_is_mended(router: Router, version: int, or
     assert answers(router, [segment(int(number), version=version) for number in order]) == 1
 
 
+def stamped(value: int) -> bytes:
+    return struct.pack(">BBBBII", 1, 1, 8, 10, value % 2**32, 0)
+
+
+@pytest.mark.parametrize(
+    ("late", "others", "resets"),
+    [
+        (stamped(77), stamped(77), 1),
+        (stamped(-1), stamped(0), 2),  # is moved, but not joined
+        (stamped(78), stamped(77), 5),  # sent again: before the others it would make old duplicates of them
+        (stamped(0), stamped(-1), 5),
+        (stamped(77), b"", 5),
+        (STAMPS[2:] + STAMPS[:2], STAMPS[2:] + STAMPS[:2], 5),  # not known to be a time stamp
+    ],
+)
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_was_sent_again_stays_behind_older_ones(
+    router: Router, version: int, late: bytes, others: bytes, resets: int
+) -> None:
+    frames = [segment(number, version=version, options=others) for number in (1, 2, 3)]
+    frames += [segment(0, version=version, options=late)]
+    frames += [segment(number, version=version, options=others) for number in (4, 5, 6, 7)]
+    assert answers(router, frames) == resets
+
+
 def test_streams_keep_their_places_beside_each_other(router: Router) -> None:
     """Only neighbors change places: another stream's segment, and one without data, stand between them."""
     other = segment(4, sport=5001)

@@ -9,13 +9,14 @@ import socket
 import struct
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fastpath._layout import SIZES
 from manager import links, resolve
 from manager.journal import Entry, Journal
-from manager.member import CRASHES, TRANSITIONS, Happening, Hooks, Member, Phase
+from manager.member import CRASHES, SHORT_LIFE, TRANSITIONS, Happening, Hooks, Member, Phase
 from manager.netlink import ROUTE_SIZE, RTA_MULTIPATH, RTA_OIF, attribute, attributes
 from manager.ports import pack_spec, unpack_spec
 from manager.reactor import READ, Reactor
@@ -213,6 +214,36 @@ def test_a_dead_process_has_a_successor_at_once_until_deaths_come_too_fast(react
     assert len(owner.children) == CRASHES
     assert reactor.turn_until(lambda: len(owner.children) == CRASHES + 1, 2.0)
     assert owner.member.deaths == CRASHES == len(owner.lost)
+    reactor.close()
+
+
+def test_slow_births_are_no_lives(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who dies whenever it is about to serve is in a crash loop, however long each birth takes."""
+    now = 0.0
+    monkeypatch.setattr("manager.member.time", SimpleNamespace(monotonic=lambda: now))
+    owner = Owner(reactor)
+    owner.member.start()
+    for number in range(1, CRASHES):
+        now += 2 * SHORT_LIFE
+        owner.children[-1].ended()
+        assert len(owner.children) == number + 1
+    now += 2 * SHORT_LIFE
+    owner.children[-1].ended()
+    assert owner.member.phase is Phase.BACKOFF
+    owner.member.end()
+    reactor.close()
+
+
+def test_who_has_served_has_a_successor_at_once(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("manager.member.time", SimpleNamespace(monotonic=lambda: now))
+    owner = Owner(reactor)
+    owner.member.start()
+    for number in range(1, 3 * CRASHES):
+        owner.member.answered()
+        now += 2 * SHORT_LIFE
+        owner.children[-1].ended()
+        assert len(owner.children) == number + 1
     reactor.close()
 
 

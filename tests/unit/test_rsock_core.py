@@ -37,6 +37,19 @@ def test_requests_are_numbered_and_repeatable() -> None:
     assert (message.op, message.request, message.is_reply) == (Op.LIST, first, False)
 
 
+def test_a_default_context_that_is_replaced_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connections, which nobody would use again, were left to the collector of garbage, which warns of them."""
+    closed: list[str] = []
+    monkeypatch.setattr(rsock.client, "_default", [])
+    monkeypatch.setattr(rsock.Context, "close", lambda context: closed.append(context.endpoint))
+    monkeypatch.setenv("RSOCK_ENDPOINT", "ipc:///nowhere/a")
+    first = rsock.client.default_context()
+    assert rsock.client.default_context() is first
+    monkeypatch.setenv("RSOCK_ENDPOINT", "ipc:///nowhere/b")
+    assert rsock.client.default_context() is not first
+    assert closed == ["ipc:///nowhere/a"]
+
+
 @pytest.mark.parametrize("frames", [[], [b""], [b"x" * 31, b""], [b"\0" * 32, b""], [b"x" * 32, b"", b""]])
 def test_broken_frames_are_refused(frames: list[bytes]) -> None:
     with pytest.raises(client_core.ProtocolError):

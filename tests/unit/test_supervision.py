@@ -207,11 +207,12 @@ def test_one_that_runs_and_does_not_answer_is_silent() -> None:
     asked = probe.Probe()
     with process("while :; do :; done") as pid:
         asked.begin(pid)
-        time.sleep(0.01)
+        begin, deadline = probe._processor_time(pid), time.monotonic() + 10
+        while probe._processor_time(pid) - begin < 2 * probe._REST and time.monotonic() < deadline:
+            time.sleep(0.01)  # on a busy machine it waits for its turn
         for _ in range(probe.SILENCES):
             assert not asked.silent
             assert asked.due(owing=False)
-            time.sleep(0.01)
         assert asked.silent
         asked.answered()
         asked.end()

@@ -171,6 +171,7 @@ int table_writer_group_release(struct table_writer *writer, uint16_t group);
 // Point an existing group at other hops: every route that uses it moves with one store.
 int table_writer_group_set(struct table_writer *writer, uint16_t group, const struct nexthop *hops, uint32_t count);
 // Install, replace and remove routes.  A successor calls it with what it wants, then sweeps.
+// On an error some were not installed or replaced; all that were to be removed are gone.
 int table_writer_apply(struct table_writer *writer, const struct route_change *changes, uint32_t count);
 // Read what is installed: fills up to `room` entries from slot *cursor on; 0 at the end.
 struct prefix_entry;

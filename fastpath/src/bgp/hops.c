@@ -249,7 +249,7 @@ static int group_flip(struct bgp_table *t, struct hop_group *group)
 
 static struct hop_group **group_bucket(struct bgp_table *t, uint32_t hash)
 {
-	return &t->group_buckets[hash % HOP_BUCKETS];
+	return &t->group_buckets[hash % GROUP_BUCKETS];
 }
 
 static int group_number(struct bgp_table *t)
@@ -369,14 +369,13 @@ void hop_group_drop(struct bgp_table *t, uint16_t number)
 static int groups_flip(struct bgp_table *t)
 {
 	int result = 0;
-	for (uint32_t i = 0; i < HOP_BUCKETS; i++) {
-		for (struct hop_group *group = t->group_buckets[i]; group != NULL; group = group->next) {
-			bool of_it = false;
-			for (uint32_t j = 0; j <= group->count; j++)
-				of_it |= group->hops[j] != NULL && group->hops[j]->moved;
-			int error = of_it ? group_flip(t, group) : 0;
-			result = error < 0 ? error : result;
-		}
+	for (uint32_t i = 0; i < t->group_room; i++) {
+		struct hop_group *group = t->groups[i];
+		bool of_it = false;
+		for (uint32_t j = 0; group != NULL && j <= group->count; j++)
+			of_it |= group->hops[j] != NULL && group->hops[j]->moved;
+		int error = of_it ? group_flip(t, group) : 0;
+		result = error < 0 ? error : result;
 	}
 	for (uint32_t i = 0; i < HOP_BUCKETS; i++)
 		for (struct next_hop *hop = t->next_hop_buckets[i]; hop != NULL; hop = hop->next)

@@ -23,7 +23,8 @@
 #include "policy/policy.h"
 
 enum { MAX_PEERS = 65536, ROUTE_CHUNK = 4096, NONE = 0, ATTRIBUTES_ROOM = 65535, FIB_BATCH = 4096,
-	SCRATCH_ROOM = 2 * ATTRIBUTES_ROOM + 1024, SCRATCH_ROOMS = 8, BEST_NONE = 0xffff, LOCAL_WEIGHT = 32768, DEFAULT_LOCAL_PREF = 100, SEVERAL = MAX_PEERS };
+	SCRATCH_ROOM = 2 * ATTRIBUTES_ROOM + 1024, SCRATCH_ROOMS = 8, BEST_NONE = 0xffff, LOCAL_WEIGHT = 32768, DEFAULT_LOCAL_PREF = 100, SEVERAL = MAX_PEERS,
+	GROUP_BUCKETS = 8192 };
 
 enum attribute_type {
 	ATTRIBUTE_ORIGIN = 1, ATTRIBUTE_AS_PATH = 2, ATTRIBUTE_NEXT_HOP = 3, ATTRIBUTE_MED = 4, ATTRIBUTE_LOCAL_PREF = 5,
@@ -314,7 +315,7 @@ struct bgp_table {
 	struct next_hop **next_hops; // by id
 	uint32_t next_hop_end, next_hop_room, next_hop_count;
 	struct list new_hops, dead_hops;
-	struct hop_group *group_buckets[256];
+	struct hop_group *group_buckets[GROUP_BUCKETS];
 	struct hop_group **groups; // by number
 	uint32_t group_room, group_low, group_count;
 	struct update_group *update_groups;

@@ -178,20 +178,20 @@ static int mirror_silence(struct bypass_fib *fib)
 	return -EBUSY;
 }
 
-static void clear(void *base, size_t from, size_t to)
+static void clear(uint64_t *begin, uint64_t *end)
 {
-	memset((char *)base + from, 0, to - from);
+	memset(begin, 0, (size_t)((uint8_t *)end - (uint8_t *)begin));
 }
 
 // But for the epoch, which is never 0 in between: a program that has just read it announces that; and for the number
 // of changes, by which programs know whether what they remember is still so.
 static void mirror_clear(struct bypass_fib *fib, uint64_t epoch)
 {
-	const size_t kept = offsetof(struct bypass_fib, tables.epoch), counted = offsetof(struct bypass_fib, changes);
+	uint64_t *kept = &fib->tables.epoch, *counted = &fib->changes;
 	PUBLISH(&fib->tables.epoch, epoch, "mirror epoch");
-	clear(fib, 0, kept);
-	clear(fib, kept + sizeof(fib->tables.epoch), counted);
-	clear(fib, counted + sizeof(fib->changes), sizeof(*fib));
+	clear((uint64_t *)fib, kept);
+	clear(kept + 1, counted);
+	clear(counted + 1, (uint64_t *)(fib + 1));
 	PUBLISH(&fib->changes, fib->changes + 1, "mirror changes");
 }
 

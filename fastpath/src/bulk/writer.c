@@ -425,17 +425,18 @@ static int install_many(struct table_writer *w, const struct route_change *chang
 	return error;
 }
 
-// One by one.
+// One by one.  What goes does so even when there is no room for what comes.
 static int change_many(struct table_writer *w, const struct route_change *changes, uint32_t count)
 {
 	int error = 0;
-	for (uint32_t i = 0; i < count && error >= 0; i++) {
+	for (uint32_t i = 0; i < count; i++) {
 		uint32_t f = family_index(changes[i].family);
 		if (i + AHEAD < count)
 			change_prefetch(w, &changes[i + AHEAD]);
 		if (changes[i].group != 0) {
-			error = route_install(w, &changes[i]);
-			w->owed[f] |= error > 0;
+			int moved = error < 0 ? 0 : route_install(w, &changes[i]);
+			w->owed[f] |= moved > 0;
+			error = moved < 0 ? moved : error;
 			continue;
 		}
 		uint32_t before = w->lpm[f].count;
@@ -460,6 +461,19 @@ static int apply_many(struct table_writer *w, const struct route_change *changes
 	}
 	groups_settle(w);
 	return error < 0 ? error : built;
+}
+
+// Each with its trie.  What goes does so even when there is no room for what comes.
+static int apply_few(struct table_writer *w, const struct route_change *changes, uint32_t count)
+{
+	int result = 0;
+	for (uint32_t i = 0; i < count; i++) {
+		if (i + AHEAD < count)
+			change_prefetch(w, &changes[i + AHEAD]);
+		int error = result == 0 || changes[i].group == 0 ? apply_one(w, &changes[i]) : 0;
+		result = result == 0 ? error : result;
+	}
+	return result;
 }
 
 static int apply_end(struct table_writer *w, int error)
@@ -488,11 +502,7 @@ int table_writer_apply(struct table_writer *w, const struct route_change *change
 	if (large || w->owed[0] || w->owed[1])
 		error = apply_many(w, changes, count);
 	else
-		for (uint32_t i = 0; i < count && error == 0; i++) {
-			if (i + AHEAD < count)
-				change_prefetch(w, &changes[i + AHEAD]);
-			error = apply_one(w, &changes[i]);
-		}
+		error = apply_few(w, changes, count);
 	return apply_end(w, error);
 }
 

@@ -25,7 +25,9 @@
 enum {
 	LEAST_PAYLOAD = 512,     // bytes of a segment: small ones come rarely in a row
 	LEAST_SEGMENTS = 4,      // fewer are not worth a large buffer
-	MOST = 65535 - IP6_HEADER // bytes behind the link header: both length fields hold it
+	MOST = 65535 - IP6_HEADER, // bytes behind the link header: both length fields hold it
+	STAMP = 0x0101080a,      // two of no operation, kind and length
+	STAMP_BYTES = 12
 };
 
 struct segment {
@@ -136,9 +138,30 @@ static bool same_stream(const struct segment *a, const struct segment *b)
 	return a->family == FAMILY_IPV4 ? memcmp(a->ip + 12, b->ip + 12, 8) == 0 : memcmp(a->ip + 8, b->ip + 8, 32) == 0;
 }
 
+// Its time stamp where it is the only option, as everybody writes it (RFC 7323 appendix A).
+static bool stamp(const struct segment *s, uint32_t *value)
+{
+	if (s->header - (uint32_t)(s->tcp - s->frame) != TCP_HEADER + STAMP_BYTES || load32(s->tcp + TCP_HEADER) != STAMP)
+		return false;
+	*value = load32(s->tcp + TCP_HEADER + 4);
+	return true;
+}
+
+// What was sent again goes behind what was sent before it: there a newer time stamp would condemn the others as old
+// duplicates (RFC 7323 section 5.3).
+static bool maybe_newer(const struct segment *before, const struct segment *late)
+{
+	uint32_t ours = 0, theirs = 0;
+	if (stamp(late, &ours) && stamp(before, &theirs))
+		return (int32_t)(ours - theirs) > 0;
+	uint32_t headers = (uint32_t)(late->tcp - late->frame) + TCP_HEADER;
+	return late->header != headers || before->header != headers;
+}
+
 static bool overtaken(const struct segment *before, const struct segment *late)
 {
-	return before->payload != 0 && (int32_t)(late->sequence - before->sequence) < 0 && same_stream(before, late);
+	return before->payload != 0 && (int32_t)(late->sequence - before->sequence) < 0 && same_stream(before, late)
+		&& !maybe_newer(before, late);
 }
 
 // Put neighbors of one stream to us in the order of their sequence numbers.  A sender that runs on two processors, or
@@ -153,7 +176,8 @@ static void put_in_order(const struct forward *f, struct packet **packets, struc
 			continue;
 		while (at > 0 && overtaken(&segments[at - 1], &late))
 			at--;
-		if (at > 0 && segments[at - 1].sequence == late.sequence && same_stream(&segments[at - 1], &late))
+		const struct segment *before = at > 0 && segments[at - 1].payload != 0 ? &segments[at - 1] : NULL;
+		if (before != NULL && before->sequence == late.sequence && same_stream(before, &late))
 			continue; // it came twice: a retransmission
 		memmove(&segments[at + 1], &segments[at], (size_t)(i - at) * sizeof(*segments));
 		memmove(&packets[at + 1], &packets[at], (size_t)(i - at) * sizeof(*packets));

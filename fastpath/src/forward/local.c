@@ -70,8 +70,10 @@ static enum ip6_verdict check_destination_options(const uint8_t *ip, const struc
 		enum ip6_verdict verdict = next == IPPROTO_DSTOPTS ? ip6_options(ip, at, false, pointer) : IP6_ACCEPT;
 		if (verdict != IP6_ACCEPT)
 			return verdict;
+		// The second byte of a fragment header, of which more than one may come, is no length.
+		uint32_t length = next == IPPROTO_FRAGMENT ? IP6_FRAGMENT_HEADER : (ip[at + 1] + 1u) * 8;
 		next = ip[at];
-		at += (ip[at + 1] + 1u) * 8;
+		at += length;
 	}
 	return IP6_ACCEPT;
 }

@@ -209,7 +209,7 @@ static int transmit_volley(struct af_xdp_port *xp, struct packet **packets, int 
 		if (packets[i]->vnet.flags != 0 && !packet_finish_checksum(packets[i]))
 			count = i;
 	}
-	return volley_transmit(&xp->volley, packets, count);
+	return volley_transmit(&xp->volley, xp->port.fd, packets, count);
 }
 
 static int af_xdp_transmit(struct port *port, struct packet **packets, int count)

@@ -45,7 +45,7 @@ static int sender_prepare(struct packet_sender *sender, struct packet **packets,
 // ENETDOWN is reported once for a time that may be over, and again if it is not.
 int packet_sender_transmit(struct packet_sender *sender, int fd, struct packet **packets, int count)
 {
-	int left = volley_transmit(&sender->volley, packets, count);
+	int left = volley_transmit(&sender->volley, fd, packets, count);
 	if (left > 0)
 		return left;
 	count = sender_prepare(sender, packets, count);

@@ -6,12 +6,14 @@
 #include <linux/bpf.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 enum {
 	WORTH = 4,      // frames: for fewer the call costs more than it saves
-	TYPE_AT = 12    // of the EtherType, which is one for all: the kernel is told of the first frame's
+	TYPE_AT = 12,   // of the EtherType, which is one for all: the kernel is told of the first frame's
+	CONGESTION = 2  // NET_XMIT_CN
 };
 
 void volley_open(struct volley *volley, const int *fds, int fd_count, uint32_t ifindex)
@@ -65,7 +67,15 @@ static uint32_t fill(struct volley_batch *batch, struct packet **packets, int co
 	return filled;
 }
 
-int volley_transmit(struct volley *volley, struct packet **packets, int count)
+// Of the frame that ended a volley the kernel has said NET_XMIT_CN.  A queueing discipline has taken it then, and mostly
+// dropped another, so it counts as sent, as it does where the socket sends it.  But a device that is down says so too,
+// and has taken nothing; this a socket tells before it finds that there is no frame.
+static bool is_down(int fd)
+{
+	return send(fd, NULL, 0, MSG_DONTWAIT) < 0 && (errno == ENETDOWN || errno == ENXIO);
+}
+
+int volley_transmit(struct volley *volley, int fd, struct packet **packets, int count)
 {
 	struct volley_batch *batch = volley->batch;
 	if (batch == NULL || count < WORTH)
@@ -73,18 +83,22 @@ int volley_transmit(struct volley *volley, struct packet **packets, int count)
 	count = suited(packets, count);
 	if (count < WORTH)
 		return 0;
-	batch->count = fill(batch, packets, count);
+	count = (int)fill(batch, packets, count);
+	batch->count = (uint32_t)count;
 	batch->sent = 0;
+	batch->refusal = 0;
 	union bpf_attr request;
 	memset(&request, 0, sizeof(request));
 	request.test.prog_fd = (uint32_t)volley->program;
 	request.test.data_in = (uintptr_t)packet_data(packets[0]);
 	request.test.data_size_in = packets[0]->length;
 	request.test.repeat = 1;
-	if (syscall(SYS_bpf, BPF_PROG_TEST_RUN, &request, sizeof(request)) < 0 && errno != ENOMEM && errno != EINTR) {
-		volley_close(volley); // a kernel that reserves it for others
-		return 0;
-	}
+	int error = syscall(SYS_bpf, BPF_PROG_TEST_RUN, &request, sizeof(request)) < 0 ? errno : 0;
 	uint32_t sent = __atomic_load_n(&batch->sent, __ATOMIC_RELAXED);
-	return sent <= batch->count ? (int)sent : 0;
+	bool congested = __atomic_load_n(&batch->refusal, __ATOMIC_RELAXED) == CONGESTION;
+	if (error != 0 && error != ENOMEM && error != EINTR)
+		volley_close(volley); // a kernel that reserves it for others
+	if (congested && sent < (uint32_t)count && !is_down(fd))
+		sent++;
+	return sent <= (uint32_t)count ? (int)sent : 0;
 }

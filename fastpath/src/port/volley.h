@@ -27,7 +27,8 @@ struct volley {
 // Where the fds are not those of such a program there is none; they stay the caller's.
 void volley_open(struct volley *volley, const int *fds, int fd_count, uint32_t ifindex);
 void volley_close(struct volley *volley);
-// Send from the front; how many have left.  0: too few of them suit, or the device takes none.
-int volley_transmit(struct volley *volley, struct packet **packets, int count);
+// Send from the front; how many have left.  0: too few of them suit, or the device takes none.  `fd`: the socket that
+// sends what does not leave so.
+int volley_transmit(struct volley *volley, int fd, struct packet **packets, int count);
 
 #endif

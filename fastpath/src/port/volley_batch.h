@@ -25,7 +25,7 @@ struct volley_batch {
 	uint32_t ifindex;
 	uint32_t count;  // entries
 	uint32_t sent;   // by the program: of these, from the front
-	uint32_t reserved;
+	uint32_t refusal; // of the next one, as the kernel gave it; 0: none
 	uint8_t entries[VOLLEY_BYTES];
 };
 

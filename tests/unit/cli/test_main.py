@@ -147,3 +147,41 @@ def test_heavy_packages_stay_out_of_the_start() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["completion", "bash"], 1),
+        (["-j", "completion", "bash"], 1),
+        (["--help"], 1),
+        (["-j", "x"], 1),
+        (["x"], 2),
+    ],
+)
+def test_an_answer_that_no_disk_takes_is_told(argv: list[str], code: int) -> None:
+    """A complaint that is an answer, too: of JSON nobody would see anything else."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "manager.cli.main", *argv],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == code
+    assert done.stderr.startswith("vr: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [["completion", "bash"], ["-j", "x"], ["--help"]])
+def test_a_reader_that_has_gone_is_no_error(argv: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "manager.cli.main", *argv], stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
