@@ -324,7 +324,7 @@ RESOLVER(res_nsearch);
 
 typedef FILE *open_file(const char *path, const char *mode);
 
-// The router's file stands for the host's; a router without one has no name servers to tell of.
+// The router's file stands for the host's, which is taken where the router's cannot be had, as in a chroot.
 static FILE *open_as(open_file *next, const char *path, const char *mode)
 {
 	char own[CLIENT_RUN_DIR + RSOCK_VR_NAME + 32];

@@ -22,6 +22,8 @@ from vrouter.proto.rip.table import Heard, Path, Table
 from vrouter.wire.ospf.authentication import sign
 from vrouter.wire.ospf.lsa import (
     INITIAL_SEQUENCE,
+    MAX_AGE,
+    MAX_SEQUENCE,
     ExternalBody,
     Grace,
     LsaKey,
@@ -222,6 +224,29 @@ def test_our_own_lsas_sent_again_and_again_do_not_make_us_flood(sound: bool) -> 
     assert len(held["content"]["links"]) == 3
     assert int(held["sequence"], 16) - (1 << 32) == start + 100 * 18 + 1
     assert 3 <= len({when for (_scope, name), when in issued if name == key}) <= 6
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_our_own_lsas_that_others_end_again_and_again_do_not_make_us_flood(last: bool) -> None:
+    """RFC 2328 sections 12.1.6 and 13.4: what is of MaxAge, or at the end of its numbers, goes, and begins anew."""
+    network, one, two = pair()
+    key = (LsaType.ROUTER, number("10.255.0.1"), number("10.255.0.1"))
+    network.run(30)
+    issued = set()
+    for _step in range(40):  # half a second apart
+        held = _held(one, "router", "10.255.0.1")
+        sequence = int(held["sequence"], 16) - (1 << 32) if held is not None else -(1 << 31) + 1
+        raw = build_lsa(key, 2, MAX_SEQUENCE if last else sequence + 1, RouterBody(0, ()), MAX_AGE)
+        say(network, one, Update((raw,)))
+        network.run(0.5)
+        issued |= set(one.instance._core.origination._issued.items())
+    network.run(20)
+    ours, held = _held(one, "router", "10.255.0.1"), _held(two, "router", "10.255.0.1")
+    assert ours is not None
+    assert held is not None
+    assert ours["checksum"] == held["checksum"]
+    assert len(held["content"]["links"]) == 3
+    assert len({when for (_scope, name), when in issued if name == key}) <= 6
 
 
 def test_malformed_lsas_in_our_name_do_not_outgrow_the_limit() -> None:

@@ -17,7 +17,7 @@ import pytest
 import zmq
 
 import rsock
-from rsock import addresses, ancillary, client_core
+from rsock import addresses, ancillary, client, client_core
 from rsock.wire import DATAGRAM, HEADER, MAGIC, STRUCTS, VERSION, Flag, Op, field_size, layout
 
 
@@ -40,13 +40,13 @@ def test_requests_are_numbered_and_repeatable() -> None:
 def test_a_default_context_that_is_replaced_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connections, which nobody would use again, were left to the collector of garbage, which warns of them."""
     closed: list[str] = []
-    monkeypatch.setattr(rsock.client, "_default", [])
-    monkeypatch.setattr(rsock.Context, "close", lambda context: closed.append(context.endpoint))
+    monkeypatch.setattr(client, "_default", [])
+    monkeypatch.setattr(client.Context, "close", lambda context: closed.append(context.endpoint))
     monkeypatch.setenv("RSOCK_ENDPOINT", "ipc:///nowhere/a")
-    first = rsock.client.default_context()
-    assert rsock.client.default_context() is first
+    first = client.default_context()
+    assert client.default_context() is first
     monkeypatch.setenv("RSOCK_ENDPOINT", "ipc:///nowhere/b")
-    assert rsock.client.default_context() is not first
+    assert client.default_context() is not first
     assert closed == ["ipc:///nowhere/a"]
 
 

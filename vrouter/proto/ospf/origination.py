@@ -212,9 +212,9 @@ class Origination:
             self._core.flooding.flush(database, entry)
 
     def purged(self, database: Database, entry: Entry) -> None:
-        """Originate again what is wanted and was taken out of the domain."""
+        """Originate again what is wanted and was taken out of the domain, maybe by others: they may do so often."""
         if (database.scope, entry.header.key) in self._wanted and not self._core.restart.active:
-            self._issue(database, entry.header.key)
+            self._issue_in_time(database, entry.header.key)
         elif entry.own:
             self._remember(database, entry)
 
