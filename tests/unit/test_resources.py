@@ -34,7 +34,7 @@ def open_fds() -> set[str]:
 def room_for(count: int) -> Iterator[None]:
     """Let so many more fds be opened."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = []
+    free: list[int] = []
     while len(free) <= count:
         free.append(os.dup(2))
     limit = free[count]
