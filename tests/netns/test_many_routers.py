@@ -335,6 +335,18 @@ def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def settled_files(pids: list[int]) -> dict[int, int]:
+    """Count the files of each, once the last event's turn is over: the manager tells it before it closes all."""
+    counts: list[dict[int, int]] = [{}]
+
+    def steady() -> bool:
+        counts.append({pid: open_files(pid) for pid in pids})
+        return counts[-1] == counts[-2]
+
+    wait_until(steady, "as many files as a moment before", interval=0.2)
+    return counts[-1]
+
+
 def resident_kib(pid: int) -> int:
     """Give the memory of a process that is in use."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -347,7 +359,8 @@ def test_coming_and_going_leaves_nothing(worlds: Worlds) -> None:
         for _repeat in range(2):  # what is imported and grown only once
             come_and_go(worlds, events)
         pids = [os.getpid(), *staff(worlds.lab)]
-        files, sizes = ({pid: measure(pid) for pid in pids} for measure in (open_files, resident_kib))
+        files = settled_files(pids)
+        sizes = {pid: resident_kib(pid) for pid in pids}
         for cycle in range(CYCLES):
             come_and_go(worlds, events, f"{NEW}{cycle}")
         wait_until(lambda: sorted(staff(worlds.lab)) == sorted(pids[1:]), "the same processes as before")
