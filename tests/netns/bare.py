@@ -284,6 +284,21 @@ class Bare:
             receiver.recv(9000)
 
 
+def wait_filled(side: Any, count: int) -> None:
+    """Return when so many frames wait for a forwarder."""
+    deadline = time.monotonic() + 5
+    while side.filled() < count:
+        assert time.monotonic() < deadline, f"{side.filled()} of {count} frames came"
+        time.sleep(0.001)
+
+
+def send_backlog(lab: Bare, sender: socket.socket, frames: range) -> None:
+    """Send frames of these numbers while no forwarder lives; return when all of them wait for one."""
+    for number in frames:
+        sender.send(lab.frame(number))
+    wait_filled(lab.left, len(frames))
+
+
 def numbers(receiver: socket.socket, quiet: float = 0.3) -> list[int]:
     """Read the numbers that arrived, until none has come for a while."""
     found = []

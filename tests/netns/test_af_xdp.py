@@ -9,10 +9,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from bare import Bare, inside_named, ip, kill_under_load, numbers
+from bare import Bare, inside_named, ip, kill_under_load, numbers, send_backlog, wait_filled
 from bare_xdp import SMALL, XdpSide, bare
 
 from fastpath import stats
@@ -29,13 +28,6 @@ BATCH = CONSTANTS["BATCH_SIZE"]
 def lab() -> Iterator[Bare]:
     with bare() as made:
         yield made
-
-
-def wait_filled(side: Any, count: int) -> None:
-    deadline = time.monotonic() + 5
-    while side.filled() < count:
-        assert time.monotonic() < deadline, f"{side.filled()} of {count} frames came"
-        time.sleep(0.001)
 
 
 def test_frames_are_forwarded_whole_and_accounted_for(lab: Bare) -> None:
@@ -59,9 +51,7 @@ def test_the_rings_keep_what_comes_while_nobody_lives(lab: Bare) -> None:
     lab.warm()
     lab.kill()
     with lab.sender() as sender, lab.receiver() as receiver:
-        for number in range(1, 201):
-            sender.send(lab.frame(number))
-        wait_filled(lab.left, 200)
+        send_backlog(lab, sender, range(1, 201))
         lab.start()
         assert numbers(receiver) == list(range(1, 201))
     lab.check_laws()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bare import SMALL, Bare, Side, inside_named, ip, kill_under_load, numbers
+from bare import SMALL, Bare, Side, inside_named, ip, kill_under_load, numbers, send_backlog, wait_filled
 from bare_xdp import SMALL as XDP_SMALL
 from bare_xdp import XdpSide
 from lab import Lab, wait_until
@@ -35,7 +35,7 @@ def sent(fd: int) -> int:
         return int(HEAD.unpack_from(batch)[2])
 
 
-class PacketVolleys(Side):
+class Volleys(Side):
     """A packet ring, and a program to send."""
 
     def open(self, netns: int, device: str) -> None:
@@ -51,20 +51,8 @@ class PacketVolleys(Side):
         super().close()
 
 
-class XdpVolleys(XdpSide):
-    """An AF_XDP socket, and a program to send."""
-
-    def open(self, netns: int, device: str) -> None:
-        super().open(netns, device)
-        self.volley = Volley.loaded()
-
-    @property
-    def fds(self) -> list[int]:
-        return super().fds + self.volley.fds
-
-    def close(self) -> None:
-        self.volley.close()
-        super().close()
+class XdpVolleys(Volleys, XdpSide):
+    """An AF_XDP socket instead of the ring."""
 
 
 class Inside(Bare):
@@ -80,15 +68,11 @@ class Inside(Bare):
         super().start(enter)
 
 
-@pytest.fixture(params=[PacketVolleys, XdpVolleys])
+@pytest.fixture(params=[Volleys, XdpVolleys])
 def lab(request: pytest.FixtureRequest) -> Iterator[Bare]:
     geometry: Any = XDP_SMALL if request.param is XdpVolleys else SMALL
     with Inside(1500, geometry, request.param) as made:
         yield made
-
-
-def wait_filled(side: Any, count: int) -> None:
-    wait_until(lambda: side.filled() >= count, f"{count} frames wait", 5)
 
 
 def test_a_backlog_leaves_whole_and_in_order(lab: Any) -> None:
@@ -111,9 +95,7 @@ def test_a_device_that_is_down_takes_none(lab: Any) -> None:
     lab.warm()
     lab.kill()
     with lab.sender() as sender, lab.receiver() as receiver:
-        for number in range(1, 101):
-            sender.send(lab.frame(number))
-        wait_filled(lab.left, 100)
+        send_backlog(lab, sender, range(1, 101))
         ip("-n", lab.namespace, "link", "set", "p2", "down")
         lab.start()
         wait_until(lambda: lab.left.filled() == 0, "the frames met their fate", 5)
@@ -121,9 +103,7 @@ def test_a_device_that_is_down_takes_none(lab: Any) -> None:
         lab.check_laws()
         lab.kill()
         ip("-n", lab.namespace, "link", "set", "p2", "up")
-        for number in range(101, 201):
-            sender.send(lab.frame(number))
-        wait_filled(lab.left, 100)
+        send_backlog(lab, sender, range(101, 201))
         lab.start()
         assert numbers(receiver) == list(range(101, 201))
     assert sent(lab.right.volley.fds[1]) > 0
@@ -132,7 +112,7 @@ def test_a_device_that_is_down_takes_none(lab: Any) -> None:
 
 def test_a_queue_that_drops_another_frame_gets_none_twice() -> None:
     """NET_XMIT_CN: the queueing discipline has taken this frame, and thrown away one that was there."""
-    with Inside(1500, SMALL, PacketVolleys) as lab:
+    with Inside(1500, SMALL, Volleys) as lab:
         for words in (
             ("root", "handle", "1:", "tbf", "rate", "2mbit", "burst", "2000", "latency", "1s"),
             ("parent", "1:1", "pfifo_head_drop", "limit", "20"),
@@ -143,9 +123,7 @@ def test_a_queue_that_drops_another_frame_gets_none_twice() -> None:
         lab.warm()
         lab.kill()
         with lab.sender() as sender, lab.receiver() as receiver:
-            for number in range(1, 201):
-                sender.send(lab.frame(number))
-            wait_filled(lab.left, 200)
+            send_backlog(lab, sender, range(1, 201))
             lab.start()
             arrived = numbers(receiver)
         assert arrived == sorted(set(arrived))

@@ -173,6 +173,16 @@ def _held(node: Node, kind: str, router: str) -> dict[str, Any] | None:
     return next((row for row in node.lsas(kind) if row["router"] == router), None)
 
 
+def _outbid(one: Node, two: Node) -> dict[str, Any]:
+    """Check that the neighbor holds the router LSA that 10.255.0.1 has issued itself, whole; give it."""
+    ours, held = _held(one, "router", "10.255.0.1"), _held(two, "router", "10.255.0.1")
+    assert ours is not None
+    assert held is not None
+    assert ours["checksum"] == held["checksum"]
+    assert len(held["content"]["links"]) == 3
+    return held
+
+
 def test_a_malformed_lsa_in_our_name_is_outbid() -> None:
     """RFC 2328 section 13.4: routers that do not look into it would pass it on in the place of ours."""
     network, one, two = pair()
@@ -184,12 +194,7 @@ def test_a_malformed_lsa_in_our_name_is_outbid() -> None:
         say(network, one, Update((raw,)))
         network.run(30)
         assert drops(one)["lsa-router-links"] >= 1
-        held, ours = _held(two, "router", "10.255.0.1"), _held(one, "router", "10.255.0.1")
-        assert held is not None
-        assert ours is not None
-        assert held["checksum"] == ours["checksum"]
-        assert len(held["content"]["links"]) == 3
-    assert held is not None
+        held = _outbid(one, two)
     assert held["sequence"].startswith("0x8000000")
     unknown = build_lsa((LsaType.EXTERNAL, number("10.9.0.0"), number("10.255.0.1")), 2, INITIAL_SEQUENCE,
                         ExternalBody(0xFF00FF00, 20), 1)  # fmt: skip
@@ -217,11 +222,7 @@ def test_our_own_lsas_sent_again_and_again_do_not_make_us_flood(sound: bool) -> 
         network.run(1.1)
         issued |= set(one.instance._core.origination._issued.items())
     network.run(10)
-    ours, held = _held(one, "router", "10.255.0.1"), _held(two, "router", "10.255.0.1")
-    assert ours is not None
-    assert held is not None
-    assert ours["checksum"] == held["checksum"]
-    assert len(held["content"]["links"]) == 3
+    held = _outbid(one, two)
     assert int(held["sequence"], 16) - (1 << 32) == start + 100 * 18 + 1
     assert 3 <= len({when for (_scope, name), when in issued if name == key}) <= 6
 
@@ -241,11 +242,7 @@ def test_our_own_lsas_that_others_end_again_and_again_do_not_make_us_flood(last:
         network.run(0.5)
         issued |= set(one.instance._core.origination._issued.items())
     network.run(20)
-    ours, held = _held(one, "router", "10.255.0.1"), _held(two, "router", "10.255.0.1")
-    assert ours is not None
-    assert held is not None
-    assert ours["checksum"] == held["checksum"]
-    assert len(held["content"]["links"]) == 3
+    _outbid(one, two)
     assert len({when for (_scope, name), when in issued if name == key}) <= 6
 
 

@@ -217,31 +217,36 @@ def test_a_dead_process_has_a_successor_at_once_until_deaths_come_too_fast(react
     reactor.close()
 
 
-def test_slow_births_are_no_lives(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Give what members take for the time; it stands until somebody moves its `now`."""
+    made = SimpleNamespace(now=0.0)
+    made.monotonic = lambda: made.now
+    monkeypatch.setattr("manager.member.time", made)
+    return made
+
+
+def test_slow_births_are_no_lives(reactor: Reactor, clock: SimpleNamespace) -> None:
     """Who dies whenever it is about to serve is in a crash loop, however long each birth takes."""
-    now = 0.0
-    monkeypatch.setattr("manager.member.time", SimpleNamespace(monotonic=lambda: now))
     owner = Owner(reactor)
     owner.member.start()
     for number in range(1, CRASHES):
-        now += 2 * SHORT_LIFE
+        clock.now += 2 * SHORT_LIFE
         owner.children[-1].ended()
         assert len(owner.children) == number + 1
-    now += 2 * SHORT_LIFE
+    clock.now += 2 * SHORT_LIFE
     owner.children[-1].ended()
     assert owner.member.phase is Phase.BACKOFF
     owner.member.end()
     reactor.close()
 
 
-def test_who_has_served_has_a_successor_at_once(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr("manager.member.time", SimpleNamespace(monotonic=lambda: now))
+def test_who_has_served_has_a_successor_at_once(reactor: Reactor, clock: SimpleNamespace) -> None:
     owner = Owner(reactor)
     owner.member.start()
     for number in range(1, 3 * CRASHES):
         owner.member.answered()
-        now += 2 * SHORT_LIFE
+        clock.now += 2 * SHORT_LIFE
         owner.children[-1].ended()
         assert len(owner.children) == number + 1
     reactor.close()
