@@ -56,5 +56,6 @@ def _account(view: View) -> dict[str, Any]:
         "memory": number("memory"),
         "opens": number("opens"),
         "accepts": number("accepts"),
+        "rests": number("rests"),
         "denials": {denial: count for denial, count in zip(DENIALS, counted, strict=True) if count},
     }

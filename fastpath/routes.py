@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS: Final = 8
 _PAUSE: Final = 0.002  # between attempts; the writer's own batches are shorter
-_ENTRY: Final = struct.Struct("<16sBBHBBHII")  # struct prefix_entry
+_ENTRY: Final = struct.Struct("<16sBBHBBHI")  # struct prefix_entry
 _GROUP: Final = struct.Struct("<IIII")  # struct nexthop_group up to its hops
 _HOP: Final = struct.Struct("<BBHIII16s")  # struct nexthop
 _NODE: Final = struct.Struct("<QQII")  # struct fib_node
@@ -88,7 +88,7 @@ def _bytes(tables: Segment, offset: int, size: int) -> bytes:
 def _routes(tables: Segment) -> list[Route]:
     table = _Prefixes(tables)
     names = interfaces.names(tables)
-    groups: dict[int, list[Route]] = {}
+    groups: dict[int, Route] = {}
     found = []
     for entry in _ENTRY.iter_unpack(table.entries()):
         if entry[1] not in _FAMILIES:
@@ -101,14 +101,14 @@ def _routes(tables: Segment) -> list[Route]:
     return [route for _family, _address, _length, route in found]
 
 
-def _route(entry: tuple[Any, ...], nexthops: list[Route]) -> Route:
-    address, family, length, _group, protocol, preference, _, metric, _ = entry
+def _route(entry: tuple[Any, ...], group: Route) -> Route:
+    address, family, length, _group, protocol, preference, _, metric = entry
     return {
         "prefix": f"{_text(family, address)}/{length}",
         "protocol": _PROTOCOLS.get(protocol, str(protocol)),
         "preference": preference,
         "metric": metric,
-        "nexthops": nexthops,
+        **group,
     }
 
 
@@ -116,17 +116,19 @@ def _text(family: int, address: bytes) -> str:
     return str(ipaddress.ip_address(address[:4] if family == CONSTANTS["FAMILY_IPV4"] else address))
 
 
-def _nexthops(tables: Segment, group: int, names: dict[int, str]) -> list[Route]:
+def _nexthops(tables: Segment, group: int, names: dict[int, str]) -> Route:
+    """Give what a group leads to, and what stands behind that, if anything does."""
     offset = tables.integer("groups", group)
     if group == 0 or offset == 0:
-        return []
-    count, total, checksum, reserved = _GROUP.unpack(_bytes(tables, offset, _GROUP.size))
-    if count > CONSTANTS["MAX_GROUP_HOPS"]:
-        return []
-    hops = _bytes(tables, offset + _GROUP.size, count * _HOP.size)
-    if zlib.crc32(hops, zlib.crc32(_GROUP.pack(count, total, 0, reserved))) != checksum:
-        return []
-    return [_nexthop(hop, names) for hop in _HOP.iter_unpack(hops)]
+        return {"nexthops": []}
+    count, total, checksum, backups = _GROUP.unpack(_bytes(tables, offset, _GROUP.size))
+    if count + backups > CONSTANTS["MAX_GROUP_HOPS"]:
+        return {"nexthops": []}
+    hops = _bytes(tables, offset + _GROUP.size, (count + backups) * _HOP.size)
+    if zlib.crc32(hops, zlib.crc32(_GROUP.pack(count, total, 0, backups))) != checksum:
+        return {"nexthops": []}
+    shown = [_nexthop(hop, names) for hop in _HOP.iter_unpack(hops)]
+    return {"nexthops": shown[:count]} | ({"backups": shown[count:]} if backups else {})
 
 
 def _nexthop(hop: tuple[Any, ...], names: dict[int, str]) -> Route:

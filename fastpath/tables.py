@@ -30,7 +30,7 @@ _RULE: Final = struct.Struct("<IIIHH32sIII4xQQ")  # struct rule_entry up to its 
 _RANGE: Final = struct.Struct("<HH")  # struct port_range
 _HOP: Final = struct.Struct("<BBHIII16s")  # struct nexthop
 _CHANGE: Final = struct.Struct("<16sBBHBBHI")  # struct route_change
-_ENTRY: Final = struct.Struct("<16sBBHBBHII")  # struct prefix_entry
+_ENTRY: Final = struct.Struct("<16sBBHBBHI")  # struct prefix_entry
 _PROTOCOL_AT: Final = 20  # in it
 _RATE: Final = struct.Struct("<QQ")  # struct police_rate
 _POLICE: Final = struct.Struct("<HBB4xQQ")  # struct police_entry
@@ -212,7 +212,7 @@ def _pack_change(change: RouteChange) -> bytes:
 
 
 def _unpack_route(data: bytes) -> RouteChange:
-    address, family, length, group, protocol, preference, _, metric, _ = _ENTRY.unpack(data)
+    address, family, length, group, protocol, preference, _, metric = _ENTRY.unpack(data)
     return RouteChange(family, _value(family, address), length, group, protocol, preference, metric)
 
 
@@ -303,9 +303,19 @@ class TableWriter:
         """Give back a reference of `group`; routes that use the group keep it alive."""
         check(lib.table_writer_group_release(self._writer, group))
 
-    def group_set(self, group: int, hops: Sequence[Hop]) -> None:
+    def group_own(self, hops: Sequence[Hop], backups: Sequence[Hop] = ()) -> int:
+        """Make a group that nobody else is given; of the backups one is used where none of the hops can be."""
+        entries, count = _array("nexthop", [*hops, *backups], _pack_hop)
+        return check(lib.table_writer_group_new(self._writer, entries, count - len(backups), len(backups)))
+
+    def group_set(self, group: int, hops: Sequence[Hop], backups: Sequence[Hop] = ()) -> None:
         """Point a group at other hops: every route that uses it moves with one store."""
-        check(lib.table_writer_group_set(self._writer, group, *_array("nexthop", hops, _pack_hop)))
+        entries, count = _array("nexthop", [*hops, *backups], _pack_hop)
+        check(lib.table_writer_group_set(self._writer, group, entries, count - len(backups), len(backups)))
+
+    def group_used(self, group: int) -> bool:
+        """Tell whether any route uses a group."""
+        return bool(check(lib.table_writer_group_used(self._writer, group)))
 
     def apply(self, changes: Iterable[RouteChange]) -> None:
         """Install, replace and remove routes, in this order; a change that changes nothing costs nothing.

@@ -40,7 +40,7 @@ from rsock.wire import HEADER, MAGIC, Flag, Op
 PATIENCE: Final = 1.0
 LONGEST: Final = 5.0  # seconds that all ports of a forwarder may take: others wait meanwhile
 MOST_PARTS: Final = CONSTANTS["MAX_PORTS"] * CONSTANTS["MAX_WORKERS"]
-MOST_FDS: Final = 4  # of a part
+MOST_FDS: Final = 12  # of a part
 
 log = structlog.get_logger()
 

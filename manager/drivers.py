@@ -20,8 +20,6 @@ def why_af_packet(plan: PortPlan, link: Link, netns_fd: int, workers: int) -> st
         return "a VLAN of a shared device comes by a veth of its own"
     if plan.tagged:
         return "af-xdp would lose the VLAN tags"
-    if workers > 1:
-        return f"{workers} workers share its frames, and af-xdp serves one"
     if link.mtu > xsk.MAX_MTU:
         return f"an MTU of {link.mtu} does not fit the frames of af-xdp"
     if link.kind == "veth":
@@ -29,9 +27,9 @@ def why_af_packet(plan: PortPlan, link: Link, netns_fd: int, workers: int) -> st
     with contextlib.suppress(OSError):
         if ethtool.gro(netns_fd, link.name):
             return "its receive offload joins TCP segments; af-xdp would not"
-    queues = ethtool.receive_queues(netns_fd, link.name)
-    if queues > 1:
-        return f"it receives on {queues} queues, and af-xdp on one"
+    receive, transmit = ethtool.queues(netns_fd, link.name)
+    if workers > min(receive, transmit):
+        return f"{workers} workers share its frames, and af-xdp serves one for each of its queues"
     with contextlib.closing(xdp_features.Features(netns_fd)) as kernel:
         features = kernel.of(link.index)
     if not features:

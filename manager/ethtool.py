@@ -38,15 +38,16 @@ def set_gro(netns_fd: int, device: str, *, on: bool) -> None:
     _value(netns_fd, device, ETHTOOL_SGRO, int(on))
 
 
-def receive_queues(netns_fd: int, device: str) -> int:
-    """Count the queues on which a device receives now; one where it does not say."""
+def queues(netns_fd: int, device: str) -> tuple[int, int]:
+    """Count the queues on which a device receives, and sends, now; one of each where it does not say."""
     # struct ethtool_channels: four maxima, then rx, tx, other and combined.
     exchanged = array.array("I", (ETHTOOL_GCHANNELS, *bytes(8)))
     try:
         _exchange(netns_fd, device, exchanged)
     except OSError:
-        return 1
-    return max(1, int(exchanged[5] + exchanged[8]))
+        return 1, 1
+    receive, transmit, _other, combined = exchanged[5:9]
+    return max(1, receive + combined), max(1, transmit + combined)
 
 
 def strips_vlans(netns_fd: int, device: str) -> bool:

@@ -111,6 +111,11 @@ class Port(ABC):
         return resolve.PortFacts(self.id, self.mac, self.mtu)
 
     @property
+    def queue_count(self) -> int:
+        """Tell how many receive queues of a device are read, each by a socket of its own; 0: the kernel joins them."""
+        return 0
+
+    @property
     @abstractmethod
     def fds(self) -> list[int]:
         """Give what goes with the spec; they stay ours."""

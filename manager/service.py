@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from manager import adopt, kernel, links, namespaces, resolve, rings
+from manager import adopt, kernel, links, namespaces, resolve, rings, shown
 from manager.api_server import ApiServer
 from manager.applied import Applied
 from manager.broker import Broker
@@ -351,7 +351,7 @@ class Service:
 
     def routers(self) -> list[dict[str, Any]]:
         """Describe all VRs."""
-        return [unit.describe() for unit in sorted(self._units.values(), key=lambda unit: unit.name)]
+        return [shown.describe(unit) for unit in sorted(self._units.values(), key=lambda unit: unit.name)]
 
     def status(self) -> dict[str, Any]:
         """Describe the manager itself."""

@@ -16,7 +16,7 @@ import enum
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -557,6 +557,10 @@ class Unit:
         """What is offloaded has become something else."""
         self._box.changed(self, "")
 
+    def offload_told(self, port: Port | None) -> str:
+        """Tell what becomes of the packets of a port without the router."""
+        return self._offload.describe(port)
+
     def offload_tell_forwarder(self, body: bytes, fds: list[int]) -> bool:
         """Give the maps to the forwarder, where it is there."""
         if self._forwarder_peer is None or not self.forwarder.ready:
@@ -575,40 +579,3 @@ class Unit:
     def forget_offload(self) -> None:
         """Let go of them again, where the VR cannot be adopted."""
         self._offload.close()
-
-    # ---- what others see ----
-
-    def interfaces(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Describe the interfaces for routers.json."""
-        for interface in self.plan.interfaces:
-            port = self.ports.get(interface.port) if interface.port else None
-            plan = self.plan.ports[interface.port] if interface.port else None
-            yield (
-                interface.name,
-                {
-                    "device": (plan.device or plan.peer) if plan else None,
-                    "netns": plan.netns if plan else None,
-                    "driver": port.driver if port else "loopback" if plan is None else None,
-                    "driver_reason": port.why if port else "",
-                    "port": port.id if port else 0,
-                    "key": interface.port,
-                    "link": bool(port and port.present and port.link_up) if plan else True,
-                    "problem": port.problem if port else "",
-                    "offload": self._offload.describe(port) if interface.port in self.plan.offloaded else "",
-                    "offload_kind": self.plan.offloaded.get(interface.port or "", ""),
-                },
-            )
-
-    def describe(self) -> dict[str, Any]:
-        """Describe the VR as in `vr -j show routers`, and a little more for adoption."""
-        resources = self.resources
-        return {
-            "name": self.name,
-            "state": str(self.state),
-            "id": self.id,
-            "pids": {"forwarder": self.forwarder.pid, "control": self.control.pid},
-            "restarts": self.restarts,
-            "netns": resources.netns if resources else None,
-            "uid": resources.uid if resources else None,
-            "interfaces": dict(self.interfaces()),
-        }

@@ -19,10 +19,10 @@ class Volley:
         self.fds = fds
 
     @classmethod
-    def loaded(cls) -> Self:
-        """Load the program."""
+    def loaded(cls, queue: int | None = None) -> Self:
+        """Load the program; what it sends leaves by this transmit queue, or by those that the kernel chooses."""
         try:
-            program = bpf_objects.load("volley")
+            program = bpf_objects.load("volley", constants={"queue": 0 if queue is None else queue + 1})
         except (bpf_objects.NotBuiltError, OSError):
             return cls([])
         return cls([program.fd, program.maps["batch"]])

@@ -1,13 +1,15 @@
-"""AF_XDP sockets, opened for the forwarders: the memory of the frames, the four rings, the way they are bound.
+"""AF_XDP sockets, opened for the forwarders: the memory of the frames, the rings, the way they are bound.
 
-    memfd       words of the transmit frames | transmit frames | receive frames
-    fill ring   all receive frames, before the socket is bound: nothing is lost while no forwarder lives
-    bind        zero-copy where the driver has it, else the kernel copies; queue 0
+    sockets     one for each receive queue of a device; all share one memory (XDP_SHARED_UMEM)
+    memfd       words of the transmit frames | transmit frames of each sender | receive frames of each queue
+    fill ring   all receive frames of its queue, before the socket is bound: nothing is lost while no forwarder lives
+    bind        zero-copy where the driver has it, else the kernel copies
 
-The manager makes the socket in the VR's namespace and keeps its fd, and that of the memory, beside the forwarder's,
+Each worker that serves the device sends by one of the sockets, on the transmit queue of its number.
+
+The manager makes the sockets in the VR's namespace and keeps their fds, and that of the memory, beside the forwarder's,
 so that a successor goes on with what the rings hold.  The geometry travels in the port's spec; what it means
-stands in fastpath/src/port/af_xdp.c.  Not supported: several queues, frames in several buffers (jumbo frames),
-unaligned frames.
+stands in fastpath/src/port/af_xdp.c.  Not supported: frames in several buffers (jumbo frames), unaligned frames.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from manager.kernel import bind_address, inside
 AF_XDP: Final = 44
 SOL_XDP: Final = 283
 MMAP_OFFSETS, RX_RING, TX_RING, UMEM_REG, FILL_RING, COMPLETION_RING, STATISTICS, OPTIONS, TX_BUDGET = range(1, 10)
-COPY: Final = 2  # flags of bind
+SHARED_MEMORY: Final = 1  # flags of bind
+COPY: Final = 2
 ZERO_COPY: Final = 4
 NEED_WAKEUP: Final = 8
 FILL_OFFSET: Final = 0x100000000  # of mmap
@@ -47,24 +50,50 @@ TX_FRAMES: Final = 256  # that the kernel may take in one call
 PATIENCE: Final = 0.2  # seconds: a closed socket may hold the queue for a moment; all other VRs wait meanwhile
 DESCRIPTOR: Final = 16  # bytes of struct xdp_desc
 PAGE: Final = mmap.PAGESIZE
+QUEUE_FRAMES: Final = 1024  # of each receive queue, at least
+MOST_QUEUES: Final = 8  # that one worker reads; QUEUES_MAX of the driver
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How many frames a port has; both are powers of two, and the sizes of its rings."""
+    """How many frames each queue and each sender has; both are powers of two, and the sizes of their rings."""
 
     receive: int = 4096
     transmit: int = 1024
+    queues: int = 1
+    senders: int = 1
 
     @property
     def words(self) -> int:
         """Bytes before the frames."""
-        return -(-self.transmit * 8 // PAGE) * PAGE
+        return -(-self.senders * self.transmit * 8 // PAGE) * PAGE
 
     @property
     def size(self) -> int:
         """Bytes of the memory."""
-        return self.words + (self.receive + self.transmit) * FRAME
+        return self.words + self.first(self.queues)
+
+    def first(self, queue: int) -> int:
+        """Give the address of a queue's first receive frame."""
+        return (self.senders * self.transmit + queue * self.receive) * FRAME
+
+    def of_worker(self, number: int) -> range:
+        """Give the queues that a worker reads; by the first of them it sends."""
+        return range(number, self.queues, self.senders)
+
+    @classmethod
+    def of_device(cls, frames: int, receive_queues: int, transmit_queues: int, workers: int) -> Geometry:
+        """Share `frames`, a power of two, among the receive queues of a device, as far as that leaves each enough."""
+        shared = frames >> (receive_queues - 1).bit_length()
+        senders = min(workers, receive_queues, transmit_queues)
+        return cls(max(shared, min(frames, QUEUE_FRAMES)), queues=receive_queues, senders=senders)
+
+    @classmethod
+    def described(cls, values: dict[str, int], size: int) -> Geometry:
+        """Find it out again from a port's spec and the size of its memory."""
+        receive, transmit, senders = values["frame_count"], values["block_count"], max(1, values["queues"])
+        frames = (size - values["block_size"]) // FRAME
+        return cls(receive, transmit, max(1, (frames - senders * transmit) // receive), senders)
 
 
 DEFAULT: Final = Geometry()
@@ -72,40 +101,44 @@ DEFAULT: Final = Geometry()
 
 @dataclass(frozen=True)
 class Opened:
-    """A bound socket and its memory; the fds are the holder's."""
+    """The bound socket of each queue, and their memory; the fds are the holder's."""
 
-    socket: socket.socket
+    sockets: list[socket.socket]
     memory: int
     zero_copy: bool
     busy_poll: bool
 
+    def close(self) -> None:
+        """Close all of them."""
+        for made in self.sockets:
+            made.close()
+        os.close(self.memory)
 
-def open_socket(netns_fd: int, ifindex: int, geometry: Geometry, *, busy_poll_us: int, copy: bool = False) -> Opened:
-    """Open a socket on queue 0 of a device; frames come once an XDP program redirects to it."""
-    with inside(netns_fd):
-        made = socket.socket(AF_XDP, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-    memory = -1
+
+def open_sockets(netns_fd: int, ifindex: int, geometry: Geometry, *, busy_poll_us: int, copy: bool = False) -> Opened:
+    """Open sockets on the first queues of a device; frames come once an XDP program redirects to them."""
+    memory = _make_memory(geometry)
+    sockets: list[socket.socket] = []
+    zero_copy = busy = False
     try:
-        memory = _make_memory(geometry)
-        _register(made, memory, geometry)
-        for ring, count in (
-            (FILL_RING, geometry.receive), (RX_RING, geometry.receive),
-            (TX_RING, geometry.transmit), (COMPLETION_RING, geometry.transmit),
-        ):  # fmt: skip
-            made.setsockopt(SOL_XDP, ring, count)
-        _fill(made, geometry)
-        made.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BYTES)
-        with contextlib.suppress(OSError):  # kernels before 6.18 take 32 frames a call
-            made.setsockopt(SOL_XDP, TX_BUDGET, min(TX_FRAMES, geometry.transmit))
-        busy = busy_poll_us > 0 and _set_busy_poll(made, busy_poll_us)
-        zero_copy = _bind(made, ifindex, copy=copy)
-        made.setblocking(False)
+        for queue in range(geometry.queues):
+            with inside(netns_fd):
+                made = socket.socket(AF_XDP, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            sockets.append(made)
+            if queue == 0:
+                _register(made, memory, geometry)
+            _make_rings(made, geometry, queue)
+            busy = busy_poll_us > 0 and _set_busy_poll(made, busy_poll_us)
+            if queue == 0:
+                ways = ([] if copy else [ZERO_COPY | NEED_WAKEUP]) + [COPY | NEED_WAKEUP, COPY]
+                zero_copy = bool(_bind(made, ifindex, queue, ways, 0) & ZERO_COPY)
+            else:  # as the first one
+                _bind(made, ifindex, queue, [SHARED_MEMORY], sockets[0].fileno())
+            made.setblocking(False)
     except BaseException:
-        made.close()
-        if memory >= 0:
-            os.close(memory)
+        Opened(sockets, memory, zero_copy, busy).close()
         raise
-    return Opened(made, memory, zero_copy, busy)
+    return Opened(sockets, memory, zero_copy, busy)
 
 
 def is_bound(made: socket.socket) -> bool:
@@ -128,14 +161,15 @@ class ReceiveView:
     def __init__(self, made: socket.socket, geometry: Geometry) -> None:
         # struct xdp_mmap_offsets begins with the receive ring's; each ring begins with its producer.
         offsets = made.getsockopt(SOL_XDP, MMAP_OFFSETS, 128)
-        self._producer, _consumer, entries, _flags = struct.unpack_from("=4Q", offsets)
+        self._producer, self._consumer, entries, _flags = struct.unpack_from("=4Q", offsets)
         self._memory = mmap.mmap(
             made.fileno(), entries + geometry.receive * DESCRIPTOR, mmap.MAP_SHARED, mmap.PROT_READ
         )  # fmt: skip
 
-    def waiting(self, progress: int) -> bool:
-        """Tell whether more than `progress` frames have been received."""
-        return bool(struct.unpack_from("=I", self._memory, self._producer)[0] != progress & 0xFFFFFFFF)
+    def waiting(self) -> bool:
+        """Tell whether frames have been received that nobody has seen to."""
+        producer, consumer = (struct.unpack_from("=I", self._memory, at)[0] for at in (self._producer, self._consumer))
+        return bool(producer != consumer)
 
     def close(self) -> None:
         """Unmap."""
@@ -160,13 +194,26 @@ def _register(made: socket.socket, memory: int, geometry: Geometry) -> None:
         del first
 
 
-def _fill(made: socket.socket, geometry: Geometry) -> None:
-    """Put all receive frames into the fill ring."""
+def _make_rings(made: socket.socket, geometry: Geometry, queue: int) -> None:
+    sends = queue < geometry.senders
+    made.setsockopt(SOL_XDP, FILL_RING, geometry.receive)
+    made.setsockopt(SOL_XDP, RX_RING, geometry.receive)
+    made.setsockopt(SOL_XDP, COMPLETION_RING, geometry.transmit if sends else 1)  # each queue must have one
+    if sends:
+        made.setsockopt(SOL_XDP, TX_RING, geometry.transmit)
+        made.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BYTES)
+        with contextlib.suppress(OSError):  # kernels before 6.18 take 32 frames a call
+            made.setsockopt(SOL_XDP, TX_BUDGET, min(TX_FRAMES, geometry.transmit))
+    _fill(made, geometry, queue)
+
+
+def _fill(made: socket.socket, geometry: Geometry, queue: int) -> None:
+    """Put all receive frames of a queue into its fill ring."""
     # struct xdp_mmap_offsets: four rings of four offsets; the third is the fill ring.
     producer, _consumer, entries, _flags = struct.unpack("=16Q", made.getsockopt(SOL_XDP, MMAP_OFFSETS, 128))[8:12]
     with mmap.mmap(made.fileno(), entries + geometry.receive * 8, mmap.MAP_SHARED,
                    mmap.PROT_READ | mmap.PROT_WRITE, offset=FILL_OFFSET) as ring:  # fmt: skip
-        begin = geometry.transmit * FRAME
+        begin = geometry.first(queue)
         addresses = range(begin, begin + geometry.receive * FRAME, FRAME)
         struct.pack_into(f"={geometry.receive}Q", ring, entries, *addresses)
         struct.pack_into("=I", ring, producer, geometry.receive)
@@ -183,20 +230,19 @@ def _set_busy_poll(made: socket.socket, microseconds: int) -> bool:
     return True
 
 
-def _bind(made: socket.socket, ifindex: int, *, copy: bool) -> bool:
-    """Bind by the best of the ways that the device has; tell whether that is zero-copy."""
-    ways = ([] if copy else [ZERO_COPY | NEED_WAKEUP]) + [COPY | NEED_WAKEUP, COPY]
+def _bind(made: socket.socket, ifindex: int, queue: int, ways: list[int], shared: int) -> int:
+    """Bind by the first of the ways (flags) that the device has, and tell it; `shared` is whose memory is shared."""
     deadline = time.monotonic() + PATIENCE
     while True:
         for flags in ways:
             try:
-                bind_address(made.fileno(), struct.pack("=HHIII", AF_XDP, flags, ifindex, 0, 0))
+                bind_address(made.fileno(), struct.pack("=HHIII", AF_XDP, flags, ifindex, queue, shared))
             except OSError as error:
                 problem = error
                 if error.errno == errno.EBUSY:
                     break
             else:
-                return bool(flags & ZERO_COPY)
+                return flags
         if problem.errno != errno.EBUSY or time.monotonic() >= deadline:
             raise problem
         time.sleep(0.01)

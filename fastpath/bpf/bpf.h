@@ -55,7 +55,9 @@ struct xdp_md {
 // linux/bpf.h: struct __sk_buff
 struct skb {
 	uint32_t len;
-	uint32_t reserved[4];
+	uint32_t reserved[2];
+	uint32_t queue_mapping; // of the receive queue, plus 1; where it leaves, the kernel takes the transmit queue of that number
+	uint32_t protocol;
 	uint32_t vlan_present;
 	uint32_t reserved2[6];
 	uint32_t cb[5];
@@ -65,7 +67,7 @@ struct skb {
 	uint32_t reserved4[23];
 	uint32_t gso_size;
 };
-_Static_assert(__builtin_offsetof(struct skb, cb) == 48 && __builtin_offsetof(struct skb, data) == 76
+_Static_assert(__builtin_offsetof(struct skb, queue_mapping) == 12 && __builtin_offsetof(struct skb, cb) == 48 && __builtin_offsetof(struct skb, data) == 76
 	&& __builtin_offsetof(struct skb, gso_size) == 176, "as struct __sk_buff");
 
 // Helpers, by their numbers in linux/bpf.h: a call through a constant is what the compiler makes a call to a helper.

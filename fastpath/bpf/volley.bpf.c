@@ -3,12 +3,16 @@
 // Each frame is written over the one that the kernel has made for this run, and a copy of that sent.  The first frame
 // that the device refuses ends it.  The batch may change under us: each length is read once and checked, and all that
 // it can change is which bytes leave.
+//
+// `queue` is the device's transmit queue, plus 1, where what a socket sends leaves by a certain one too; 0: the kernel
+// chooses.
 #include "bpf.h"
 #include "port/volley_batch.h"
 
 struct map SECTION("maps") batch = {MAP_ARRAY, sizeof(uint32_t), sizeof(struct volley_batch), 1, MAP_MMAPABLE};
 
 MAP_VALUE(batch);
+CONSTANT(queue);
 
 SECTION("tc") int volley(struct skb *skb)
 {
@@ -16,6 +20,8 @@ SECTION("tc") int volley(struct skb *skb)
 	uint8_t *entries = (uint8_t *)value_batch + __builtin_offsetof(struct volley_batch, entries);
 	uint32_t ifindex = head->ifindex, count = head->count, at = 0;
 
+	if (VALUE(queue) != 0)
+		skb->queue_mapping = (uint32_t)VALUE(queue);
 	for (uint32_t i = 0; i < VOLLEY_FRAMES; i++) {
 		if (i >= count || at > VOLLEY_LAST)
 			break;

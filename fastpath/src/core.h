@@ -98,6 +98,9 @@ struct core {
 void core_reconcile(struct state_segment *state);
 
 // --- core_watch.c ---
+// A port's fds into the epoll set of its worker, and out of it.
+int watch_begin(int epoll_fd, const struct port *port);
+void watch_end(int epoll_fd, const struct port *port);
 // Frames came in or were sent.
 void watch_passed(struct watch *watch, int epoll_fd, const struct port *port, int frames);
 // About to sleep: all are watched again, or false, where memory is short.  Then look whether frames wait.

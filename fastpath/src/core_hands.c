@@ -95,7 +95,7 @@ static void part_remove(struct worker *worker, uint16_t id)
 	int at = 0;
 	if (port == NULL)
 		return;
-	epoll_ctl(worker->epoll_fd, EPOLL_CTL_DEL, port->fd, NULL);
+	watch_end(worker->epoll_fd, port);
 	watch_forget(&worker->watch, id);
 	port->state->flags = 0;
 	set_served(worker, id, false);
@@ -126,7 +126,6 @@ void core_hands_port(struct core *core, uint16_t id, const struct port_spec *spe
 static int part_add(struct worker *worker, struct core *core, const struct port_spec *spec, const int *fds,
                     int fd_count)
 {
-	struct epoll_event event = { .events = EPOLLIN, .data.u64 = spec->port };
 	struct port_state *state = &core->state->ports[(size_t)worker->number * MAX_PORTS + spec->port];
 	struct port *port;
 	if (worker->ports[spec->port] != NULL)
@@ -134,8 +133,8 @@ static int part_add(struct worker *worker, struct core *core, const struct port_
 	int error = port_open(spec, fds, fd_count, state, &port);
 	if (error < 0)
 		return error;
-	if (epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, port->fd, &event) < 0) {
-		error = -errno;
+	error = watch_begin(worker->epoll_fd, port);
+	if (error < 0) {
 		port->fd_count = 0; // the fds stay the caller's
 		port->ops->close(port);
 		return error;

@@ -199,9 +199,8 @@ int core_port_add(struct core *core, const struct port_spec *spec, const int *fd
 		return error;
 	if (core->observed)
 		error = port_wrap(core, port, &port);
-	struct epoll_event event = { .events = EPOLLIN, .data.u64 = spec->port };
-	if (error == 0 && epoll_ctl(core->epoll_fd, EPOLL_CTL_ADD, port->fd, &event) < 0)
-		error = -errno;
+	if (error == 0)
+		error = watch_begin(core->epoll_fd, port);
 	if (error < 0) {
 		port = trace_unwrap(port);
 		port->fd_count = 0; // the fds stay the caller's
@@ -229,7 +228,7 @@ int core_port_remove(struct core *core, uint16_t id)
 	core_hands_port(core, id, NULL);
 	core_flush(core, id);
 	forward_port(&core->forward, id, NULL);
-	epoll_ctl(core->epoll_fd, EPOLL_CTL_DEL, port->fd, NULL);
+	watch_end(core->epoll_fd, port);
 	watch_forget(&core->watch, id);
 	port->state->flags = 0;
 	core->ports[id] = NULL;
@@ -252,6 +251,8 @@ int core_port_link(struct core *core, uint16_t id, uint32_t link_up, uint32_t mt
 	core_hands_port(core, id, &port->spec);
 	return 0;
 }
+
+_Static_assert((int)PORT_FDS <= (int)SERVER_MAX_FDS, "a port's fds fit one answer");
 
 bool core_port_at(void *user, int n, struct port_spec *spec, int *fds, int *fd_count)
 {

@@ -233,13 +233,13 @@ static uint64_t in_milliseconds(uint64_t deadline, uint64_t now)
 	return deadline <= now ? 0 : least((deadline - now - 1) / MS + 1, SLEEP_MAX_MS) * MS;
 }
 
-// Nanoseconds to sleep at most: whole milliseconds, so that timers meet, but for what BFD waits for.
+// Nanoseconds to sleep at most: whole milliseconds, so that timers meet, but for what BFD and who rests wait for.
 static uint64_t sleep_timeout(struct core *core, uint64_t now)
 {
-	uint64_t deadline = core_deadline(core), bfd = bfd_deadline(core->bfd);
-	if (core->coarse || bfd > deadline)
+	uint64_t deadline = core_deadline(core), exact = least(bfd_deadline(core->bfd), server_deadline_exact(core->server));
+	if (core->coarse || exact > deadline)
 		return in_milliseconds(deadline, now);
-	return bfd <= now ? 0 : least(bfd - now, in_milliseconds(deadline, now));
+	return exact <= now ? 0 : least(exact - now, in_milliseconds(deadline, now));
 }
 
 static int sleep_until(struct core *core, uint64_t timeout, struct epoll_event *events)

@@ -15,6 +15,31 @@ enum {
 	BUSY = 128 // frames since the last sleep: two system calls are little beside them
 };
 
+// The n-th fd of a port that is to be polled.
+static int polled_fd(const struct port *port, int n)
+{
+	return n == 0 ? port->fd : port->fds[port->more_first + n - 1];
+}
+
+int watch_begin(int epoll_fd, const struct port *port)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = port->spec.port };
+	for (int n = 0; n <= port->more_count; n++) {
+		if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, polled_fd(port, n), &event) == 0 || errno == EEXIST)
+			continue;
+		int error = -errno;
+		watch_end(epoll_fd, port);
+		return error;
+	}
+	return 0;
+}
+
+void watch_end(int epoll_fd, const struct port *port)
+{
+	for (int n = 0; n <= port->more_count; n++)
+		epoll_ctl(epoll_fd, EPOLL_CTL_DEL, polled_fd(port, n), NULL);
+}
+
 void watch_passed(struct watch *watch, int epoll_fd, const struct port *port, int frames)
 {
 	uint16_t id = port->spec.port;
@@ -22,14 +47,10 @@ void watch_passed(struct watch *watch, int epoll_fd, const struct port *port, in
 	if ((watch->out[id / 64] & bit) != 0 || port->spec.driver == DRIVER_LINK)
 		return; // a link's peer rings only while we sleep
 	watch->passed[id] += (uint32_t)frames;
-	if (watch->passed[id] >= BUSY && epoll_ctl(epoll_fd, EPOLL_CTL_DEL, port->fd, NULL) == 0)
-		watch->out[id / 64] |= bit;
-}
-
-static bool watch_again(int epoll_fd, const struct port *port)
-{
-	struct epoll_event event = { .events = EPOLLIN, .data.u64 = port->spec.port };
-	return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, port->fd, &event) == 0 || errno == EEXIST;
+	if (watch->passed[id] < BUSY)
+		return;
+	watch_end(epoll_fd, port);
+	watch->out[id / 64] |= bit;
 }
 
 bool watch_all(struct watch *watch, int epoll_fd, struct port *const *ports, const uint16_t *ids, int count)
@@ -41,7 +62,7 @@ bool watch_all(struct watch *watch, int epoll_fd, struct port *const *ports, con
 		watch->passed[ids[i]] = 0;
 		if ((*word & bit) == 0)
 			continue;
-		if (watch_again(epoll_fd, ports[ids[i]]))
+		if (watch_begin(epoll_fd, ports[ids[i]]) == 0)
 			*word &= ~bit;
 		else
 			all = false;

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from manager.cli.main import Request
 
 _COUNTS: Final = ("bytes_sent", "bytes_received", "tx_packets", "rx_packets")
+_BOOKED: Final = ("opens", "accepts", "rests", "memory")
 _Key = tuple[str, str | None, int | None]  # identity, name, pid
 
 
@@ -31,7 +32,7 @@ def apps(request: Request) -> list[dict[str, Any]]:
     for router, state in _states(request):
         known = accounts.accounts(state)
         for account in known.values():
-            _add(books.setdefault(account["identity"], {"opens": 0, "accepts": 0, "memory": 0, "denials": {}}), account)
+            _add(books.setdefault(account["identity"], dict.fromkeys(_BOOKED, 0) | {"denials": {}}), account)
         for key, kind, entry in _held(state, known):
             row = found.setdefault(key, _empty(key))
             row["routers"][router] = row["routers"].get(router, 0) + 1
@@ -78,7 +79,7 @@ def _empty(key: _Key) -> dict[str, Any]:
 
 
 def _add(book: dict[str, Any], account: dict[str, Any]) -> None:
-    for name in ("opens", "accepts", "memory"):
+    for name in _BOOKED:
         book[name] += account[name]
     for denial, count in account["denials"].items():
         book["denials"][denial] = book["denials"].get(denial, 0) + count

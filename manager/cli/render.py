@@ -99,6 +99,7 @@ def interfaces(data: list[dict[str, Any]]) -> str:
     for interface in data:
         if interface.get("mode"):
             text += f"\n{interface['name']}: {', '.join(interface['mode'])}"
+            text += f", {interface['queues']} queues" if interface.get("queues", 1) > 1 else ""
             counted = [f"{name} {count}" for name, count in interface["rings"].items() if count]
             text += f" (rings: {', '.join(counted)})" if counted else ""
     for interface in data:

@@ -85,12 +85,23 @@ def interfaces(request: Request) -> list[dict[str, Any]]:
     recorded = router.get("interfaces") or {}
     lost = _unsent(router) if any(interface.get("offload") for interface in recorded.values()) else {}
     with open_segments(request.run_dir, request["router"]) as (tables, state):
-        ports = {port["port"]: port for port in stats.ports(state) if port["worker"] == 0}
+        ports = _ports(state)
         return [
             _interface(entry, ports.get(entry.port), recorded.get(entry.name, {}), state)
             | ({"device_drops": lost[device]} if (device := recorded.get(entry.name, {}).get("device")) in lost else {})
             for entry in published.published(tables)
         ]
+
+
+def _ports(state: Segment) -> dict[int, dict[str, Any]]:
+    """Give the ports by number, with what the rings of all workers have counted."""
+    found: dict[int, dict[str, Any]] = {}
+    for part in stats.ports(state):
+        port = found.setdefault(part["port"], part)
+        if port is not part and port["generation"] == part["generation"]:
+            port["rx_kernel_drops"] += part["rx_kernel_drops"]
+            port["rings"] = {name: count + part["rings"][name] for name, count in port["rings"].items()}
+    return found
 
 
 def _interface(
@@ -114,6 +125,7 @@ def _interface(
         copied = [] if "zero-copy" in port["mode"] else ["copy"]
         found["mode"] = [*port["mode"][:1], *copied, *port["mode"][1:]]
         found["rings"] = {"rx_dropped": port["rx_kernel_drops"], **port["rings"]}
+        found["queues"] = recorded.get("queues", 1)
     if recorded.get("offload"):
         found["offload"] = recorded["offload"]
         found["offload_kind"] = recorded["offload_kind"]

@@ -95,12 +95,18 @@ class Marks:
         return None
 
 
-def files(conf_dir: Path) -> Iterator[Path]:
-    """Give the YAML files of a directory, or the one that is named itself."""
+def files(conf_dir: Path, errors: list[ConfigError]) -> Iterator[Path]:
+    """Give the YAML files of a directory, or the one that is named itself; a folder that cannot be read is an error."""
     if conf_dir.is_file():
         yield conf_dir
         return
-    for folder, names, found in os.walk(conf_dir):
+
+    def failed(error: OSError) -> None:
+        """What is in there is not gone from the configuration for that."""
+        if not isinstance(error, FileNotFoundError):
+            errors.append(ConfigError(str(error.filename), 0, 0, f"cannot be read: {error.strerror}"))
+
+    for folder, names, found in os.walk(conf_dir, onerror=failed):
         names[:] = sorted(name for name in names if not name.startswith("."))
         if Path(folder) == conf_dir and "secrets" in names:
             names.remove("secrets")
@@ -111,10 +117,14 @@ def merge(conf_dir: Path, *additions: Path) -> tuple[Marks, list[ConfigError]]:
     """Read all files of `conf_dir` and join them; directories in `additions` may be missing or empty."""
     marks = Marks(Node({}, Mark(str(conf_dir), 0, 0)))
     errors: list[ConfigError] = []
-    secrets = (conf_dir.parent if conf_dir.is_file() else conf_dir) / "secrets"
-    if not conf_dir.exists():
-        return marks, [ConfigError(str(conf_dir), 0, 0, "no such file or directory")]
-    for path in [*sorted(files(conf_dir)), *(path for directory in additions for path in sorted(files(directory)))]:
+    try:
+        secrets = (conf_dir.parent if conf_dir.is_file() else conf_dir) / "secrets"
+        if not conf_dir.exists():
+            return marks, [ConfigError(str(conf_dir), 0, 0, "no such file or directory")]
+        named = [path for directory in (conf_dir, *additions) for path in sorted(files(directory, errors))]
+    except OSError as error:  # a folder above it
+        return marks, [ConfigError(str(conf_dir), 0, 0, f"cannot be read: {error.strerror}")]
+    for path in named:
         source = read(path, secrets)
         marks.sources[source.file] = source
         errors += source.errors

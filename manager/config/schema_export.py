@@ -53,7 +53,8 @@ files are joined: a router may be spread over several of them, but a key may be 
 the schema, not by YAML: `mac: 10:20:30:40:50:10` is a MAC address, and `no` is a word.
 
 `vr check` reads the files and prints every error with its place, `vr plan` shows what would change, `vr apply`
-changes it. `conf/schema.json` is the same schema for editors.
+changes it. `conf/schema.json` is the same schema for editors. What cannot be read, a file or a folder, is an error:
+the configuration that runs stays.
 
 *Impact* is what a change disturbs: `none`, `live` (in place), `soft` (routes are announced again), `session` (a
 protocol session is reset), `link` (the interface goes down and comes back), `vr-restart`, `box`; each includes those

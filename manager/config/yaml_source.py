@@ -100,12 +100,21 @@ def read(path: Path, secrets: Path) -> Source:
     """Read one file.  Never raises for what the file holds."""
     source = Source(str(path))
     try:
-        with path.open("rb") as stream:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), "rb") as stream:
+            if not _holds_all(os.fstat(stream.fileno())):
+                source.errors.append(ConfigError(source.file, 0, 0, "cannot be read: not a file"))
+                return source
             data = stream.read(MAX_FILE_SIZE + 1)
     except OSError as error:
         source.errors.append(ConfigError(source.file, 0, 0, f"cannot be read: {error.strerror}"))
         return source
     return parse(data, source, secrets)
+
+
+def _holds_all(status: os.stat_result) -> bool:
+    """Tell whether all that will ever be read is there: a pipe would have the manager wait for its writer."""
+    # A link to /dev/null masks a file.
+    return stat.S_ISREG(status.st_mode) or (stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3))
 
 
 def parse(data: bytes, source: Source, secrets: Path) -> Source:

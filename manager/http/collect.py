@@ -219,8 +219,12 @@ def _apps(families: Families, vr: str, state: Segment) -> None:
         text = "Time that the forwarder spent on a request of an app."
         families.add_timings("rsock_call_seconds", text, spent, vr=vr, op=op)
     denied: collections.Counter[str] = collections.Counter()
+    rests = 0
     for account in accounts(state).values():
         denied.update(account["denials"])
+        rests += account["rests"]
+    text = "Times that an identity took more than its share of the forwarder, and had to wait."
+    families.add("rsock_rests", "counter", text, rests, vr=vr)
     for reason, number in sorted(denied.items()):
         families.add("rsock_denied", "counter", "Requests of apps that were denied.", number, vr=vr, reason=reason)
 

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 #include "sys.h"
 
 #undef res_query
@@ -324,9 +325,18 @@ RESOLVER(res_nsearch);
 
 typedef FILE *open_file(const char *path, const char *mode);
 
-// The router's file stands for the host's, which is taken where the router's cannot be had, as in a chroot.
+// Servers for whom somebody else accepts have a connection there, which is no place for our lines.
+static bool stderr_is_plain(void)
+{
+	struct handle handle;
+	return sys_int_option(STDERR_FILENO, SOL_SOCKET, SO_DOMAIN, AF_UNIX) == AF_UNIX && !handle_peek(STDERR_FILENO, &handle);
+}
+
+// The router's file stands for the host's, which is taken where the router's cannot be had, as in a chroot; that is
+// told once.
 static FILE *open_as(open_file *next, const char *path, const char *mode)
 {
+	static bool told;
 	char own[CLIENT_RUN_DIR + RSOCK_VR_NAME + 32];
 	bool asked = path != NULL && strcmp(path, "/etc/resolv.conf") == 0 && router() != NULL;
 	if (next == NULL) {
@@ -338,6 +348,10 @@ static FILE *open_as(open_file *next, const char *path, const char *mode)
 		FILE *file = next(own, mode);
 		if (file != NULL)
 			return file;
+		file = next(path, mode);
+		if (file != NULL && stderr_is_plain() && !__atomic_exchange_n(&told, true, __ATOMIC_RELAXED))
+			trace(0, "%s names no servers here: those of this system's /etc/resolv.conf are asked", router());
+		return file;
 	}
 	return next(path, mode);
 }

@@ -2,6 +2,9 @@
 
 Two neighbors announce the same prefixes; a thread looks at the group that packets follow while the table hears of
 the failure.  The routes themselves are judged afterwards, which takes as long as it takes.  Nothing here needs root.
+
+Static routes with two hops and a backup stand for those of all protocols whose routes lie in the RIB: there the clock
+runs from the moment that control hears of a link, or of BFD, to the store that moves the last group.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from fastpath import routes
 from fastpath.segment import KIND_TABLES, Segment, create
 from fastpath.tables import TableWriter
 from tests.bench.verdict import Verdict
+from tests.unit import test_hop_groups as static
 from vrouter.net.address import parse_address
 from vrouter.rib.bgp_table import Afi, FamilySettings, Identity, PeerKind, PeerSettings
 from vrouter.rib.route import Hop, HopKind
@@ -27,6 +31,7 @@ from vrouter.wire.bgp.attributes import Segment as PathSegment
 from vrouter.wire.bgp.message import frame
 
 COUNTS: Final = (1, 1000, 100_000, 1_000_000)
+RIB_COUNTS: Final = (1, 100, 10_000)
 RUNS: Final = 3
 GOAL_FLIP: Final = 1.0  # ms, however many routes there are
 PER_MESSAGE: Final = 700
@@ -146,4 +151,50 @@ def test_a_failure_flips_groups_however_many_routes_there_are() -> None:
         verdict.at_most(f"{count:>9,} routes, the neighbor fails", by_neighbor, GOAL_FLIP, "ms")
         print(f"    all judged and written {settled:.1f} ms after the way failed; second table {second:.1f} ms")
         print(f"    {size:,.0f} bytes of BGP's table")
+    assert not verdict.missed, verdict.missed
+
+
+def flipped(vr: static.Vr, fail: Callable[[], None]) -> tuple[float, float]:
+    """Give the milliseconds from a failure until the last group is moved, and until all routes are written."""
+    moved = [0.0]
+    move = vr.spy.group_set
+
+    def note(*arguments: Any) -> None:
+        move(*arguments)
+        moved[0] = time.monotonic()
+
+    vr.spy.group_set = note
+    begin = time.monotonic()
+    fail()
+    end = time.monotonic()
+    vr.spy.group_set = move
+    return (moved[0] - begin) * 1e3, (end - begin) * 1e3
+
+
+def rib_once(count: int) -> tuple[float, ...]:
+    """Let a link fail, and, once it is back, a neighbor."""
+    vr = static.Vr()
+    try:
+        hops = (static.hop(1, watched=True), static.hop(2), static.hop(3, preference=9))
+        vr.configure(*hops, count=count)
+        vr.bfd("10.0.1.2", up=True)
+        by_link = flipped(vr, lambda: vr.link(2, up=False))
+        assert vr.ways(count - 1) == ["10.0.1.2"]
+        vr.link(2, up=True)
+        by_neighbor = flipped(vr, lambda: vr.bfd("10.0.1.2", up=False))
+        assert vr.ways(count - 1) == ["10.0.2.2"]
+        return *by_link, *by_neighbor
+    finally:
+        vr.close()
+
+
+def test_routes_of_the_rib_move_as_fast() -> None:
+    """The median of some runs of each."""
+    verdict = Verdict()
+    for count in RIB_COUNTS:
+        runs = [rib_once(count) for _ in range(RUNS)]
+        link, judged, neighbor, again = (statistics.median(values) for values in zip(*runs, strict=True))
+        verdict.at_most(f"{count:>9,} static routes, a link fails", link, GOAL_FLIP, "ms")
+        verdict.at_most(f"{count:>9,} static routes, BFD fails", neighbor, GOAL_FLIP, "ms")
+        print(f"    all judged and written after {judged:.1f} and {again:.1f} ms")
     assert not verdict.missed, verdict.missed

@@ -12,11 +12,12 @@ import os
 import shutil
 import statistics
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from forwarding import Figures, Setting, compare
+from forwarding import Figures, Setting, compare, standing
 from full_table import FullTable
 from lab import Lab
 from routers import ROUTERS
@@ -46,6 +47,8 @@ GOALS: Final = {
 }
 OFFLOAD_GOALS: Final = {False: 2.5, True: 3.0}  # with the full table
 LOSSLESS_GOAL: Final = 0.9  # of the peak
+FLOOD: Final = 6_000_000  # packets a second, more than any of the rows passes
+ECHO_LOSS: Final = 1.0  # percent
 LINK_GOAL: Final = 20.0  # Mpps
 LINK_SECONDS: Final = "2"
 ROUND_TRIP_GOAL, BUSY_ROUND_TRIP_GOAL = 50.0, 20.0  # microseconds
@@ -106,12 +109,39 @@ def test_offload(table: FullTable, full: bool) -> None:
 @TWO_CORES
 @pytest.mark.parametrize("row", ["af-packet", "af-xdp"])
 def test_nothing_is_lost_below_the_peak(row: str) -> None:
-    figures = compare([row], Setting(), None, ROUNDS, loss=True)[row]
+    """The kernel receives on the generator's core.
+
+    On one core for all, a veth's queue of 256 frames runs over in each time slice of another thread of that core
+    (0.2 ms of 3): the kernel itself then passes a third of its peak without loss.
+    """
+    figures = compare([row], Setting(cores=2), None, ROUNDS, loss=True)[row]
     verdict = Verdict()
     share = figures.share
     print()
     verdict.at_least(f"{row}: no loss up to", share, LOSSLESS_GOAL, "of the peak")
     assert not verdict.missed, "; ".join(verdict.missed)
+
+
+@TWO_CORES
+@pytest.mark.parametrize("row", ["kernel", "af-packet", "af-xdp"])
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_flood_above_capacity_leaves_the_other_port_alone(row: str, cores: int) -> None:
+    """The router answers echo requests that come by a port without the flood."""
+    with standing([row], Setting(cores=cores), None) as (flooded,):
+        flooded.router.wake()
+        line = flooded.router.line
+        source = line.source()
+        source.offer(FLOOD)
+        try:
+            begin, before = time.monotonic(), line.received()
+            words = ("ping", "-q", "-n", "-i", "0.01", "-c", "200", "-W", "1", "10.0.1.1")
+            text = subprocess.run(line.sink.command(*words), capture_output=True, check=False, text=True).stdout
+            rate = (line.received() - before) / (time.monotonic() - begin)
+        finally:
+            source.offer(0)
+    lost, average = float(text.partition("received, ")[2].partition("%")[0]), text.rpartition("=")[2].split("/")[1]
+    print(f"\n  {row}, cores: {cores}: {rate / 1e6:.2f} of {FLOOD / 1e6:.0f} Mpps pass; echo {average} ms")
+    assert lost <= ECHO_LOSS
 
 
 @TWO_CORES

@@ -3,7 +3,9 @@
 Two apps ask and are answered by hosts behind two routers, 500 times a second each, while a third one, which may use one
 of the routers, does to its forwarder and to the broker what it can (tests/netns/hostile_app.py), on one processor.  By
 turns with each attack the same is measured with nobody else about, and beside a program that only takes that processor,
-which an attacker can do without any router.
+which an attacker can do without any router: what the scheduler makes of that, on two processors up to a whole slice of
+the program, is no cost of ours, and is told beside the strict ratio, which alone is held against the goal.  Many short
+turns, since the machine has modes of speed.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(100)]
 
 ATTACKS: Final = ("flood", "opens", "streams", "bombs", "halves", "forgeries")
-TURNS: Final = 3
-SECONDS: Final = 1.5
+TURNS: Final = 7
+SECONDS: Final = 0.6
 GOAL: Final = 2.0
 CEILING: Final = 50.0
 

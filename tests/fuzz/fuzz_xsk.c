@@ -51,11 +51,9 @@ static void ring_free(struct xsk_ring *ring)
 static void receive(struct input *input)
 {
 	struct xsk_receiver receiver = { 0 };
-	uint32_t progress;
 	ring_new(&receiver.rx, input, sizeof(struct xdp_desc));
 	ring_new(&receiver.fill, input, sizeof(uint64_t));
-	take(input, &progress, sizeof(progress));
-	if (xsk_receiver_resume(&receiver, progress) == 0) {
+	if (xsk_receiver_resume(&receiver) == 0) {
 		for (int step = 0; step < STEPS && input->left > 0; step++) {
 			uint32_t waiting = xsk_receiver_waiting(&receiver);
 			if (waiting > SIZE)
@@ -119,7 +117,7 @@ static void transmit(struct input *input)
 {
 	uint64_t *sent = calloc(SIZE, sizeof(*sent));
 	uint32_t *frames = calloc(SIZE, sizeof(*frames));
-	struct xsk_sender sender = { .sent = sent, .free = frames };
+	struct xsk_sender sender = { .sent = sent, .free = frames, .first = 2 };
 	if (sent == NULL || frames == NULL)
 		abort();
 	ring_new(&sender.tx, input, sizeof(struct xdp_desc));

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 FRR_PROGRAMS: Final = Path("/usr/lib/frr")
 OPENBGPD_HOME: Final = Path("/run/openbgpd")
 ZEBRA_NETLINK_BUFFER: Final = 90_000_000
-START: Final = 15.0
+START: Final = 60.0
 _counter: Final = itertools.count()
 AnyPeer = TypeVar("AnyPeer", bound="Peer")
 
 
-def eventually(check: Callable[[], Any], timeout: float = 15.0, what: str = "", interval: float = 0.1) -> Any:
+def eventually(check: Callable[[], Any], timeout: float = 30.0, what: str = "", interval: float = 0.1) -> Any:
     """Poll until `check` gives something true, and give that.
 
     What a check raises because an answer is not there yet (KeyError, IndexError, AssertionError, ...) counts as

@@ -108,7 +108,7 @@ class RoutingLab(Lab):
         own = {key.replace("_", "-"): value for key, value in keys.items()}
         self.router(router)["interfaces"][name] = {"device": device, "addresses": list(addresses), **own}
 
-    def start(self, timeout: float = 20.0, *, wait: bool = True) -> None:
+    def start(self, timeout: float = 60.0, *, wait: bool = True) -> None:
         """Write the configuration, and start the manager."""
         self.configure(self.routers, **self.top)
         super().start(timeout, wait=wait)

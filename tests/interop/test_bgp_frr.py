@@ -76,8 +76,8 @@ class World:
     def up(self) -> None:
         for address in (V4, V6):
             eventually(partial(self.established, address), 30, f"{address} is up")
-        eventually(lambda: self.paths("10.1.0.0/24"), 10, "FRR has the route of IPv4")
-        eventually(lambda: self.host.ping("10.255.0.2"), 10, "the host reaches FRR")
+        eventually(lambda: self.paths("10.1.0.0/24"), 30, "FRR has the route of IPv4")
+        eventually(lambda: self.host.ping("10.255.0.2"), 30, "the host reaches FRR")
 
     def established(self, address: str) -> bool:
         return bool(self.peer(address)["bgpState"] == "Established")
@@ -107,9 +107,9 @@ def test_routes_of_both_families_go_both_ways(world: World) -> None:
     (path,) = world.paths("10.1.0.0/24")
     assert path["aspath"]["string"] == "65001"
     assert path["nexthops"][0]["ip"] == "10.99.1.1"
-    (path,) = eventually(lambda: world.paths("fd01::/64"), 10, "FRR has the route of IPv6")
+    (path,) = eventually(lambda: world.paths("fd01::/64"), 30, "FRR has the route of IPv6")
     assert {hop["scope"] for hop in path["nexthops"]} == {"global", "link-local"}
-    eventually(lambda: world.host.ping("10.254.0.2"), 5, "packets follow")
+    eventually(lambda: world.host.ping("10.254.0.2"), 30, "packets follow")
     assert world.lab["frr"].ping("10.1.0.2")
 
 
@@ -134,7 +134,7 @@ def test_live_and_soft_changes_keep_the_session(world: World) -> None:
     mine["weight"] = 7
     world.lab.apply()
     eventually(
-        lambda: world.peer()["messageStats"]["routeRefreshRecv"] > refreshes, 5, "FRR is asked for its routes again"
+        lambda: world.peer()["messageStats"]["routeRefreshRecv"] > refreshes, 30, "FRR is asked for its routes again"
     )
     world.lab.top["policy"] = {
         "route-policies": ALL["route-policies"] | {"told": [{"then": {"add-community": "65001:7", "accept": True}}]}
@@ -142,21 +142,21 @@ def test_live_and_soft_changes_keep_the_session(world: World) -> None:
     mine["export"] = "told"
     world.lab.apply()
     eventually(
-        lambda: world.paths("10.1.0.0/24")[0].get("community", {}).get("string") == "65001:7", 5, "the community"
+        lambda: world.paths("10.1.0.0/24")[0].get("community", {}).get("string") == "65001:7", 30, "the community"
     )
     world.bgp["networks"].append("10.7.0.0/16")
     world.lab.apply()
-    eventually(lambda: world.paths("10.7.0.0/16"), 5, "another network")
+    eventually(lambda: world.paths("10.7.0.0/16"), 30, "another network")
     world.bgp["networks"].remove("10.7.0.0/16")
     world.lab.apply()
-    eventually(lambda: not world.paths("10.7.0.0/16"), 5, "no other network")
+    eventually(lambda: not world.paths("10.7.0.0/16"), 30, "no other network")
     assert world.drops() == drops
 
 
 def test_a_refresh_that_frr_asks_for_is_answered(world: World) -> None:
     before = world.peer()["messageStats"]["updatesRecv"]
     world.frr.show("clear bgp ipv4 unicast 10.99.1.1 soft in")
-    eventually(lambda: world.peer()["messageStats"]["updatesRecv"] > before, 5, "the routes come again")
+    eventually(lambda: world.peer()["messageStats"]["updatesRecv"] > before, 30, "the routes come again")
 
 
 @pytest.mark.parametrize("role", ["control", "forwarder"])
@@ -185,8 +185,8 @@ def test_max_prefixes_end_the_session(world: World) -> None:
 def test_a_shutdown_is_told_with_its_text(world: World) -> None:
     world.bgp["neighbors"][V4] |= {"shutdown": True, "shutdown-message": "new fibre"}
     world.lab.apply()
-    eventually(lambda: "new fibre" in str(world.peer()), 10, "FRR shows the text")
-    eventually(lambda: not world.paths("10.1.0.0/24"), 5, "the routes are gone at once")
+    eventually(lambda: "new fibre" in str(world.peer()), 30, "FRR shows the text")
+    eventually(lambda: not world.paths("10.1.0.0/24"), 30, "the routes are gone at once")
     world.bgp["neighbors"][V4]["shutdown"] = False
     world.lab.apply()
     world.up()

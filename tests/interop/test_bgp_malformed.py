@@ -35,7 +35,7 @@ class Speaker:
 
     def __init__(self, lab: RoutingLab) -> None:
         self.socket = lab["speaker"].socket(socket.AF_INET, socket.SOCK_STREAM)
-        self.socket.settimeout(5)
+        self.socket.settimeout(30)
         try:
             self.socket.connect(("10.99.1.1", 179))
             self.socket.sendall(OPEN + KEEPALIVE)
@@ -89,8 +89,8 @@ def prefixes(lab: RoutingLab) -> set[str]:
 def greeted(lab: RoutingLab) -> Speaker:
     """A speaker with a session, once the router takes one again."""
     eventually(lambda: state(lab) == "active", 20, "red waits for the speaker")
-    speaker: Speaker = eventually(lambda: _speaker(lab), 10, "a connection")
-    eventually(lambda: state(lab) == "established", 10, "a session")
+    speaker: Speaker = eventually(lambda: _speaker(lab), 30, "a connection")
+    eventually(lambda: state(lab) == "established", 30, "a session")
     return speaker
 
 
@@ -106,12 +106,15 @@ def test_malformed_attributes_withdraw_and_end_nothing_else(lab: RoutingLab) -> 
     with greeted(lab) as speaker:
         for attribute in WITHDRAW:
             speaker.update(b"".join(map(bytes.fromhex, GOOD.values())), "100a05 100a06")
-            eventually(lambda: prefixes(lab) == both, 5, "two routes")
+            eventually(lambda: prefixes(lab) == both, 30, "two routes")
             spoil(speaker, attribute)
-            eventually(lambda: prefixes(lab) == {"10.6.0.0/16"}, 5, f"one route, after {attribute}")
+            eventually(lambda: prefixes(lab) == {"10.6.0.0/16"}, 30, f"one route, after {attribute}")
         spoil(speaker, "c0630401020304")  # unknown, optional, transitive
-        eventually(lambda: prefixes(lab) == both, 5, "two routes")
+        eventually(lambda: prefixes(lab) == both, 30, "two routes")
         assert state(lab) == "established"
+        (told,) = lab.show("bgp neighbor", "red")  # its counters have got as far as the command line
+        withdrawn = told["counters"]["malformed"]["withdrawn"]
+        assert withdrawn.keys() >= {"origin", "as-path", "communities", "large-communities"}
 
 
 @pytest.mark.parametrize(("attribute", "told"), [("40630401020304", "0302"), ("900e00050001010000", "0309")])
@@ -119,7 +122,7 @@ def test_what_cannot_be_read_ends_the_session(attribute: str, told: str, lab: Ro
     with greeted(lab) as speaker:
         spoil(speaker, attribute)
         assert speaker.hears(3)[:2].hex() == told
-        eventually(lambda: not prefixes(lab), 5, "no route")
+        eventually(lambda: not prefixes(lab), 30, "no route")
 
 
 def _speaker(lab: RoutingLab) -> Speaker:

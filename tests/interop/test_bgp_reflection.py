@@ -96,28 +96,28 @@ def world() -> Iterator[World]:
 
 
 def test_routes_of_clients_are_reflected_with_their_origin(world: World) -> None:
-    eventually(lambda: FRR_ROUTE in world.bird.show("show route protocol red"), 15, "BIRD has FRR's route")
+    eventually(lambda: FRR_ROUTE in world.bird.show("show route protocol red"), 30, "BIRD has FRR's route")
     told = world.bird.show(f"show route for {FRR_ROUTE} protocol red all")
     assert "BGP.originator_id: 10.0.0.2" in told
     assert "BGP.cluster_list: 10.0.0.77" in told
-    eventually(lambda: world.path(BIRD_ROUTE), 15, "FRR has BIRD's route")
+    eventually(lambda: world.path(BIRD_ROUTE), 30, "FRR has BIRD's route")
     path = world.path(BIRD_ROUTE)
     assert path["originatorId"] == "10.0.0.3"
     assert path["clusterList"]["list"] == ["10.0.0.77"]
 
 
 def test_what_is_our_own_has_no_cluster(world: World) -> None:
-    eventually(lambda: world.path("10.1.0.0/24"), 15, "FRR has red's network")
+    eventually(lambda: world.path("10.1.0.0/24"), 30, "FRR has red's network")
     path = world.path("10.1.0.0/24")
     assert "clusterList" not in path
     assert "originatorId" not in path
 
 
 def test_ipv4_goes_by_ipv6_next_hops(world: World) -> None:
-    eventually(lambda: world.path("10.1.0.0/24", "fd99::1"), 15, "FRR has red's network")
+    eventually(lambda: world.path("10.1.0.0/24", "fd99::1"), 30, "FRR has red's network")
     hops = [hop for hop in world.path("10.1.0.0/24", "fd99::1")["nexthops"] if hop["afi"] == "ipv6"]
     assert hops[0]["ip"] == "fd99::1"
-    eventually(lambda: world.lab.show("route", "red", "10.254.0.2")["nexthops"], 10, "red has FRR's route")
+    eventually(lambda: world.lab.show("route", "red", "10.254.0.2")["nexthops"], 30, "red has FRR's route")
     (hop,) = world.lab.show("route", "red", "10.254.0.2")["nexthops"]
     assert hop["via"] == "fd99::2"
-    eventually(lambda: world.host.ping("10.254.0.2"), 10, "the host reaches FRR by a next hop of the other family")
+    eventually(lambda: world.host.ping("10.254.0.2"), 30, "the host reaches FRR by a next hop of the other family")

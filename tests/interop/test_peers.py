@@ -89,8 +89,8 @@ def received(frr: Frr) -> int:
 def with_bird(far: Namespace, peers: Peers) -> None:
     """BIRD has the session and FRR's route."""
     bird = peers.run(Bird(far, BIRD))
-    eventually(lambda: bird.established("b"), 15, "BIRD has the session")
-    eventually(lambda: "10.255.0.1/32" in bird.show("show route protocol b"), 10, "BIRD has the route")
+    eventually(lambda: bird.established("b"), 30, "BIRD has the session")
+    eventually(lambda: "10.255.0.1/32" in bird.show("show route protocol b"), 30, "BIRD has the route")
 
 
 def with_gobgp(far: Namespace, peers: Peers) -> None:
@@ -98,14 +98,14 @@ def with_gobgp(far: Namespace, peers: Peers) -> None:
     gobgp = peers.run(GoBgp(far, GOBGP))
     gobgp.show("global rib add 203.0.113.0/24")
     eventually(lambda: gobgp.established("10.99.1.1"), 25, "GoBGP has the session")
-    eventually(lambda: gobgp.json("global rib")["10.255.0.1/32"], 10, "GoBGP has the route")
+    eventually(lambda: gobgp.json("global rib")["10.255.0.1/32"], 30, "GoBGP has the route")
 
 
 def with_openbgpd(far: Namespace, peers: Peers) -> None:
     """OpenBGPD has the session and FRR's route."""
     openbgpd = peers.run(OpenBgpd(far, OPENBGPD))
     eventually(lambda: openbgpd.established("10.99.1.1"), 25, "OpenBGPD has the session")
-    eventually(lambda: "10.255.0.1/32" in openbgpd.show("show rib in"), 10, "OpenBGPD has the route")
+    eventually(lambda: "10.255.0.1/32" in openbgpd.show("show rib in"), 30, "OpenBGPD has the route")
 
 
 def with_exabgp(far: Namespace, peers: Peers) -> None:
@@ -113,7 +113,7 @@ def with_exabgp(far: Namespace, peers: Peers) -> None:
     exabgp = peers.run(ExaBgp(far, EXABGP))
     eventually(lambda: exabgp.established("10.99.1.1"), 25, "ExaBGP has the session")
     exabgp.command("announce route 203.0.113.0/24 next-hop self med 7")
-    eventually(lambda: "10.255.0.1/32" in str(exabgp.updates()), 10, "ExaBGP has the route")
+    eventually(lambda: "10.255.0.1/32" in str(exabgp.updates()), 30, "ExaBGP has the route")
 
 
 @pytest.mark.parametrize("other", [with_bird, with_gobgp, with_openbgpd, with_exabgp])
@@ -122,8 +122,8 @@ def test_frr_speaks(other: Callable[[Namespace, Peers], None], bare_lab: Lab, pe
     near, far = two_ends(bare_lab)
     frr = peers.run(Frr(near, FRR))
     other(far, peers)
-    assert frr.established("10.99.1.2")
-    eventually(lambda: received(frr) == 1, 10, "FRR has the other's route")
+    eventually(lambda: frr.established("10.99.1.2"), 30, "FRR has the session")
+    eventually(lambda: received(frr) == 1, 30, "FRR has the other's route")
 
 
 def test_nothing_is_left(bare_lab: Lab) -> None:
@@ -157,5 +157,5 @@ def test_routing_lab() -> None:
         lab.start()
         lab.router("blue", static={"10.1.0.0/24": {"via": "10.2.0.1"}})
         assert not lab.apply()["empty"]
-        assert lab["host-1"].ping("10.2.0.3")
+        eventually(lambda: lab["host-1"].ping("10.2.0.3"), 30, "the other host answers")
         assert "10.1.0.0/24" in str(lab.show("routes", "blue"))

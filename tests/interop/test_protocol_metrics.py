@@ -66,16 +66,16 @@ def test_bgp_and_ospf(lab: tuple[RoutingLab, Frr]) -> None:
         samples = scrape(world.run_dir)
         assert value(samples, "vr_bgp_prefixes", peer="10.99.1.2", afi="ipv4", kind="accepted") == 1
         assert value(samples, "vr_routes", vr="red", protocol="bgp", afi="ipv4", state="installed") == 1
+        assert value(samples, "vr_ospf_neighbors", vr="red", area="0.0.0.0", state="full") == 1
         return samples
 
-    samples = eventually(told, 10, "the prefix is counted and installed")
+    samples = eventually(told, 30, "the prefix is counted and installed, and the neighbor full at our end too")
     assert value(samples, "vr_bgp_peer_state", vr="red", peer="10.99.1.2", asn="65002", afi="ipv4") == 6
     assert 0 <= value(samples, "vr_bgp_peer_uptime_seconds", peer="10.99.1.2") < 60
-    assert value(samples, "vr_ospf_neighbors", vr="red", area="0.0.0.0", state="full") == 1
     assert value(samples, "vr_bgp_messages_total", peer="10.99.1.2", type="open", dir="received") >= 1
     frr.kill("bgpd")
 
     def down() -> bool:
         return value(scrape(world.run_dir), "vr_bgp_peer_state", peer="10.99.1.2") != 6
 
-    eventually(down, 10, "the session is told to be down")
+    eventually(down, 30, "the session is told to be down")

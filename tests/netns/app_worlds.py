@@ -40,7 +40,7 @@ KINDS = {
     "echo6": (socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6),
     "raw": (socket.AF_INET, socket.SOCK_RAW, 253),
 }
-TIMEOUT = 5.0
+TIMEOUT = 20.0
 
 
 class App:

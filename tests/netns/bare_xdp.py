@@ -18,27 +18,32 @@ SMALL: Final = xsk.Geometry(receive=256, transmit=256)
 
 
 class XdpSide(Side):
-    """One link of the router: the veth pair, its socket and the memory of its frames, its interface."""
+    """One link of the router: the veth pair, its sockets and the memory of their frames, its interface.
+
+    A geometry of several queues makes a veth of as many.
+    """
 
     busy_poll_us = 0
 
     def open(self, netns: int, device: str) -> None:
         """Open the socket, and have the device's frames come to it."""
         del device
-        opened = xsk.open_socket(netns, self.ifindex, self.geometry, busy_poll_us=self.busy_poll_us)
-        self.ring, self.frames = opened.socket, opened.memory
+        opened = xsk.open_sockets(netns, self.ifindex, self.geometry, busy_poll_us=self.busy_poll_us)
+        self.sockets, self.ring, self.frames = opened.sockets, opened.sockets[0], opened.memory
         with self._program() as program, Netlink(netns) as netlink:
             self.mode = xdp.attach_best(netlink, self.ifindex, program.fd)
         offsets = struct.unpack("=16Q", self.ring.getsockopt(xsk.SOL_XDP, xsk.MMAP_OFFSETS, 128))
         self._rx, self._tx, self._fill = offsets[:4], offsets[4:8], offsets[8:12]
-        self.rx_map = mmap.mmap(self.ring.fileno(), self._rx[2] + self.geometry.receive * 16)
+        self.rx_maps = [mmap.mmap(made.fileno(), self._rx[2] + self.geometry.receive * 16) for made in self.sockets]
+        self.rx_map = self.rx_maps[0]
         self.fill_map = mmap.mmap(
             self.ring.fileno(), self._fill[2] + self.geometry.receive * 8, offset=xsk.FILL_OFFSET
         )  # fmt: skip
 
     def _program(self) -> bpf_objects.Program:
-        program = bpf_objects.load("redirect", entries={"sockets": 1})
-        bpf_objects.set_element(program.maps["sockets"], 0, struct.pack("=I", self.ring.fileno()))
+        program = bpf_objects.load("redirect", entries={"sockets": self.geometry.queues})
+        for queue, made in enumerate(self.sockets):
+            bpf_objects.set_element(program.maps["sockets"], queue, struct.pack("=I", made.fileno()))
         return program
 
     def switch(self, mode: xdp.Mode) -> None:
@@ -53,8 +58,8 @@ class XdpSide(Side):
 
     @property
     def fds(self) -> list[int]:
-        """Give the socket and the memory."""
-        return [self.ring.fileno(), self.frames]
+        """Give the sockets and the memory."""
+        return [self.ring.fileno(), self.frames, *(made.fileno() for made in self.sockets[1:])]
 
     def spec(self, generation: int) -> Any:
         """Give the struct port_spec."""
@@ -66,17 +71,14 @@ class XdpSide(Side):
         ffi.buffer(spec.mac)[:] = self.router_mac
         return spec
 
-    def received(self) -> tuple[int, int]:
-        """Give producer and consumer of the receive ring."""
-        return (
-            struct.unpack_from("=I", self.rx_map, self._rx[0])[0],
-            struct.unpack_from("=I", self.rx_map, self._rx[1])[0],
-        )
+    def received(self) -> list[int]:
+        """Count the frames that each queue ever received."""
+        return [struct.unpack_from("=I", mapped, self._rx[0])[0] for mapped in self.rx_maps]
 
     def filled(self) -> int:
         """Count the frames that wait for a forwarder."""
-        producer, consumer = self.received()
-        return producer - consumer
+        taken: list[int] = [struct.unpack_from("=I", mapped, self._rx[1])[0] for mapped in self.rx_maps]
+        return sum(self.received()) - sum(taken)
 
     def give_back(self, frame: int) -> None:
         """Put the frame of one place of the receive ring into the fill ring, as a release does."""
@@ -91,8 +93,10 @@ class XdpSide(Side):
 
     def close(self) -> None:
         """Close everything and remove the namespace."""
-        self.rx_map.close()
-        self.fill_map.close()
+        for mapped in (*self.rx_maps, self.fill_map):
+            mapped.close()
+        for made in self.sockets[1:]:
+            made.close()
         os.close(self.frames)
         self.memory = self.rx_map
         super().close()

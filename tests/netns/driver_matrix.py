@@ -27,7 +27,7 @@ from manager.cli.client import Manager
 from vrouter.api.messages import ManagerOp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 BATCH: Final = 64  # BATCH_SIZE: a successor may repeat one
 NETS: Final = {"source": ("10.0.0", "2001:db8:a"), "sink": ("10.0.1", "2001:db8:b")}
@@ -96,6 +96,7 @@ class Matrix:
 
     driver: ClassVar[str]
     legs: ClassVar[type[Legs]] = Legs
+    dataplane: ClassVar[Mapping[str, Any]] = {}  # what else the router is configured to be
     shown: ClassVar[str] = ""  # as `vr show interfaces` has it; by default the driver with underlines
     loss: ClassVar[int] = 0
     repeats: ClassVar[int] = BATCH
@@ -113,7 +114,7 @@ class Matrix:
                 legs.make(name)
                 mtu = {"mtu": SMALL_MTU} if name == "sink" else {}
                 interfaces[name] = legs.interface(name) | {"addresses": [f"{net}.1/24", f"{net6}::1/64"]} | mtu
-            made.configure({"red": {"interfaces": interfaces}})
+            made.configure({"red": {"dataplane": dict(cls.dataplane), "interfaces": interfaces}})
             made.start()
             for name in NETS:
                 dress(made.namespaces[name], name)
@@ -144,7 +145,7 @@ class Matrix:
     @staticmethod
     def all_answered(source: Namespace, size: str, address: str) -> None:
         """Have five pings answered, at the second try where a busy machine has lost one: who cannot, cannot."""
-        wait_until(lambda: answered(ping(source, "-c", "5", "-s", size, address), 5), f"{size} bytes, {address}", 5)
+        wait_until(lambda: answered(ping(source, "-c", "5", "-s", size, address), 5), f"{size} bytes, {address}")
 
     @pytest.mark.parametrize("address", ["10.0.1.2", "2001:db8:b::2"])
     def test_neighbors_are_resolved_again(self, lab: Lab, address: str) -> None:

@@ -76,7 +76,7 @@ class World(Lab):
         return execute(self.command(*words, **options))
 
 
-def execute(command: list[str], timeout: float = 20.0) -> subprocess.CompletedProcess[str]:
+def execute(command: list[str], timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
     """Run a command with its output captured."""
     environment = project_environment()
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
@@ -129,6 +129,6 @@ def no_sockets(lab: Lab, name: str) -> bool:
 
 def check_nothing_left(lab: Lab) -> None:
     """Sockets and supervisors have gone with their programs."""
-    wait_until(lambda: not supervisors(lab), "all supervisors have ended", 5)
+    wait_until(lambda: not supervisors(lab), "all supervisors have ended")
     for name in WORLDS:
-        wait_until(partial(no_sockets, lab, name), f"no socket is left in {name}", 5)
+        wait_until(partial(no_sockets, lab, name), f"no socket is left in {name}")

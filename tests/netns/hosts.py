@@ -262,7 +262,7 @@ class Trace:
             return next((life for life in self._lives if wanted(life)), None)
 
         try:
-            life: dict[str, Any] = wait_until(found, "the packet is traced", 5)
+            life: dict[str, Any] = wait_until(found, "the packet is traced")
         except LabError as error:
             raise LabError(f"{error}; but: {self._lives[-20:]}") from None
         return life

@@ -50,8 +50,11 @@ class LabError(AssertionError):
     """Something did not happen in time, or something was left behind."""
 
 
-def wait_until(true: Callable[[], Any], what: str, timeout: float = 10.0, interval: float = 0.01) -> Any:
-    """Poll until `true` gives something true, and give that; raises LabError at the deadline."""
+def wait_until(true: Callable[[], Any], what: str, timeout: float = 30.0, interval: float = 0.01) -> Any:
+    """Poll until `true` gives something true, and give that; raises LabError at the deadline.
+
+    The deadline says that it will never be; how fast something is is for tests that run alone.
+    """
     deadline = time.monotonic() + timeout
     while True:
         value = true()
@@ -237,7 +240,7 @@ class Wire:
             if address[2] != socket.PACKET_OUTGOING:
                 yield _with_tag(frame, control)
 
-    def expect(self, wanted: Callable[[bytes], bool], timeout: float = 2.0, what: str = "a frame") -> bytes:
+    def expect(self, wanted: Callable[[bytes], bool], timeout: float = 20.0, what: str = "a frame") -> bytes:
         """Give the first frame that is wanted."""
         for frame in self.frames(timeout):
             if wanted(frame):
@@ -314,7 +317,7 @@ class Lab:
         near.ip("link", "add", name, "type", "veth", "peer", "name", far_name, "netns", far.name)
         if far_mac is not None:
             far.ip("link", "set", far_name, "address", far_mac)
-        near.ip("link", "set", name, "up")
+        near.ip("link", "set", name, "up", check=False)  # a router that awaits it may have taken it by now
         far.ip("link", "set", far_name, "up")
         if far_address is not None:
             far.address(far_name, far_address)
@@ -341,7 +344,7 @@ class Lab:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def start(self, timeout: float = 20.0, *, wait: bool = True) -> None:
+    def start(self, timeout: float = 60.0, *, wait: bool = True) -> None:
         """Start the daemon; wait until all its routers are up."""
         command = program(ANABRANCH, "run", "--conf", str(self.conf_dir), "--run-dir", str(self.run_dir))
         with self.log_path.open("ab") as log:
@@ -380,7 +383,7 @@ class Lab:
                     self._seen_inodes.add(os.fstat(held.fileno()).st_ino)
                     self._seen_netns.add(name)
 
-    def stop(self, timeout: float = 15.0) -> None:
+    def stop(self, timeout: float = 30.0) -> None:
         """End the daemon as an operator would; it must end well."""
         assert self.daemon is not None
         with contextlib.suppress(LabError):
@@ -440,7 +443,7 @@ class Lab:
         found: dict[str, Any] = next(i for i in self.vr("show", "interfaces", router) if i["name"] == name)
         return found
 
-    def wait_state(self, router: str, state: str, timeout: float = 10.0) -> dict[str, Any]:
+    def wait_state(self, router: str, state: str, timeout: float = 30.0) -> dict[str, Any]:
         """Wait until a router is in a state."""
         found: dict[str, Any] = wait_until(
             lambda: next((r for r in self.vr("show", "routers") if r["name"] == router and r["state"] == state), None),
@@ -490,7 +493,7 @@ class Lab:
             if not namespace.path.exists():  # a test has deleted it: its number may be a stranger's by now
                 self._seen_inodes.discard(inode)
         with contextlib.suppress(LabError):
-            wait_until(lambda: not processes_in(self._seen_inodes), "no process is left in our namespaces", 2.0)
+            wait_until(lambda: not processes_in(self._seen_inodes), "no process is left in our namespaces", 10.0)
         left = processes_in(self._seen_inodes)
         if left:
             problems.append(f"processes left: {[_title(pid) for pid in left]}")

@@ -83,7 +83,7 @@ def test_an_offload_that_is_gone_from_the_files_is_taken_off(lab: Lab) -> None:
     lab.configure(red())
     lab.start()
     assert lab.router("red")["pids"] == before
-    wait_until(lambda: not programs(lab), "the programs are gone", 5)
+    wait_until(lambda: not programs(lab), "the programs are gone")
     wait_path(lab)
 
 
@@ -98,7 +98,7 @@ def test_a_tap_of_a_router_that_is_begun_anew(lab: Lab) -> None:
     routers["red"]["interfaces"]["sink"]["driver"] = "af-packet-v3"
     lab.configure(routers)
     lab.start()
-    wait_until(lambda: lab.interface("red", "tap")["state"] == "up", "the device is made again", 5)
+    wait_until(lambda: lab.interface("red", "tap")["state"] == "up", "the device is made again")
     wait_path(lab)
 
 
@@ -113,6 +113,6 @@ def test_what_is_configured_during_a_restart_is_there_after_it(lab: Lab) -> None
         lab.configure({"red": {"interfaces": some, "dataplane": {"workers": 2}}})
         assert lab.daemon is not None
         lab.daemon.send_signal(signal.SIGHUP)
-        wait_until(partial(applied, lab, number), "it is applied", 5, 0.001)
+        wait_until(partial(applied, lab, number), "it is applied", interval=0.001)
     wait_path(lab)
     assert lab.router("red")["pids"]["forwarder"] != before

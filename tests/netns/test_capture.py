@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.root]
 
 EXTCAP: Final = "manager.cli.extcap:main"
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +59,23 @@ class Capture:
         with file.open("wb") as output:
             self._process = lab.helper(command, stdout=output, stderr=subprocess.PIPE)
 
-    def until(self, where: str, *fields: str) -> list[list[str]]:
-        """Stir until frames match, then stop; give fields of them as tshark reads them."""
+    def until(self, where: str, *fields: str, also: tuple[str, ...] = ()) -> list[list[str]]:
+        """Stir until frames match, then stop; give fields of them as tshark reads them.  Others are awaited `also`."""
 
         def found() -> list[list[str]]:
             stir(self._lab)
             if self._process.poll() is not None:
                 assert self._process.stderr is not None
                 raise LabError(f"it has ended: {self._process.stderr.read().decode()}")
+            if not all(read(self._file, other, "frame.number") for other in also):
+                return []
             return read(self._file, where, *fields)
 
         try:
             return wait_until(found, f"frames where {where}", PATIENCE, interval=0.2)  # type: ignore[no-any-return]
         finally:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(10)
+            self._process.wait(30)
 
 
 def read(file: Path, where: str, *fields: str) -> list[list[str]]:
@@ -95,7 +97,9 @@ NO_ROUTE: Final = "udp.dstport == 5002"
 
 def test_a_capture_names_interfaces_and_reasons(lab: Lab, tmp_path: Path) -> None:
     capture = Capture(lab, vr_capture(lab, "all"), tmp_path / "all.pcapng")
-    found = capture.until(NO_ROUTE, "frame.interface_name", "frame.comment", "frame.packet_flags_direction", "ip.dst")
+    both = tuple(f'udp.dstport == 5001 && frame.interface_name == "{name}"' for name in ("lan", "wan"))
+    fields = ("frame.interface_name", "frame.comment", "frame.packet_flags_direction", "ip.dst")
+    found = capture.until(NO_ROUTE, *fields, also=both)
     assert found[0] == ["lan", "dropped: no_route", "0x00000001", "192.0.2.1"]
     forwarded = read(tmp_path / "all.pcapng", "udp.dstport == 5001", "frame.interface_name", "frame.comment")
     assert ["lan", ""] in forwarded
@@ -179,10 +183,10 @@ def test_tshark_lists_each_interface_and_the_drops(lab: Lab, extcap: dict[str, s
     ],
 )
 def test_tshark_captures(lab: Lab, extcap: dict[str, str], interface: str, words: list[str], expected: str) -> None:
-    command = tshark("-l", "-n", "-i", interface, *words, "-c", "2", "-T", "fields", "-e", "udp.dstport")
+    command = tshark("-l", "-n", "-i", interface, *words, "-c", "6", "-T", "fields", "-e", "udp.dstport")
     process = subprocess.Popen(command, env=extcap, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        wait_until(lambda: ended(lab, process), "two frames", PATIENCE, interval=0.2)
+        wait_until(lambda: ended(lab, process), "six frames", PATIENCE, interval=0.2)
     finally:
         process.terminate()
         output, errors = process.communicate(timeout=10)

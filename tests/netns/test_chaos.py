@@ -28,6 +28,7 @@ RATE: Final = 20_000
 BATCH: Final = 64  # BATCH_SIZE: a successor may repeat one
 ROUNDS: Final = int(os.environ.get("CHAOS_ROUNDS", "20"))
 SECONDS: Final = 1.0
+LONGEST: Final = 30.0  # that a fault takes
 MANAGER_ROUNDS, MANAGER_SECONDS = 4, 4.0
 FORWARDER_BACK: Final = 0.050
 CONTROL_BACK: Final = 0.250
@@ -60,16 +61,19 @@ class Pair:
     def under_traffic(
         self, fault: Callable[[], None], seconds: float = SECONDS
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Run a fault in the middle of a stream through each VR; give what the two counted."""
+        """Run a fault in the middle of a stream through each VR, which outlasts it; give what the two counted."""
         streams = {}
         for tag, name in enumerate(("red", "blue"), start=1):
             source, sink = self.hosts[name]
-            stream = Stream(self.lab, (source, "eth0"), (sink, "eth0"), tag, RATE, int(RATE * seconds))
+            stream = Stream(self.lab, (source, "eth0"), (sink, "eth0"), tag, RATE, int(RATE * (seconds + LONGEST)))
             stream.start(self.lab.interface(name, "in")["mac"], "10.0.0.2", "10.0.1.2")
             streams[name] = stream
         time.sleep(seconds / 3)  # the middle of the traffic, not a wait for anything
         fault()
-        assert all(stream.sending for stream in streams.values()), "the fault outlasted the traffic"
+        time.sleep(seconds / 3)
+        for stream in streams.values():
+            assert stream.sending, "the fault outlasted the traffic"
+            stream.stop()
         return streams["red"].result(30), streams["blue"].result(30)
 
     def pid(self, role: str) -> int:
@@ -113,7 +117,7 @@ def hit(pair: Pair, role: str, number: int) -> Callable[[], None]:
     def fault() -> None:
         old = pair.pid(role)
         os.kill(old, number)
-        wait_until(new_pid(pair, role, old), f"another {role}", 5)
+        wait_until(new_pid(pair, role, old), f"another {role}")
 
     return fault
 
@@ -146,7 +150,7 @@ def test_control_dies(pair: Pair) -> None:
             old = pair.pid("control")
             os.kill(old, signal.SIGKILL)
             begin = time.monotonic()
-            wait_until(new_pid(pair, "control", old), "another control", 5, interval=0.002)
+            wait_until(new_pid(pair, "control", old), "another control", interval=0.002)
             back.append(time.monotonic() - begin)
             seen.append(pair.lab.vr("show", "fib", "red"))  # noqa: B023
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hosts import check_laws
 from lab import VR, Lab, Namespace, program, project_environment, wait_until
 
 from tests.conftest import require_program
@@ -80,10 +81,26 @@ def test_show_routers(lab: Lab) -> None:
     assert subprocess.run(["ip", "netns", "exec", red["netns"], "true"], check=False).returncode == 0
 
 
+def at_rest(interfaces: dict[str, Any]) -> dict[str, Any] | None:
+    """Give them where the law of what came in holds on each: no frame was on its way while they were read."""
+    for interface in interfaces.values():
+        c = interface["counters"]
+        taken = c["forwarded_packets"] + c["punt_packets"] + sum(c["drops"].values()) + c["held_packets"]
+        if c["rx_packets"] != taken:
+            return None
+    return interfaces
+
+
 def test_show_interfaces_and_their_laws(lab: Lab, h1: Namespace) -> None:
     assert h1.ping("198.51.100.2", count=3)
     h1.ping("203.0.113.1", wait=0.2)
-    interfaces = {interface["name"]: interface for interface in lab.vr("show", "interfaces", "red")}
+
+    def shown() -> dict[str, Any]:
+        return {interface["name"]: interface for interface in lab.vr("show", "interfaces", "red")}
+
+    wait_until(lambda: shown()["lan"]["counters"]["drops"].get("blackhole"), "it was dropped")
+    check_laws(lab, "red")
+    interfaces = wait_until(lambda: at_rest(shown()), "the laws hold in one answer too")
     assert set(interfaces) == {"lo", "lan", "wan"}
     lan = interfaces["lan"]
     assert {"name", "device", "driver", "state", "mtu", "mac", "addresses", "counters"} <= set(lan)
@@ -91,10 +108,6 @@ def test_show_interfaces_and_their_laws(lab: Lab, h1: Namespace) -> None:
     assert {"10.0.0.1/24", "2001:db8:a::1/64"} <= set(lan["addresses"])
     assert set(lan["counters"]) >= COUNTERS
     assert lan["counters"]["drops"]["blackhole"] >= 1
-    for interface in interfaces.values():
-        c = interface["counters"]
-        taken = c["forwarded_packets"] + c["punt_packets"] + sum(c["drops"].values()) + c["held_packets"]
-        assert c["rx_packets"] == taken, interface
     drops = lab.vr("show", "drops", "red")
     assert any(drop["reason"] == "blackhole" and drop["interface"] == "lan" for drop in drops)
 
@@ -204,7 +217,7 @@ def _background(lab: Lab, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def _until_it_ends(process: subprocess.Popen[str], stir: Any, seconds: float = 10.0) -> list[dict[str, Any]]:
+def _until_it_ends(process: subprocess.Popen[str], stir: Any, seconds: float = 60.0) -> list[dict[str, Any]]:
     """Make traffic until the command has seen enough; give its JSON lines."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
@@ -268,14 +281,16 @@ def test_show_sockets(lab: Lab) -> None:
         assert app["lives"]
         assert app["opens"] >= 1
         assert not app["denials"]
-        assert app in lab.vr("show", "apps")
+        # What it has in flight comes and goes.
+        others = [row | {"memory": app["memory"]} for row in lab.vr("show", "apps")]
+        assert app in others
         assert str(ping.pid) in lab.vr_run("show", "apps").stdout
         (opened,) = (row for row in lab.vr("show", "calls", "red") if row["call"] == "open")
         assert opened["count"] == app["opens"]
         assert 0 < opened["p50_us"] <= opened["p99_us"]
     finally:
         ping.send_signal(signal.SIGINT)
-        out, _ = ping.communicate(timeout=5)
+        out, _ = ping.communicate(timeout=30)
     assert json.loads(out)["received"] >= 1
     wait_until(lambda: not lab.vr("show", "sockets", "red"), "the socket has gone")
 
@@ -327,6 +342,7 @@ def _children_cpu() -> float:
     return used.children_user + used.children_system
 
 
+@pytest.mark.quiet
 def test_a_cold_show_is_quick(lab: Lab) -> None:
     """In seconds of CPU: what else the machine does is not our business.  The best of some, of both commands."""
     wall, cpu = [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -22,7 +23,7 @@ from manager.namespaces import name_for
 pytestmark = pytest.mark.root
 
 TABLE_SECONDS = 3.0
-END_SECONDS = 15.0
+END_SECONDS = 60.0
 
 
 class Demo:
@@ -62,7 +63,7 @@ class Demo:
             return words in self.text
 
         try:
-            wait_until(there, words, 30)
+            wait_until(there, words, 60)
         except AssertionError:
             print(self.text)
             raise
@@ -78,7 +79,7 @@ class Demo:
     def wait_route(self, router: str, address: str) -> None:
         """Wait for what another router announces."""
         command = program(VR, "--run-dir", str(self.run_dir), "explain", "route", router, address)
-        wait_until(lambda: run(*command, check=False).returncode == 0, f"{router} knows a route to {address}", 20, 0.2)
+        wait_until(lambda: run(*command, check=False).returncode == 0, f"{router} knows a route to {address}", 60, 0.2)
 
     def end(self) -> int:
         self.process.send_signal(signal.SIGINT)
@@ -103,15 +104,17 @@ def demo() -> Iterator[Demo]:
     run_dir = Path(f"/tmp/anabranch-demo-{os.getpid()}")
     before = _state(run_dir)
     started = Demo(run_dir)
-    try:
-        started.wait("Ctrl-C ends it")
-        inodes = {(Path("/run/netns") / name).stat().st_ino for name in _state(run_dir)[0]}
-        yield started
-    finally:
-        code = started.end()
-    assert code == 0, started.text
-    assert _state(run_dir) == before
-    assert processes_in(inodes) == []
+    with contextlib.ExitStack() as held:
+        try:
+            started.wait("Ctrl-C ends it")
+            # Held open: the number of a namespace that has gone would soon be a stranger's.
+            spaces = [held.enter_context((Path("/run/netns") / name).open("rb")) for name in _state(run_dir)[0]]
+            yield started
+        finally:
+            code = started.end()
+        assert code == 0, started.text
+        assert _state(run_dir) == before
+        assert processes_in({os.fstat(space.fileno()).st_ino for space in spaces}) == []
     assert not run_dir.exists() or not list(run_dir.iterdir())
     if run_dir.exists():
         run_dir.rmdir()
@@ -127,7 +130,7 @@ def test_three_worlds_give_three_answers(demo: Demo) -> None:
     }
     for world in answers:
         assert demo.row(world)[1] == "http://10.0.0.2/"
-        assert 0 < float(demo.row(world)[3].removesuffix(" ms")) < 1000
+        assert 0 < float(demo.row(world)[3].removesuffix(" ms")) < 10_000
 
 
 @pytest.mark.quiet

@@ -89,7 +89,7 @@ def test_a_file_is_played_into_the_network_and_another_gets_the_answers(lab: Lab
     with sink.socket(2, 2) as receiver:
         receiver.setsockopt(1, 33, 8 * MIB)
         receiver.bind(("10.0.1.2", 2000))
-        receiver.settimeout(5)
+        receiver.settimeout(30)
         lab.configure({"red": {"interfaces": lab.mixed | {"file": files}}})  # type: ignore[attr-defined]
         lab.vr("apply")
         numbers = [struct.unpack(">I", receiver.recv(64))[0] for _ in range(FRAMES)]

@@ -93,11 +93,11 @@ def test_routes_are_learnt_over_the_routers_own_sockets(lab: Lab) -> None:
 
 def test_a_control_that_dies_leaves_all_routes_and_learns_them_again(lab: Lab) -> None:
     os.kill(lab.router("red")["pids"]["control"], signal.SIGKILL)
-    wait_until(lambda: lab.router("red")["restarts"] >= 1 and lab.router("red")["state"] == "up", "a new control", 10)
+    wait_until(lambda: lab.router("red")["restarts"] >= 1 and lab.router("red")["state"] == "up", "a new control")
     for _ in range(20):
         assert learnt(lab) == ROUTES
     wait_until(lambda: session(lab), "a session", 30)
-    wait_until(lambda: {it["name"] for it in lab.vr("show", "protocols", "red")} == {"bgp", "rip"}, "protocols", 10)
+    wait_until(lambda: {it["name"] for it in lab.vr("show", "protocols", "red")} == {"bgp", "rip"}, "protocols")
     assert learnt(lab) == ROUTES
 
 
@@ -105,7 +105,7 @@ def test_a_forwarder_that_dies_ends_streams_alone(lab: Lab) -> None:
     wait_until(lambda: session(lab), "a session", 30)
     before = {it["name"]: it["age"] for it in lab.vr("show", "protocols", "red")}
     os.kill(lab.router("red")["pids"]["forwarder"], signal.SIGKILL)
-    wait_until(lambda: lab.router("red")["state"] == "up", "a new forwarder", 10)
+    wait_until(lambda: lab.router("red")["state"] == "up", "a new forwarder")
     wait_until(lambda: session(lab), "another session", 40)
     wait_until(lambda: learnt(lab) == ROUTES, "both routes", 30)
     after = {it["name"]: it for it in lab.vr("show", "protocols", "red")}
@@ -135,8 +135,8 @@ def test_a_protocol_that_is_taken_away_takes_its_routes_and_sockets_along(lab: L
     del less["red"]["bgp"]
     lab.configure(less)
     lab.vr("apply")
-    wait_until(lambda: learnt(lab) == {"203.0.113.0/24": "rip"}, "no route of BGP", 10)
-    wait_until(lambda: "bgp" not in {it["app"] for it in lab.vr("show", "sockets", "red")}, "no socket of BGP", 10)
+    wait_until(lambda: learnt(lab) == {"203.0.113.0/24": "rip"}, "no route of BGP")
+    wait_until(lambda: "bgp" not in {it["app"] for it in lab.vr("show", "sockets", "red")}, "no socket of BGP")
     assert {it["name"] for it in lab.vr("show", "protocols", "red")} == {"rip"}
     lab.configure(config())
     lab.vr("apply")
@@ -146,7 +146,7 @@ def test_a_protocol_that_is_taken_away_takes_its_routes_and_sockets_along(lab: L
 def test_a_router_that_is_stopped_says_goodbye(lab: Lab) -> None:
     wait_until(lambda: session(lab), "a session", 40)
     lab.vr("router", "stop", "blue")
-    wait_until(lambda: learnt(lab) == {}, "no routes: BGP's session has ended, RIP's are poisoned", 10)
+    wait_until(lambda: learnt(lab) == {}, "no routes: BGP's session has ended, RIP's are poisoned")
     lab.vr("router", "start", "blue")
     wait_until(lambda: learnt(lab) == ROUTES, "both routes", 40)
 
@@ -157,6 +157,6 @@ def test_a_question_to_a_control_that_hangs_is_answered(lab: Lab) -> None:
     begin = time.monotonic()
     done = lab.vr_run("show", "protocols", "red")
     assert done.returncode == 0 or "has gone" in done.stdout or "is down" in done.stdout
-    assert time.monotonic() - begin < 8
-    wait_until(lambda: lab.router("red")["pids"]["control"] not in (None, control), "another control", 10)
+    assert time.monotonic() - begin < 20
+    wait_until(lambda: lab.router("red")["pids"]["control"] not in (None, control), "another control")
     wait_until(lambda: learnt(lab) == ROUTES, "both routes", 40)

@@ -29,13 +29,13 @@ ASK: Final = """
 import json, socket, sys
 kind, address, port, text = sys.argv[1:]
 if kind == "tcp":
-    with socket.create_connection((address, int(port)), timeout=5) as s:
+    with socket.create_connection((address, int(port)), timeout=20) as s:
         s.sendall(text.encode())
         s.shutdown(socket.SHUT_WR)
         print(json.dumps({"answer": s.makefile().read(), "from": s.getsockname()[1]}))
 else:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.settimeout(5)
+        s.settimeout(20)
         s.sendto(text.encode(), (address, int(port)))
         data, peer = s.recvfrom(100)
         print(json.dumps({"answer": data.decode(), "from": peer[1]}))
@@ -70,7 +70,7 @@ def ask(place: Namespace, kind: str, text: str) -> subprocess.Popen[str]:
 
 
 def answer(asker: subprocess.Popen[str]) -> str:
-    out, _ = asker.communicate(timeout=10)
+    out, _ = asker.communicate(timeout=40)
     return str(json.loads(out)["answer"])
 
 
@@ -91,7 +91,7 @@ def test_a_listener_in_all_routers(worlds: Lab, context: rsock.Context) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("", PORT))
         listener.listen()
-        listener.settimeout(10)
+        listener.settimeout(30)
         assert listener.routers == ["blue", "red"]
         assert not select.select([listener], [], [], 0)[0]
         askers = {name: ask(worlds.namespaces[name], "tcp", "hello") for name in ("red", "blue")}
@@ -110,8 +110,8 @@ def test_a_router_that_comes_and_goes(worlds: Lab, context: rsock.Context) -> No
         rsock.socket(socket.AF_INET, socket.SOCK_DGRAM, vr="*", ctx=context) as datagrams,
     ):
         datagrams.bind(("", PORT))
-        listener.settimeout(10)
-        datagrams.settimeout(10)
+        listener.settimeout(30)
+        datagrams.settimeout(30)
         worlds.configure({"green": router("green")}, file="green.yaml")
         worlds.vr_run("apply")
         wait_until(lambda: "green" in listener.routers and "green" in datagrams.routers, "they are in green")
@@ -139,7 +139,7 @@ def serve(worlds: Lab, name: str, listener: rsock.socket, datagrams: rsock.socke
 
 def test_datagrams_tell_and_choose_the_router(worlds: Lab, context: rsock.Context) -> None:
     with rsock.socket(socket.AF_INET, socket.SOCK_DGRAM, vr="red,blue", ctx=context) as sock:
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.bind(("", PORT))
         for name in ("red", "blue"):
             asker = ask(worlds.namespaces[name], "udp", "hi")
@@ -161,7 +161,7 @@ def test_a_port_that_is_taken_is_a_conflict(worlds: Lab, context: rsock.Context,
     with contextlib.ExitStack() as stack:
         taker = stack.enter_context(rsock.create_server(("", PORT), vr="red", ctx=context))
         listener = stack.enter_context(rsock.create_server(("", PORT), vr="*", ctx=context))
-        listener.settimeout(10)
+        listener.settimeout(30)
         assert listener.routers == ["blue"]
         assert listener.conflicts["red"].errno == errno.EADDRINUSE
         assert [record.vr for record in caplog.records if getattr(record, "event", "") == "listen-conflict"] == ["red"]
@@ -178,7 +178,7 @@ def test_a_port_that_is_taken_is_a_conflict(worlds: Lab, context: rsock.Context,
 
 def test_one_port_everywhere_and_the_kernel_too(context: rsock.Context) -> None:
     with rsock.create_server(("127.0.0.1", 0), vr="kernel,red", ctx=context) as listener:
-        listener.settimeout(10)
+        listener.settimeout(30)
         port = listener.getsockname()[1]
         assert port > 0
         assert "kernel" in listener.routers
@@ -191,7 +191,7 @@ def test_one_port_everywhere_and_the_kernel_too(context: rsock.Context) -> None:
 def test_children_have_a_set_of_their_own(worlds: Lab, context: rsock.Context) -> None:
     """A child of fork serves, and what it does to its set is nothing to its parent's."""
     with rsock.create_server(("", PORT), vr="*", ctx=context) as listener:
-        listener.settimeout(10)
+        listener.settimeout(30)
         child = os.fork()
         if child == 0:
             status = 1

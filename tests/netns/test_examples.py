@@ -110,7 +110,7 @@ def test_the_prober_sees_each_world(prober: Lab, where: str) -> None:
     assert echo["probe_success"] == 1 or where == "kernel"  # whose ping_group_range may not hold this user
     refused = probe(prober, "tcp_connect", f"{where}/10.0.0.2:81")
     assert refused["probe_success"] == 0
-    assert refused["probe_duration_seconds"] < 1
+    assert refused["probe_duration_seconds"] < 5  # it waits for nothing
     banner = probe(prober, "ssh_banner", f"{where}/10.0.0.2:80")
     assert banner["probe_success"] == 0
 
@@ -158,12 +158,12 @@ acct = {port + 1}
     return worlds
 
 
-def ask(lab: Lab, name: str, lines: str, kind: str = "auth", secret: str | None = None) -> str:
+def ask(lab: Lab, name: str, lines: str, kind: str = "auth", secret: str | None = None, patience: int = 20) -> str:
     """Ask the router's address by radclient, which checks the answer's signatures."""
     port = 1812 if kind == "auth" else 1813
-    words = lab.namespaces[name].command("radclient", "-x", "-r", "1", "-t", "2", f"10.0.0.1:{port}", kind)
+    words = lab.namespaces[name].command("radclient", "-x", "-r", "1", "-t", str(patience), f"10.0.0.1:{port}", kind)
     done = subprocess.run(
-        [*words, secret or SECRETS[name]], input=lines, capture_output=True, text=True, timeout=20, check=False
+        [*words, secret or SECRETS[name]], input=lines, capture_output=True, text=True, timeout=60, check=False
     )
     return done.stdout + done.stderr
 
@@ -186,8 +186,8 @@ def test_each_router_has_its_own_servers(proxy: Lab, name: str) -> None:
 def test_what_is_not_signed_is_refused_where_the_file_says_so(proxy: Lab) -> None:
     unsigned = 'User-Name = "alice", User-Password = "x"'
     assert "Received Access-Reject" in ask(proxy, "blue", unsigned)
-    assert "No reply" in ask(proxy, "red", unsigned)
-    assert "No reply" in ask(proxy, "blue", unsigned + ", Message-Authenticator = 0", secret="guessed")
+    assert "No reply" in ask(proxy, "red", unsigned, patience=2)
+    assert "No reply" in ask(proxy, "blue", unsigned + ", Message-Authenticator = 0", secret="guessed", patience=2)
 
 
 def test_junk_harms_nobody(proxy: Lab) -> None:

@@ -178,7 +178,7 @@ def test_a_device_that_is_made_again_is_coupled_again(lab: Lab) -> None:
     host.ip("link", "delete", "eth0")
     wait_until(lambda: lab.interface("red", "lan")["state"] != "up", "the interface is down")
     lab.veth("port", None, host, "eth0", far_address="10.0.0.2/24")
-    wait_until(lambda: host.ping("10.0.0.1", wait=0.2), "the new device works", 5)
+    wait_until(lambda: host.ping("10.0.0.1", wait=0.2), "the new device works")
     assert lab.router("red")["pids"] == pids
 
 
@@ -191,7 +191,7 @@ def test_link_state_follows_the_carrier(lab: Lab) -> None:
     wait_until(lambda: lab.interface("red", "lan")["state"] == "down", "the interface is down")
     host.ip("link", "set", "eth0", "up")
     wait_until(lambda: lab.interface("red", "lan")["state"] == "up", "the interface is up")
-    wait_until(lambda: host.ping("10.0.0.1", wait=0.2), "it works again", 5)
+    wait_until(lambda: host.ping("10.0.0.1", wait=0.2), "it works again")
 
 
 def test_two_devices_of_one_name_from_two_namespaces(lab: Lab) -> None:
@@ -221,7 +221,7 @@ def frames_of(namespace: Namespace, device: str) -> Iterator[socket.socket]:
     with namespace.entered():
         tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         tap.bind((device, 3))
-    tap.settimeout(2)
+    tap.settimeout(10)
     with tap:
         yield tap
 
@@ -268,7 +268,6 @@ def test_vlans_of_a_shared_nic_are_apart(lab: Lab) -> None:
             tap.send(arp_request(mac, "10.0.0.2", "10.0.0.1", vlan))
             assert tagged_answer(tap, vlan)
         counted = {name: lab.interface(name, "lan")["counters"]["rx_packets"] for name in ("red", "blue")}
-        tap.settimeout(0.3)
         for other in (300, 100 | 0x1000 << 1, None):  # another VLAN, a priority that changes nothing, untagged
             tap.send(arp_request(mac, "10.0.0.3", "10.0.0.1", other))
         assert tagged_answer(tap, 100)
@@ -297,9 +296,9 @@ def test_a_router_cannot_hop_to_another_vlan(lab: Lab) -> None:
         hostile.send(arp_request(mac, "10.0.0.66", "10.0.0.1", 200))
         hostile.send(arp_request(mac, "10.0.0.77", "10.0.0.1", None))
         seen = []
-        tap.settimeout(0.5)
+        # The tagged one was sent first: what comes of both has come with the other.
         with contextlib.suppress(TimeoutError):
-            while True:
+            while "10.0.0.77" not in seen:
                 frame = tap.recv(2048)
                 if frame[6:12] == mac:
                     seen.append(socket.inet_ntoa(frame[28:32]))

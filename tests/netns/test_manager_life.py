@@ -119,7 +119,7 @@ def test_a_device_changes_hands(lab: Lab) -> None:
     blue["addresses"] = ["10.0.0.111/24"]
     lab.configure(routers)
     lab.vr("apply")
-    assert wait_until(lambda: lab.namespaces["a"].ping("10.0.0.111", wait=0.2), "blue has red's device", 5)
+    assert wait_until(lambda: lab.namespaces["a"].ping("10.0.0.111", wait=0.2), "blue has red's device")
 
 
 def test_a_bad_configuration_changes_nothing(lab: Lab) -> None:
@@ -150,13 +150,13 @@ def test_stop_start_restart(lab: Lab) -> None:
     lab.vr("router", "restart", "red")
     assert set(pids(lab)["red"].values()).isdisjoint(before["red"].values())
     assert pids(lab)["blue"] == before["blue"]
-    wait_until(lambda: host.ping("10.0.0.1", wait=0.2), "red forwards again", 5)
+    wait_until(lambda: host.ping("10.0.0.1", wait=0.2), "red forwards again")
     lab.vr("router", "stop", "red")
     assert lab.router("red")["state"] == "down"
     assert "red-lan" in {link["ifname"] for link in lab.box.links()}
     lab.vr("router", "start", "red")
     assert lab.router("red")["state"] == "up"
-    wait_until(lambda: host.ping("10.0.0.1", wait=0.2), "red forwards again", 5)
+    wait_until(lambda: host.ping("10.0.0.1", wait=0.2), "red forwards again")
 
 
 def test_adoption(lab: Lab) -> None:
@@ -176,7 +176,7 @@ def test_adoption(lab: Lab) -> None:
     assert host.ping("10.0.0.1")
     os.kill(before["red"]["forwarder"], signal.SIGKILL)
     wait_until(lambda: pids(lab)["red"]["forwarder"] not in (None, before["red"]["forwarder"]), "a successor")
-    wait_until(lambda: host.ping("10.0.0.1", wait=0.2), "it forwards", 5)
+    wait_until(lambda: host.ping("10.0.0.1", wait=0.2), "it forwards")
     os.kill(before["red"]["control"], signal.SIGKILL)
     wait_until(lambda: pids(lab)["red"]["control"] not in (None, before["red"]["control"]), "a successor")
     lab.wait_state("red", "up")
@@ -200,7 +200,7 @@ def test_adoption_of_a_half_dead_router(lab: Lab) -> None:
     assert after["red"]["control"] != before["red"]["control"]
     assert after["blue"]["forwarder"] != before["blue"]["forwarder"]
     for name in ("a", "b"):
-        wait_until(partial(lab.namespaces[name].ping, "10.0.0.1", wait=0.2), "it forwards", 5)
+        wait_until(partial(lab.namespaces[name].ping, "10.0.0.1", wait=0.2), "it forwards")
 
 
 def test_a_removed_router_is_not_adopted(lab: Lab) -> None:

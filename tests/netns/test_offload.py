@@ -90,7 +90,15 @@ def is_of(lab: Lab, kind: str) -> bool:
 
 def at_driver(lab: Lab, router: str, interface: str) -> int:
     """Count the packets of an interface that never reached its ring."""
-    time.sleep(0.25)  # counters are folded ten times a second
+    seen: list[int] = []
+
+    def same() -> bool:
+        """Counters are folded ten times a second."""
+        time.sleep(0.15)
+        seen.append(int(counters(lab, router)[interface]["rx_packets"]))
+        return seen[-1:] * 3 == seen[-3:]
+
+    wait_until(same, "all is counted")
     with open_segments(lab.run_dir, router) as (_tables, state):
         ports = {port["port"]: port["progress"] for port in stats.ports(state)}
     recorded = json.loads((lab.run_dir / "routers.json").read_text())

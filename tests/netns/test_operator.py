@@ -140,7 +140,7 @@ def running(lab: Lab, *words: str, as_json: bool = True, **options: Any) -> Iter
         yield process
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.wait(5)
+        process.wait(30)
     finally:
         process.kill()
         process.wait()
@@ -150,7 +150,7 @@ def running(lab: Lab, *words: str, as_json: bool = True, **options: Any) -> Iter
 
 def stir_until_it_ends(process: subprocess.Popen[str], stir: Callable[[], object]) -> str:
     """Make traffic until the command has seen enough; give what it printed."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while process.poll() is None:
         assert time.monotonic() < deadline, "it has seen nothing"
         stir()
@@ -380,8 +380,8 @@ def test_a_live_capture_into_tshark(lab: Lab, h1: Namespace) -> None:
             wait_until(asked_and_answered, "request and reply are seen while the capture runs", interval=0.05)
             assert capture.poll() is None
             capture.send_signal(signal.SIGINT)
-            assert capture.wait(5) == 0
-            _, errors = reader.communicate(timeout=10)
+            assert capture.wait(30) == 0
+            _, errors = reader.communicate(timeout=30)
             assert reader.returncode == 0, errors
         finally:
             reader.kill()

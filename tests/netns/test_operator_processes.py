@@ -86,7 +86,8 @@ def inodes(pid: int) -> set[int]:
 def test_titles_tell_who_is_who(lab: Lab) -> None:
     assert lab.daemon is not None
     assert title(lab.daemon.pid) == "anabranch: manager"
-    assert {title(pid) for pid in lab.box.processes()} >= {"anabranch: manager", "anabranch: broker"}
+    for wanted in ("anabranch: manager", "anabranch: broker"):
+        titled(lab, wanted)
     for name in ("red", "blue"):
         for role, pid in pids(lab, name).items():
             assert title(pid) == f"anabranch: {name} {role}"
@@ -207,7 +208,7 @@ def observe(lab: Lab) -> None:
     stir = lab.helper(lab.namespaces["red"].command("ping", "-q", "-i", "0.1", "10.0.0.1"), stdout=subprocess.DEVNULL)
     try:
         for words, process in started:
-            out, _ = process.communicate(timeout=15)
+            out, _ = process.communicate(timeout=60)
             assert process.returncode == 0, (words, out)
             assert out.strip(), words
     finally:
@@ -230,7 +231,7 @@ def test_a_control_of_an_earlier_manager_is_found_stopped(lab: Lab) -> None:
     lab.start()
     control = pids(lab, "red")["control"]
     os.kill(control, signal.SIGSTOP)
-    wait_until(lambda: pids(lab, "red")["control"] not in (None, control), "another control", 8)
+    wait_until(lambda: pids(lab, "red")["control"] not in (None, control), "another control")
     lab.wait_state("red", "up")
 
 
@@ -254,8 +255,8 @@ def test_a_manager_that_hangs_is_said_to_hang(lab: Lab) -> None:
     assert lab.daemon is not None
     os.kill(lab.daemon.pid, signal.SIGSTOP)
     try:
-        begin = time.monotonic()
         observe(lab)
+        begin = time.monotonic()
         done = lab.vr_run("apply")
         assert done.returncode == 3
         assert "does not answer" in json.loads(done.stdout)["error"]["message"]
@@ -357,7 +358,7 @@ def test_a_stop_while_one_is_down(role: str, number: signal.Signals) -> None:
         lab.start()
         pid = pids(lab, "red").get(role) or titled(lab, f"anabranch: {role}")
         os.kill(pid, number)
-        lab.stop(5)
+        lab.stop()
         assert back_home(lab)
         assert not lab.run_dir.exists()
 
@@ -371,7 +372,7 @@ def test_a_stop_while_it_starts(delay: float) -> None:
         time.sleep(delay)
         lab.daemon.send_signal(signal.SIGTERM)
         lab.daemon.send_signal(signal.SIGINT)
-        assert lab.daemon.wait(10) in {0, -signal.SIGTERM, -signal.SIGINT, 130}
+        assert lab.daemon.wait(30) in {0, -signal.SIGTERM, -signal.SIGINT, 130}
         lab.daemon = None
         assert back_home(lab)
 
@@ -400,9 +401,9 @@ def test_unplugged_and_plugged_in_again() -> None:
         os.kill(before["forwarder"], signal.SIGKILL)
         wait_until(lambda: pids(lab, "red")["forwarder"] not in (None, before["forwarder"]), "another forwarder")
         lab.veth("red-lan", None, host, "eth0", far_address="10.0.0.2/24")
-        assert wait_until(lambda: host.ping("10.0.0.1", wait=0.2), "the new device works", 5)
+        assert wait_until(lambda: host.ping("10.0.0.1", wait=0.2), "the new device works")
         host.ip("link", "delete", "eth0")
-        lab.stop(5)
+        lab.stop()
 
 
 def test_a_device_that_does_not_exist() -> None:
@@ -427,7 +428,7 @@ def test_the_home_of_a_device_is_gone() -> None:
         home.delete()
         assert lab.vr("apply")["empty"]
         assert host.ping("10.0.0.1"), "it works on nevertheless"
-        lab.stop(5)
+        lab.stop()
         assert "Traceback" not in lab.log()
 
 
@@ -439,7 +440,7 @@ def test_the_run_dir_is_swept_away() -> None:
         assert lab.vr_run("show", "routers").returncode == 3
         assert lab.daemon is not None
         lab.daemon.terminate()
-        assert lab.daemon.wait(10) == 0
+        assert lab.daemon.wait(30) == 0
         lab.daemon = None
         assert back_home(lab)
 

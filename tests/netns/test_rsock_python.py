@@ -27,7 +27,7 @@ from tests.conftest import require_program
 pytestmark = pytest.mark.root
 
 VR, HOST, HOST6 = "10.0.0.1", "10.0.0.2", "2001:db8::2"
-WAIT = 5.0
+WAIT = 20.0
 LOOPBACKS = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"), (socket.AF_INET, "127.1.2.3")]
 
 

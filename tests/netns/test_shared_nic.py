@@ -111,7 +111,7 @@ def test_a_frame_reaches_its_own_router_or_none(rig: Rig, name: str) -> None:
 def until_marker(wire: Wire, number: int, marker: int) -> list[Tags]:
     """Give the tags of the frames with this number that come before the marker, which must come."""
     found: list[Tags] = []
-    for got in wire.frames(3):
+    for got in wire.frames(30):
         tags, rest = tags_of(got)
         if rest.startswith(struct.pack(">HI", EXPERIMENTAL, marker)):
             return found

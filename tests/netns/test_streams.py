@@ -28,7 +28,7 @@ pytestmark = pytest.mark.root
 
 VR, HOST, VR6, HOST6 = "10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2"
 CLIENT_UID, SERVER_UID, NOBODY_UID = 12345, 12346, 12347
-WAIT: Final = 5.0
+WAIT: Final = 20.0
 FAMILIES: Final = [(socket.AF_INET, VR, HOST), (socket.AF_INET6, VR6, HOST6)]
 BULK: Final = 64 << 20
 
@@ -229,7 +229,7 @@ def test_not_blocking_with_epoll(world: World) -> None:
         epoll.poll(0)  # not connected: hung up, as a TCP socket of the kernel is
         assert sock.connect_ex((HOST, listener.getsockname()[1])) == errno.EINPROGRESS
         assert epoll.poll(WAIT) == [(sock.fileno(), select.EPOLLOUT)]
-        time.sleep(0.005)  # the kernel has split the filler, and each part that is read may be an edge
+        time.sleep(0.2)  # the kernel has split the filler, and each part that is read may be an edge
         epoll.poll(0)
         assert epoll.poll(0.1) == []
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
@@ -261,7 +261,7 @@ def test_a_slow_reader_holds_the_writer(world: World) -> None:
         for writer_ours in (True, False):
             ours, theirs = make()
             writer, reader = (ours, theirs) if writer_ours else (theirs, ours)
-            writer.settimeout(0.5)
+            writer.settimeout(2)
             sent, block = 0, os.urandom(1 << 16)
             with contextlib.suppress(TimeoutError):
                 while sent < 1 << 30:
@@ -421,6 +421,7 @@ def test_control_and_broker_die_unseen(world: World) -> None:
     theirs.close()
 
 
+@pytest.mark.quiet
 def test_the_forwarder_dies(world: World) -> None:
     """Connections are reset within 50 ms, listeners live on."""
     for make in (world.outgoing, world.incoming):

@@ -80,7 +80,7 @@ def unanswered(ends: Ends, path: Path, *, by_us: bool, prepare: Callable[[socket
     begin = time.monotonic()
     with pytest.raises(TimeoutError):
         ends.connect(path, by_us=by_us, timeout=SHORT, prepare=prepare)
-    assert time.monotonic() - begin < 2 * SHORT
+    assert time.monotonic() - begin < 10 * SHORT
 
 
 @FRAMES

@@ -180,7 +180,8 @@ def test_an_outage(world: World) -> None:
         assert info.retransmits >= 2, info
         first += (part := sink.recv(1))
         digest.update(part)
-        assert time.monotonic() - back[0] < 2 * info.rto / 1e6 + 0.5  # it may just have been sent, in vain
+        # It may just have been sent, in vain; yet another timeout would be twice as long.
+        assert time.monotonic() - back[0] < 2 * info.rto / 1e6 + 2
         while part := sink.recv(MIB):
             digest.update(part)
             first += part
@@ -212,7 +213,7 @@ def test_opened_from_both_sides(world: World, family: str) -> None:
         pair = [(ours, (path.theirs, 31000 + number)), (theirs, (path.ours, 30000 + number))]
         for sock, peer in pair[:: 1 if number % 2 else -1]:
             sock.connect_ex(peer)
-        wait_until(lambda: Info.of(ours).state == ESTABLISHED == Info.of(theirs).state, "it is open", 5)  # noqa: B023
+        wait_until(lambda: Info.of(ours).state == ESTABLISHED == Info.of(theirs).state, "it is open")  # noqa: B023
         world.relay.change(Link())
         crosswise(ours, theirs, 100_000)
         closed(ours, theirs)
@@ -237,7 +238,7 @@ def test_closed_from_both_sides(world: World, family: str) -> None:
     ours.shutdown(socket.SHUT_WR)
     theirs.shutdown(socket.SHUT_WR)
     assert ours.recv(1) == theirs.recv(1) == b""
-    wait_until(states, "both have closed", 5)
+    wait_until(states, "both have closed")
     assert Info.of(theirs).state in {CLOSING, TIME_WAIT, CLOSED}
     shown = world.ends.lab.vr("show", "sockets", "red")
     assert sum(entry.get("count", 0) for entry in shown if entry["state"] == "time-wait") >= 1, shown
@@ -267,18 +268,23 @@ def test_keepalive(world: World) -> None:
             keeper.setsockopt(socket.IPPROTO_TCP, option, value)
         keeper.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     before = [Info.of(keeper) for keeper in keepers]
-    time.sleep(1.6)
-    for keeper, earlier in zip(keepers, before, strict=True):
-        later = Info.of(keeper)
-        assert later.segs_out > earlier.segs_out
-        assert later.segs_in > earlier.segs_in
+
+    def asked() -> bool:
+        """Tell whether all have asked, and been answered."""
+        now = [Info.of(keeper) for keeper in keepers]
+        return all(
+            later.segs_out > earlier.segs_out and later.segs_in > earlier.segs_in
+            for later, earlier in zip(now, before, strict=True)
+        )
+
+    wait_until(asked, "the peers are asked, and answer", interval=0.1)
     impatient, _theirs = world.ends.connect(PATHS[0], by_us=True)
     impatient.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, 1000)
     world.relay.change(Link(loss=1.0))
     impatient.sendall(b"into the void")
     together(
-        *(partial(gives_up, keeper, keeper is way[0], 1.0, 5.0) for keeper, way in zip(keepers, ways, strict=True)),
-        partial(gives_up, impatient, True, 0.8, 3.0),
+        *(partial(gives_up, keeper, keeper is way[0], 1.0, 15.0) for keeper, way in zip(keepers, ways, strict=True)),
+        partial(gives_up, impatient, True, 0.8, 10.0),
     )
 
 

@@ -35,16 +35,22 @@ class Stream:
         words = namespace.command(
             program(SOURCE), "send", device, router_mac, mac, source, destination, self._tag, self._rate, self._count
         )
-        self._generator = self._lab.helper(words, stdout=subprocess.DEVNULL)
+        self._generator = self._lab.helper(words, stdout=subprocess.PIPE, text=True)
 
     @property
     def sending(self) -> bool:
         """Is the sender still at work?"""
         return self._generator.poll() is None
 
+    def stop(self) -> None:
+        """Have the sender end before it has sent all."""
+        self._generator.terminate()
+
     def result(self, timeout: float) -> dict[str, Any]:
         """Wait for the end; give {received, lost, duplicates, reordered, foreign, gap_us}."""
-        assert self._generator.wait(timeout) == 0
+        told, _ = self._generator.communicate(timeout=timeout)
+        assert self._generator.returncode == 0
         output, _ = self._counter.communicate(timeout=timeout)
         counted: dict[str, Any] = json.loads(output)
+        counted["lost"] = json.loads(told)["sent"] - (counted["received"] - counted["duplicates"])
         return counted

@@ -24,7 +24,10 @@ PREFIXES: Final = {
     ),
     Afi.IPV6: (
         *(parse_prefix(f"2001:db8:{number:x}::/48") for number in range(8)),
-        *map(parse_prefix, ("::/0", "2001:db8::1/128", "2001:c00::/23")),
+        *map(
+            parse_prefix,
+            ("::/0", "2001:db8::1/128", "2001:db8::/127", "2001:db8::/64", "2001:db8::/65", "2001:c00::/23"),
+        ),
     ),
 }
 HOPS4: Final = tuple(map(parse_address, ("192.0.2.1", "192.0.2.2", "192.0.2.3", "127.0.0.1", "0.0.0.1", "224.0.0.1")))

@@ -10,6 +10,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from fastpath import segment
+from fastpath._layout import SIZES
 
 WIDTH = {4: 32, 6: 128}
 CHANGE = struct.Struct("<16sBBHBBHI")
@@ -168,7 +169,7 @@ class Tables:
         """Give the bytes of the table of installed routes."""
         with segment.Segment(self.fd, segment.KIND_TABLES) as mapped:
             offset = mapped.integer("prefix_root")
-            return mapped.at("prefix_table", offset).integer("capacity") * 32 if offset else 0
+            return mapped.at("prefix_table", offset).integer("capacity") * SIZES["prefix_entry"] if offset else 0
 
     def check(self, table: Table) -> None:
         asked = probes(set(table))

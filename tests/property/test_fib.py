@@ -375,7 +375,7 @@ def test_groups_are_shared_counted_and_flipped(tables: Tables) -> None:
     assert first == again != other
     where = prefix("10.0.0.0/8")
     assert tables.apply(Changes([(where, 1)])) == 0
-    assert lib.table_writer_group_set(tables.writer, first, tables.hops(7), 1) == 0
+    assert lib.table_writer_group_set(tables.writer, first, tables.hops(7), 1, 0) == 0
     assert tables.lookup(4, where[1]) == 7
     for group in (first, first, other):
         assert lib.table_writer_group_release(tables.writer, group) == 0

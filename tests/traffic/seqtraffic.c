@@ -3,7 +3,8 @@
 //   seqtraffic send DEV DST_MAC SRC_MAC SRC_IP DST_IP TAG RATE COUNT [SIZE]
 //   seqtraffic count DEV TAG COUNT IDLE_MS
 //
-// `send` paces COUNT frames at RATE a second and prints how many it sent.  `count` prints
+// `send` paces COUNT frames at RATE a second, or fewer until SIGTERM, and prints how many it sent; where these are
+// fewer, it tells the receiver by some frames more.  `count` prints
 // "ready", takes frames that carry TAG until all COUNT came or none came for IDLE_MS after
 // the first, and prints one JSON object: received, lost, duplicates, reordered, foreign
 // (frames with another tag), the longest gap between two frames in microseconds.  IPv4 only.
@@ -16,6 +17,7 @@
 #include <netinet/udp.h>
 #include <linux/if_packet.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -33,6 +35,7 @@ struct mark {
 	uint32_t sequence;
 } __attribute__((packed));
 
+static const uint32_t ENDED = 1u << 31; // in a sequence number: the rest tells how many were sent
 static const uint64_t MAGIC = 0x616e616272616e63ull;
 
 static void fail(const char *what)
@@ -101,8 +104,17 @@ static void build(uint8_t *frame, char **argv, size_t size)
 	memcpy(frame + 34, &udp, sizeof udp);
 }
 
+static volatile sig_atomic_t stopped;
+
+static void stop(int number)
+{
+	(void)number;
+	stopped = 1;
+}
+
 static int run_send(int argc, char **argv)
 {
+	signal(SIGTERM, stop);
 	int fd = open_packet(argv[0], 0);
 	size_t size = argc > 8 ? strtoul(argv[8], NULL, 0) : 60;
 	uint8_t *frames = calloc(BURST, size);
@@ -119,7 +131,7 @@ static int run_send(int argc, char **argv)
 		messages[i].msg_hdr = (struct msghdr){.msg_iov = &vectors[i], .msg_iovlen = 1};
 	}
 	uint64_t begin = now_ns(), sent = 0;
-	while (sent < count) {
+	while (sent < count && !stopped) {
 		uint64_t due = (now_ns() - begin) * rate / 1000000000u + 1;
 		uint64_t wanted = due > count ? count - sent : due - (due > sent ? sent : due);
 		if (wanted == 0) {
@@ -135,6 +147,12 @@ static int run_send(int argc, char **argv)
 		if (taken < 0 && errno != ENOBUFS && errno != EAGAIN && errno != EINTR)
 			fail("send");
 		sent += taken > 0 ? (uint64_t)taken : 0;
+	}
+	mark.sequence = ENDED | (uint32_t)sent;
+	memcpy(frames + HEADERS, &mark, sizeof mark);
+	for (int i = 0; i < 3 && sent < count; i++) {
+		sendmmsg(fd, messages, 1, 0);
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 	}
 	printf("{\"sent\": %llu}\n", (unsigned long long)sent);
 	return 0;
@@ -171,6 +189,11 @@ static int run_count(char **argv)
 		const struct mark *mark = length > 0 ? find_mark(frame, (size_t)length) : NULL;
 		if (mark == NULL)
 			continue;
+		if (mark->tag == tag && mark->sequence & ENDED) {
+			uint64_t sent = mark->sequence & ~ENDED;
+			count = sent < count ? sent : count;
+			continue;
+		}
 		if (mark->tag != tag || mark->sequence >= count) {
 			foreign++;
 			continue;

@@ -25,7 +25,7 @@ from tests.unit.harness import Router, two_sided
 HOST: Final = "10.0.0.2"
 HOST6: Final = "2001:db8:a::2"
 HOST_MAC: Final = bytes.fromhex("020000000002")
-WAIT: Final = 2.0
+WAIT: Final = 10.0
 
 
 def wait_for(what: Callable[[], bool]) -> None:
@@ -87,7 +87,7 @@ class World:
     def start_again(self) -> None:
         """Go on polling after `stop`."""
         self._offset = self.router.now - time.monotonic_ns()
-        self._stop = False
+        self._stop, self._idle = False, 0
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -100,7 +100,14 @@ class World:
         while not self._stop:
             self.router.now = time.monotonic_ns() + self._offset
             if lib.core_poll(self.router.core, self.router.now) == 0:
+                self._idle += 1
                 time.sleep(0.0002)
+
+    def rest(self) -> None:
+        """Wait until what there is to do has been done."""
+        if self._thread.is_alive():
+            enough = self._idle + 3
+            wait_for(lambda: self._idle >= enough)
 
     def crash(self) -> None:
         """Have the forwarder die, and its successor serve."""
@@ -130,6 +137,7 @@ class World:
     def silent(self) -> bool:
         """Tell whether nothing leaves for a moment."""
         time.sleep(0.05)
+        self.rest()
         return not [frame for frame, _vnet in self.router.ports[1].receive() if not is_background(frame)]
 
     def arrive(self, packet: bytes, vnet: bytes | None = None, mac: bytes | None = None) -> None:
@@ -139,8 +147,9 @@ class World:
         self.router.ports[1].send(packets.ethernet(to, HOST_MAC, kind, packet), vnet)
 
     def drops(self, reason: str, name: str | None = "a") -> int:
-        """Wait a moment, then read a drop counter."""
+        """Read a drop counter, once all that has arrived has met its fate."""
         time.sleep(0.02)
+        self.rest()
         return self.router.drops(name).get(reason, 0)
 
     def close(self) -> None:

@@ -74,6 +74,7 @@ class Hop:
     interface: str | None = None
     weight: int = 1
     kind: str = "NEXTHOP_FORWARD"
+    backup: bool = False  # behind the others
 
 
 class Port:
@@ -244,6 +245,9 @@ class Router:
                 via = ipaddress.ip_address(hop.via)
                 entry.family = via.version
                 ffi.buffer(entry.via)[: len(via.packed)] = via.packed
+        backups = sum(hop.backup for hop in hops)
+        if backups:
+            return check(lib.table_writer_group_new(self._writer, entries, len(hops) - backups, backups))
         return check(lib.table_writer_group(self._writer, entries, len(hops)))
 
     def _apply(self) -> None:

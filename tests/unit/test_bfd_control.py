@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastpath import bfd, segment
-from fastpath._layout import FIELDS
+from fastpath._layout import CONSTANTS, FIELDS
 from fastpath.segment import KIND_STATE, KIND_TABLES, Segment
 from fastpath.tables import AddressEntry, BfdEntry, InterfaceEntry, TableWriter, pack_bfd
 from tests.unit.harness import HOST_A, Router, two_sided
@@ -208,6 +208,14 @@ def test_two_names_of_one_session_share_it(router: Router, link: Link) -> None:
     link.run()
     assert told(link) == []
     assert len(bfd.sessions(router.state)) == 1
+
+
+def test_routes_depend_on_a_session_that_a_protocol_shares_with_an_operator(link: Link) -> None:
+    lone = CONSTANTS["BFD_LONE"]
+    link.open(interface="a", routes=False)
+    assert [entry[FIELDS["bfd_entry"]["flags"][0]] for entry in bfd.published(link.link._tables)] == [lone]
+    link.open("t")
+    assert [entry[FIELDS["bfd_entry"]["flags"][0]] for entry in bfd.published(link.link._tables)] == [0]
 
 
 def test_changes_are_in_place(router: Router, link: Link) -> None:

@@ -15,6 +15,8 @@ from fastpath._layout import CONSTANTS
 from fastpath.segment import KIND_TABLES, Segment, create
 from fastpath.tables import Hop as TableHop
 from fastpath.tables import RouteChange, TableWriter
+from vrouter.api.messages import Decoder
+from vrouter.api.messages import encode as encode_answer
 from vrouter.config.policy import Actions, Conditions, Policy, Term
 from vrouter.net.address import parse_address, parse_prefix
 from vrouter.rib.bgp_table import Afi, EventKind, FamilySettings, Identity, PeerKind, PeerSettings
@@ -115,6 +117,14 @@ def test_names_follow_the_core() -> None:
         values = {name: value for name, value in CONSTANTS.items() if name.startswith(prefix)}
         ordered = sorted(values, key=lambda name: values[name])
         assert [name.removeprefix(prefix).lower().replace("_", "-") for name in ordered] == list(names)
+
+
+def test_the_manager_can_read_the_counters_of_errors(world: World) -> None:
+    malformed = update(65001, ["10.0.0.0/24"], "192.0.2.1").replace(b"\x40\x01\x01\0", b"\x40\x01\x01\7")
+    assert world.table.feed(1, malformed)
+    counts = world.table.counts(1)
+    assert counts["malformed"]["withdrawn"]["origin"] == 1
+    assert Decoder().feed(encode_answer(counts)) == [counts]
 
 
 def test_a_next_hop_that_moves_flips_its_group(world: World) -> None:

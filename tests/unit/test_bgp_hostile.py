@@ -180,6 +180,18 @@ def test_a_refresh_that_comes_in_one_piece_keeps_what_it_brings() -> None:
         assert red.prefixes() == {"10.1.0.0/16", "10.9.0.0/16"}
 
 
+def test_marks_of_a_refresh_mean_nothing_to_who_has_not_agreed_on_them() -> None:
+    """RFC 2918 section 3: the byte is reserved there, and to be ignored."""
+    world = BgpWorld()
+    red, peer = scripted(world, capabilities.Capabilities(families=frozenset({1}), as4=65002, route_refresh=True))
+    peer.say(update("10.8.0.0/16"))
+    peer.messages()
+    peer.say(encode_refresh(Refresh(1, 1, RefreshKind.BEGIN)) + encode_refresh(Refresh(1, 1, RefreshKind.END)))
+    world.run(1)
+    assert red.prefixes() == {"10.1.0.0/16", "10.8.0.0/16"}
+    assert {kind for kind, _ in peer.messages()} == {2}  # two requests, answered with what there is
+
+
 def test_the_end_of_a_family_that_nobody_knows() -> None:
     for afi, safi in ((25, 65), (1, 128), (0, 0), (65535, 255), (2, 1)):
         world = BgpWorld()

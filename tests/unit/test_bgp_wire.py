@@ -162,6 +162,14 @@ def test_a_two_byte_speaker_knows_large_numbers_by_as4_path() -> None:
     assert decoded.as_path == (Segment(SEQUENCE, (65000, *new[0].asns)),)
 
 
+def test_segments_of_a_confederation_in_as4_path_are_passed_over() -> None:
+    """RFC 6793 section 6; the rest counts."""
+    old = (Segment(SEQUENCE, (65000, 23456)),)
+    data = encode(Attributes(as_path=old), as4=False) + bytes.fromhex("c0110c 0301 0000fde9 0201 fa56ea01")
+    decoded = decode(data, as4=False, external=True).attributes
+    assert decoded.as_path == (Segment(SEQUENCE, (65000, 4200000001)),)
+
+
 def test_capabilities_come_back() -> None:
     mine = capabilities.Capabilities(
         families=frozenset({1, 2}),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,6 +133,31 @@ def test_a_link_to_a_device_does_not_block(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").symlink_to("/dev/null")
     (tmp_path / "gone.yaml").symlink_to(tmp_path / "nowhere")
     assert [error.message for error in load(tmp_path).errors] == ["cannot be read: No such file or directory"]
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "b.yaml"))
+        assert [error.message for error in load(tmp_path).errors] == [
+            "cannot be read: not a file", "cannot be read: No such device or address",
+        ]  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a disk or a server that fails: the routers in there are not removed for that."""
+    write(tmp_path, {"a.yaml": "routers: {red: {}}\n", "more/b.yaml": "routers: {blue: {}}\n"})
+    scan = os.scandir
+
+    def failing(path: str) -> Any:
+        if str(path).endswith("more"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    (error,) = load(tmp_path).errors
+    assert (error.file, error.message) == (str(tmp_path / "more"), "cannot be read: Input/output error")
 
 
 def test_what_was_added_at_run_time_is_read_besides(tmp_path: Path) -> None:

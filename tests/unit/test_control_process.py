@@ -81,7 +81,7 @@ class Vr:
 
     def connect(self) -> socket.socket:
         peer = socket.socket(socket.AF_UNIX)
-        peer.settimeout(5)
+        peer.settimeout(20)
         peer.connect(str(self.run_dir / "control/red.sock"))
         return peer
 
@@ -126,9 +126,9 @@ def vr() -> Iterator[Vr]:
 
 
 def accept(listener: socket.socket) -> socket.socket:
-    listener.settimeout(5)
+    listener.settimeout(20)
     peer, _ = listener.accept()
-    peer.settimeout(5)
+    peer.settimeout(20)
     return peer
 
 
@@ -191,7 +191,7 @@ def test_fds_survive_a_forwarder(vr: Vr) -> None:
         first.send(b"nonsense")
         end.close()
         other_end.close()
-        other.settimeout(5)
+        other.settimeout(20)
         assert other.recv(1) == b"", "the closed socket's fd is not kept"
         app.send(b"nobody reads this now")
     with app, accept(vr.forwarder) as second:
@@ -202,6 +202,7 @@ def test_fds_survive_a_forwarder(vr: Vr) -> None:
         os.close(kept)
 
 
+@pytest.mark.quiet
 @pytest.mark.root
 def test_a_control_is_back_soon(vr: Vr) -> None:
     vr.start()

@@ -148,6 +148,27 @@ def test_flows_are_spread_by_weight_and_stay_together() -> None:
         assert 180 < taken[HOST_B] < 320
 
 
+def test_a_backup_stands_in_while_no_link_is_up() -> None:
+    """Nobody has to tell the forwarder which of its hops to use: it knows its links."""
+    hops = [Hop("10.0.1.2", "b", 1), Hop("10.0.1.3", "b", 3), Hop("10.0.0.3", "a", backup=True)]
+    with Router(two_sided(), {"172.16.0.0/12": hops}) as router:
+        router.settle()
+        router.meet("b", "10.0.1.2", HOST_B)
+        router.meet("b", "10.0.1.3", HOST_B)
+        router.meet("a", "10.0.0.3", OTHER)
+        packet = p.ip4("10.0.0.2", "172.16.1.1", p.udp("10.0.0.2", "172.16.1.1"))
+        sent = p.ethernet(HOST_B, ROUTER_B, p.IP4, p.forwarded4(packet))
+        stood_in = p.ethernet(OTHER, ROUTER_A, p.IP4, p.forwarded4(packet))
+        assert router.exchange(1, in_a(packet), out=2) == [sent]
+        router.link(2, up=False)
+        assert router.exchange(1, in_a(packet)) == [stood_in]
+        router.link(2, up=True)
+        router.settle()
+        router.meet("b", "10.0.1.2", HOST_B)
+        router.meet("b", "10.0.1.3", HOST_B)
+        assert router.exchange(1, in_a(packet), out=2) == [sent]
+
+
 def test_a_link_that_is_down_takes_nothing(met: Router) -> None:
     met.link(2, up=False)
     met.send(1, in_a(GOOD))

@@ -21,7 +21,7 @@ from tests.unit.test_server import connect
 
 STRANGER: Final = 12345
 LINGER: Final = 3  # seconds that closing the last copy of the fd takes
-PATIENCE: Final = 1.0
+PATIENCE: Final = 5.0
 
 
 @pytest.fixture

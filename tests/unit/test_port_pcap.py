@@ -171,7 +171,7 @@ def test_in_real_time_frames_keep_their_distances(tmp_path: Path, replays: list[
     replay = Replay(tmp_path, classic([datagram(number) for number in range(5)], step=0.04), "PORT_REAL_TIME")
     replays.append(replay)
     times: list[float] = []
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while len(times) < 5 and time.monotonic() < deadline:
         times += [time.monotonic()] * len(replay.came())
         time.sleep(0.001)

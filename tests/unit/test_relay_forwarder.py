@@ -41,7 +41,7 @@ class Answers:
         return done
 
 
-def turn(poll: Poll, until: Callable[[], bool], seconds: float = 5.0) -> None:
+def turn(poll: Poll, until: Callable[[], bool], seconds: float = 20.0) -> None:
     """Run the loop until something is so."""
     deadline = time.monotonic() + seconds
     while not until():
@@ -54,7 +54,7 @@ def listener(path: Path) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     made.bind(str(path))
     made.listen(4)
-    made.settimeout(5)
+    made.settimeout(20)
     return made
 
 
@@ -74,14 +74,15 @@ def test_each_app_has_its_turn_and_few_are_out(tmp_path: Path, poll: Poll) -> No
             asked.ask(Op.NAME, owner="greedy", done=answers.of(("greedy", number)))
         asked.ask(Op.NAME, owner="modest", done=answers.of(("modest", 0)))
         peer, _name = door.accept()
-        peer.settimeout(0.2)
+        peer.settimeout(20)
         for _ in range(OUT):
             peer.recv(65536)
+        peer.settimeout(0.2)
         with pytest.raises(TimeoutError):
             peer.recv(65536)
         peer.close()
         peer, _name = accept(door, poll)
-        peer.settimeout(5)
+        peer.settimeout(20)
         thread = threading.Thread(target=lambda: [answer(peer) for _ in range(101)])
         thread.start()
         turn(poll, lambda: len(answers.errors) == 101)

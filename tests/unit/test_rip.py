@@ -350,8 +350,8 @@ def test_what_is_redistributed_does_not_hide_what_neighbors_say() -> None:
     world.run(40)
     assert (a.routes[prefix].metric, a.routes[prefix].tag) == (2, 0)
     again = RipRedistribution(protocol="static", metric=5)
-    for node, metric, tag in ((a, 2, 0), (b, 6, 77)):
-        route = Route(prefix, Protocol.STATIC, hop, 250, tag=77)
+    for node, own, metric, tag in ((a, 7, 2, 0), (b, 77, 6, 77)):
+        route = Route(prefix, Protocol.STATIC, hop, 250, tag=own)
         node.configure(plain("lan", redistribute=(again,)))
         node.take(node.instance.routes_changed((base.RouteEvent(prefix, Protocol.STATIC, route),), world.now))
         assert (a.routes[prefix].metric, a.routes[prefix].tag) == (2, 0)  # what b says, not what we do

@@ -19,7 +19,7 @@ from fastpath.tables import RuleEntry
 from rsock.client_core import open_body
 from rsock.link import Link
 from rsock.wire import HEADER, MAGIC, Flag, Op, Right, layout
-from tests.unit.apps import HOST, WAIT, World, world
+from tests.unit.apps import HOST, WAIT, World, wait_for, world
 from tests.unit.rules import prefixes, publish
 from tests.unit.test_host_udp import udp_fields, udp_packet
 
@@ -261,8 +261,7 @@ def test_surplus_fds_are_closed(red: World) -> None:
         for _ in range(8):
             socket.send_fds(peer, [HEADER.pack(MAGIC, Op.PING, 0, 0, 1, 0, 0, 0)], [0] * 20)
             assert peer.recv(100)[3] == Flag.REPLY
-    time.sleep(0.02)
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before + 1)
 
 
 def test_segments_and_ping(red: World) -> None:

@@ -137,7 +137,7 @@ def test_a_sleep_ends_by_an_event_a_hit_or_the_clock(states: list[State]) -> Non
         epoll.register(one.fileno(), select.EPOLLIN)
         begin = time.monotonic()
         assert watch.sleep(epoll.fileno(), 0.03) == (False, False)
-        assert 0.03 <= time.monotonic() - begin < 1.0
+        assert 0.03 <= time.monotonic() - begin < 20
         states[0].busy(0, 5)
         assert watch.sleep(epoll.fileno(), None) == (False, True)
         states[0].busy(0, 0)
@@ -207,7 +207,7 @@ def test_one_that_runs_and_does_not_answer_is_silent() -> None:
     asked = probe.Probe()
     with process("while :; do :; done") as pid:
         asked.begin(pid)
-        begin, deadline = probe._processor_time(pid), time.monotonic() + 10
+        begin, deadline = probe._processor_time(pid), time.monotonic() + 60
         while probe._processor_time(pid) - begin < 2 * probe._REST and time.monotonic() < deadline:
             time.sleep(0.01)  # on a busy machine it waits for its turn
         for _ in range(probe.SILENCES):

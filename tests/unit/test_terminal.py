@@ -18,7 +18,7 @@ import pytest
 
 from manager.terminal import Lines
 
-SOON = 5.0
+SOON = 20.0
 FIRST = "first\n"
 
 
@@ -137,6 +137,29 @@ def test_the_shells_terminal_keeps_its_flags() -> None:
     assert not fcntl.fcntl(slave, fcntl.F_GETFL) & os.O_NONBLOCK
     os.close(master)
     os.close(slave)
+
+
+# Has a signal come at the moment when a module is asked for.
+INTERRUPTED = """
+import importlib.abc, os, signal, sys
+
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from manager.main import main
+sys.exit(main(["run", "--conf", "/nonexistent"]))
+"""
+
+
+@pytest.mark.parametrize("module", ["manager.daemon", "setproctitle", "structlog", "manager.reactor"])
+def test_ctrl_c_while_the_manager_is_imported_shows_no_traceback(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, module], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 HANGUP = """

@@ -64,7 +64,7 @@ class End:
         return self.found(kind)[count - 1]
 
     def until(self, done: Callable[[], bool], what: str = "") -> None:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while not done():
             assert time.monotonic() < deadline, (what, self.told)
             self.loop.step(0.005)

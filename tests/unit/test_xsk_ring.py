@@ -15,8 +15,8 @@ DECLARATIONS: Final = """
 struct xdp_desc { uint64_t addr; uint32_t len; uint32_t options; };
 struct xsk_ring { uint32_t *producer; uint32_t *consumer; uint32_t *flags; void *entries; uint32_t size; void *map; size_t map_size; };
 struct xsk_receiver { struct xsk_ring rx; struct xsk_ring fill; uint32_t position; uint32_t released; };
-struct xsk_sender { struct xsk_ring tx; struct xsk_ring completion; uint64_t *sent; uint32_t *free; uint32_t free_count; uint32_t taken; };
-int xsk_receiver_resume(struct xsk_receiver *receiver, uint32_t progress);
+struct xsk_sender { struct xsk_ring tx; struct xsk_ring completion; uint64_t *sent; uint64_t first; uint32_t *free; uint32_t free_count; uint32_t taken; };
+int xsk_receiver_resume(struct xsk_receiver *receiver);
 void xsk_receiver_release(struct xsk_receiver *receiver);
 void xsk_sender_resume(struct xsk_sender *sender);
 void xsk_sender_reap(struct xsk_sender *sender);
@@ -36,14 +36,15 @@ def plane() -> Any:
 
 
 class Ring:
-    """One ring and the memory that it lies in."""
+    """One ring and the memory that it lies in; frame 0 of whose it is has the number `first` in the memory of all."""
 
-    def __init__(self, plane: Any, ring: Any, *, descriptors: bool, start: int) -> None:
+    def __init__(self, plane: Any, ring: Any, *, descriptors: bool, start: int, first: int = 0) -> None:
         self.indices = plane.ffi.new("uint32_t[3]", [start, start, 0])
         self.entries = plane.ffi.new("struct xdp_desc[]" if descriptors else "uint64_t[]", SIZE)
         ring.producer, ring.consumer, ring.flags = self.indices, self.indices + 1, self.indices + 2
         ring.entries, ring.size = self.entries, SIZE
         self._descriptors = descriptors
+        self._begin = first * FRAME
 
     @property
     def producer(self) -> int:
@@ -56,22 +57,22 @@ class Ring:
     def put(self, address: int) -> None:
         entry = self.entries[self.producer % SIZE] if self._descriptors else None
         if entry is not None:
-            entry.addr, entry.len = address + 256, 60
+            entry.addr, entry.len = self._begin + address + 256, 60
         else:
-            self.entries[self.producer % SIZE] = address
+            self.entries[self.producer % SIZE] = self._begin + address
         self.indices[0] = (self.producer + 1) & 0xFFFFFFFF
 
     def take(self) -> int:
         assert self.producer != self.consumer
         entry = self.entries[self.consumer % SIZE]
         self.indices[1] = (self.consumer + 1) & 0xFFFFFFFF
-        return int(entry.addr if self._descriptors else entry) // FRAME
+        return (int(entry.addr if self._descriptors else entry) - self._begin) // FRAME
 
     def frames(self) -> list[int]:
         count = (self.producer - self.consumer) & 0xFFFFFFFF
         assert count <= SIZE
         found = [self.entries[(self.consumer + i) % SIZE] for i in range(count)]
-        return [int(entry.addr if self._descriptors else entry) // FRAME for entry in found]
+        return [(int(entry.addr if self._descriptors else entry) - self._begin) // FRAME for entry in found]
 
 
 class Receiver:
@@ -97,23 +98,24 @@ class Receiver:
 @pytest.mark.parametrize("start", [0, NEAR_THE_WRAP])
 @pytest.mark.parametrize("count", [0, 1, 7, SIZE])
 def test_a_release_cut_short_anywhere_is_completed(plane: Any, start: int, count: int) -> None:
-    for recorded in (0, count):
-        for given in range(recorded + 1):
-            receiver = Receiver(plane, start)
-            frames = receiver.arrive(SIZE)
-            for frame in frames[:given]:
-                receiver.fill.put(frame * FRAME)
-            assert plane.lib.xsk_receiver_resume(receiver.it, (start + recorded) & 0xFFFFFFFF) == 0
-            assert receiver.it.position == (start + recorded) & 0xFFFFFFFF
-            assert receiver.rx.frames() == frames[recorded:]
-            assert receiver.all() == list(range(SIZE))
+    for written, given, taken in ((count, 0, 0), (count, count, 0), (count, count, count)):
+        receiver = Receiver(plane, start)
+        frames = receiver.arrive(SIZE)
+        for i in range(written):  # nobody sees these until the index tells of them
+            receiver.fill.entries[(receiver.fill.producer + i) % SIZE] = frames[i] * FRAME
+        receiver.fill.indices[0] = (receiver.fill.producer + given) & 0xFFFFFFFF
+        receiver.rx.indices[1] = (start + taken) & 0xFFFFFFFF
+        assert plane.lib.xsk_receiver_resume(receiver.it) == 0
+        assert receiver.it.position == receiver.rx.consumer == (start + given) & 0xFFFFFFFF
+        assert receiver.rx.frames() == frames[given:]
+        assert receiver.all() == list(range(SIZE))
 
 
 @pytest.mark.parametrize("start", [0, NEAR_THE_WRAP])
 def test_frames_go_round_for_ever(plane: Any, start: int) -> None:
     receiver = Receiver(plane, start)
     chance = random.Random(1)
-    assert plane.lib.xsk_receiver_resume(receiver.it, start) == 0
+    assert plane.lib.xsk_receiver_resume(receiver.it) == 0
     for _ in range(500):
         receiver.arrive(chance.randrange(len(receiver.fill.frames()) + 1))
         waiting = len(receiver.rx.frames())
@@ -124,28 +126,29 @@ def test_frames_go_round_for_ever(plane: Any, start: int) -> None:
 
 
 def test_states_that_nobody_can_have_left_are_refused(plane: Any) -> None:
-    for progress, given in ((5, 0), (SIZE + 1, 0), (-1, 0), (2, 3), (1 << 31, 0)):
+    for released in (5, SIZE + 1, -1, 1 << 31):
         receiver = Receiver(plane, 0)
-        frames = receiver.arrive(4)
-        for frame in frames[:given]:
-            receiver.fill.put(frame * FRAME)
-        assert plane.lib.xsk_receiver_resume(receiver.it, progress & 0xFFFFFFFF) < 0
+        receiver.arrive(4)
+        receiver.fill.indices[0] = (SIZE + released) & 0xFFFFFFFF
+        assert plane.lib.xsk_receiver_resume(receiver.it) < 0
     receiver = Receiver(plane, 0)
     receiver.rx.indices[0] = SIZE + 1
-    assert plane.lib.xsk_receiver_resume(receiver.it, 0) < 0
+    assert plane.lib.xsk_receiver_resume(receiver.it) < 0
 
 
 class Sender:
-    """The transmitting half."""
+    """The transmitting half; its frames are not the first ones of the memory."""
+
+    first = 3 * SIZE
 
     def __init__(self, plane: Any, start: int) -> None:
         self._plane = plane
         self.it = plane.ffi.new("struct xsk_sender *")
-        self.tx = Ring(plane, self.it.tx, descriptors=True, start=start)
-        self.completion = Ring(plane, self.it.completion, descriptors=False, start=start)
+        self.tx = Ring(plane, self.it.tx, descriptors=True, start=start, first=self.first)
+        self.completion = Ring(plane, self.it.completion, descriptors=False, start=start, first=self.first)
         self.sent = plane.ffi.new("uint64_t[]", SIZE)
         self.room = plane.ffi.new("uint32_t[]", SIZE)
-        self.it.sent, self.it.free = self.sent, self.room
+        self.it.sent, self.it.free, self.it.first = self.sent, self.room, self.first
         plane.lib.xsk_sender_resume(self.it)
 
     def send(self, count: int) -> list[int]:
@@ -228,7 +231,7 @@ def test_a_device_that_is_down_gives_the_frames_back(plane: Any) -> None:
 def test_impossible_completions_change_nothing(plane: Any) -> None:
     sender = Sender(plane, 0)
     sender.send(2)
-    for address in (SIZE * FRAME, 1 << 63, 5 * FRAME, 5 * FRAME):  # beyond the frames; one that is not out
+    for address in (SIZE * FRAME, -FRAME, 1 << 63, 5 * FRAME):  # beyond the frames, before them; one that is not out
         sender.completion.put(address)
     plane.lib.xsk_sender_reap(sender.it)
     assert len(sender.free()) == SIZE - 2

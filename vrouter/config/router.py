@@ -49,11 +49,12 @@ class StaticHop:
     weight: int = 1
     discard: bool = False
     bfd: Bfd | None = None
+    preference: int = 1
 
 
 @dataclass(frozen=True)
 class StaticRoute:
-    """A static route; several hops are an ECMP group."""
+    """A static route; several hops are an ECMP group for each preference that occurs."""
 
     prefix: str
     hops: tuple[StaticHop, ...]

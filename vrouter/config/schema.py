@@ -134,6 +134,9 @@ class Hop:
         "Interface to leave by; without `via`, destinations are neighbors there.", Impact.LIVE, None, "lan"
     )
     weight: Annotated[int, Integer(1, 65535)] = option("Share of the flows among several hops.", Impact.LIVE, 1)
+    preference: Annotated[int, Integer(1, 255)] = option(
+        "Hops with a larger one than others are used while none of those can be: a floating route.", Impact.LIVE, 1
+    )
     discard: Annotated[bool, Boolean()] = option("Drop the packets in silence.", Impact.LIVE, default=False)
     bfd: MaybeBfd = option(
         "Watch the next router by BFD, and leave it out while it is down; needs `via`.", Impact.LIVE, None

@@ -104,6 +104,7 @@ def _update(session: _Session) -> list[BfdOpen | BfdClose]:
         authentication=next((wish.authentication for wish in wishes if wish.authentication), None),
         passive=all(wish.passive for wish in wishes),
         min_ttl=max(wish.min_ttl for wish in wishes),
+        routes=any(wish.routes for wish in wishes),
     )
     if merged == session.opened:
         return []

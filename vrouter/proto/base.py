@@ -287,6 +287,7 @@ class BfdOpen:
     authentication: tuple[str, int, bytes] | None = None  # kind, key id, key
     passive: bool = False
     min_ttl: int = 0  # multihop
+    routes: bool = True  # when it fails, next-hop groups leave the neighbor out until routes have been judged
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 A next hop that BFD watches is left out from the moment that its session goes down until it is up again (RFC 5882
 section 4.2); a session that has never been up, or that the neighbor has put down, is no failure.  Whether a next hop
-can be reached otherwise is the RIB's business; so is what to do when it cannot.
+can be reached otherwise is the RIB's business; so is what to do when it cannot.  Hops of different preferences are
+routes of their own: the RIB uses the best that leads somewhere, and has the next one ready.
 Not supported: tracking a next hop by probes.
 """
 
@@ -33,7 +34,7 @@ class Static(Silent):
 
     def __init__(self) -> None:
         self._configured: tuple[StaticRoute, ...] = ()
-        self._routes: dict[Prefix, Route] = {}  # as offered
+        self._routes: dict[tuple[Prefix, str], Route] = {}  # as offered
         self._sessions: dict[str, BfdOpen] = {}
         self._down: dict[str, None] = {}  # sessions
 
@@ -60,14 +61,15 @@ class Static(Silent):
         """Give the prefixes that are offered, and the next hops that BFD found down."""
         if query != "routes":
             raise KeyError(query)
-        return {"routes": [str(prefix) for prefix in self._routes], "down": list(self._down)}
+        prefixes = dict.fromkeys(str(prefix) for prefix, _source in self._routes)
+        return {"routes": list(prefixes), "down": list(self._down)}
 
     def _offer(self) -> list[Output]:
         """Offer and withdraw what has changed."""
-        offered = (_route(route, self._down) for route in self._configured)
-        wanted = {route.prefix: route for route in offered if route.hops}
-        gone = tuple(route for prefix, route in self._routes.items() if prefix not in wanted)
-        changed = tuple(route for prefix, route in wanted.items() if self._routes.get(prefix) != route)
+        offered = (route for configured in self._configured for route in _routes(configured, self._down))
+        wanted = {(route.prefix, route.source): route for route in offered if route.hops}
+        gone = tuple(route for key, route in self._routes.items() if key not in wanted)
+        changed = tuple(route for key, route in wanted.items() if self._routes.get(key) != route)
         self._routes = wanted
         outputs: list[Output] = [RouteDel(gone)] if gone else []
         if changed:
@@ -78,7 +80,7 @@ class Static(Silent):
 def check(router: RouterConfig) -> None:
     """Raise ValueError where a route cannot be one."""
     for route in router.static:
-        _route(route, {})
+        _routes(route, {})
 
 
 def _is_watched(hop: StaticHop) -> bool:
@@ -95,9 +97,18 @@ def _open(hop: StaticHop) -> BfdOpen:
     return bfd_open(hop.bfd, _session(hop), parse_address(hop.via), interface=hop.interface or "")
 
 
-def _route(configured: StaticRoute, down: Mapping[str, None]) -> Route:
-    hops = tuple(_hop(hop) for hop in configured.hops if not (_is_watched(hop) and _session(hop) in down))
-    return Route(parse_prefix(configured.prefix), Protocol.STATIC, hops, PREFERENCE[Protocol.STATIC])
+def _routes(configured: StaticRoute, down: Mapping[str, None]) -> list[Route]:
+    """Give a route for each preference; one whose hops are all down has none."""
+    prefix, usual = parse_prefix(configured.prefix), PREFERENCE[Protocol.STATIC]
+    hops: dict[int, list[Hop]] = {}
+    for hop in configured.hops:
+        group = hops.setdefault(hop.preference, [])
+        if not (_is_watched(hop) and _session(hop) in down):
+            group.append(_hop(hop))
+    return [
+        Route(prefix, Protocol.STATIC, tuple(group), preference, source="" if preference == usual else str(preference))
+        for preference, group in hops.items()
+    ]
 
 
 def _hop(configured: StaticHop) -> Hop:

@@ -58,6 +58,7 @@ class Rib:
         self._candidates = Candidates()
         self._resolver = Resolver(self._candidates)
         self._installed: dict[Prefix, Route] = {}
+        self._backups: dict[Prefix, tuple[Hop, ...]] = {}  # behind those that are installed
         self._dirty: set[Prefix] = set()
         self._fresh: dict[Address, None] = {}  # addresses to which BGP's table has another way
         self._tracked: dict[tuple[Address, str], Reach | None] = {}
@@ -148,8 +149,10 @@ class Rib:
             if prefix in freed:
                 changes += self._hand_back(prefix, freed[prefix])
                 continue
-            best = self._best(prefix)
-            old = self._installed.get(prefix)
+            best, backup = self._best(prefix)
+            old, old_backup = self._installed.get(prefix), self._backups.pop(prefix, ())
+            if backup:
+                self._backups[prefix] = backup
             if best != old:
                 if best is None:
                     del self._installed[prefix]
@@ -158,8 +161,8 @@ class Rib:
                 # Until a prefix was contested, BGP's table used its own route to it, and told of it.
                 own = self._candidates.get(prefix, BULK) if prefix in taken else old
                 self._note(prefix, None if own == best else own, best)
-                if not _same_entry(old, best):
-                    changes.append(FibChange(prefix, best))
+            if backup != old_backup or not _same_entry(old, best):
+                changes.append(FibChange(prefix, best, backup=backup))
         self._dirty.clear()
         for key in self._pending_reach:
             self._tell(key)
@@ -170,6 +173,11 @@ class Rib:
     def installed(self) -> dict[Prefix, Route]:
         """What the FIB holds after the last flush(), but for what BGP's table wrote; not to be changed."""
         return self._installed
+
+    @property
+    def backups(self) -> dict[Prefix, tuple[Hop, ...]]:
+        """What stands behind those of `installed` that have a backup; not to be changed."""
+        return self._backups
 
     def reached(self) -> list[Reach]:
         """Give what is new about tracked addresses since the last call."""
@@ -280,6 +288,7 @@ class Rib:
     def _hand_back(self, prefix: Prefix, own: Route | None) -> list[FibChange]:
         """Forget a prefix; BGP's table has written its own route to it, if it has one."""
         old = self._installed.pop(prefix, None)
+        self._backups.pop(prefix, None)
         self._note(prefix, old, own)
         return [FibChange(prefix, None, bulk=own is not None)] if old is not None else []
 
@@ -312,12 +321,22 @@ class Rib:
         if self._tracked[key] != reach:
             self._tracked[key] = self._told[key] = reach
 
-    def _best(self, prefix: Prefix) -> Route | None:
+    def _best(self, prefix: Prefix) -> tuple[Route | None, tuple[Hop, ...]]:
+        """Give the route that is used, and its backup: the next one that leads elsewhere, best by another link."""
+        best: Route | None = None
+        backup: tuple[Hop, ...] = ()
         for route in self._candidates.of(prefix):
             hops = self._resolver.usable(route)
-            if hops:
-                return route if hops == route.hops else replace(route, hops=hops)
-        return None
+            if hops and best is None:
+                best = route if hops == route.hops else replace(route, hops=hops)
+                if not all(map(_can_fail, hops)):
+                    break
+            elif hops and best is not None:
+                elsewhere = tuple(hop for hop in hops if not any(_same_way(hop, other) for other in best.hops))
+                backup = backup or elsewhere
+                if elsewhere and not {hop.interface for hop in hops} & {hop.interface for hop in best.hops}:
+                    return best, elsewhere
+        return best, backup
 
     def _note(self, prefix: Prefix, old: Route | None, new: Route | None) -> None:
         earlier = self._events.get(prefix)
@@ -329,6 +348,14 @@ def _same_entry(old: Route | None, new: Route | None) -> bool:
     if old is None or new is None:
         return old is new
     return (old.hops, old.protocol, old.preference, old.metric) == (new.hops, new.protocol, new.preference, new.metric)
+
+
+def _can_fail(hop: Hop) -> bool:
+    return hop.kind in {HopKind.FORWARD, HopKind.CONNECTED}
+
+
+def _same_way(one: Hop, other: Hop) -> bool:
+    return (one.kind, one.interface, one.via) == (other.kind, other.interface, other.via)
 
 
 def _same(before: Way | None, after: Way) -> bool:

@@ -84,3 +84,4 @@ class FibChange:
     prefix: Prefix
     route: Route | None  # every hop resolved to an interface that is up
     bulk: bool = False  # BGP's own table has written a route of its own to it: there is nothing to remove
+    backup: tuple[Hop, ...] = ()  # of the next best route: where packets go while none of the route's hops can be used

@@ -173,7 +173,7 @@ def _strictest(one: BfdEntry, other: BfdEntry) -> BfdEntry:
         receive=min(one.receive, other.receive),
         multiplier=min(one.multiplier, other.multiplier),
         echo=min((echo for echo in (one.echo, other.echo) if echo), default=0),
-        flags=one.flags & other.flags,
+        flags=one.flags & other.flags,  # passive, and alone, only if both are
         min_ttl=max(one.min_ttl, other.min_ttl),
     )
 
@@ -190,6 +190,7 @@ def _entry(request: BfdOpen, interfaces: dict[str, Published]) -> BfdEntry | Non
     flags = (CONSTANTS["BFD_MULTIHOP"] if request.multihop else 0) | (
         CONSTANTS["BFD_PASSIVE"] if request.passive else 0
     )
+    flags |= 0 if request.routes else CONSTANTS["BFD_LONE"]
     return BfdEntry(
         family=request.remote.family,
         remote=request.remote.value,

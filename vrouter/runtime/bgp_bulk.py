@@ -24,6 +24,7 @@ from vrouter.rib.bgp_table import (
     PeerSettings,
 )
 from vrouter.rib.route import Hop, HopKind, Protocol
+from vrouter.wire.bgp.attributes import Type
 
 _FAMILY: Final = {Afi.IPV4: 4, Afi.IPV6: 6}
 _AFI: Final = {4: 1, 6: 2}
@@ -35,7 +36,6 @@ REASONS: Final = (
     "external", "metric", "age", "router-id", "cluster-list", "address", "path-id",
 )  # fmt: skip
 _ERRORS: Final = ("withdrawn", "discarded", "reset")  # enum bgp_repair
-_NEXT_HOP: Final = 3  # type of the attribute
 
 
 class BulkTable:
@@ -244,7 +244,7 @@ class BulkTable:
         """Give counters of a neighbor."""
         counts = self._table.counts(peer)
         errors = {
-            kind: {number: counts.errors[row][number] for number in range(256) if counts.errors[row][number]}
+            kind: {_attribute(number): count for number, count in enumerate(counts.errors[row]) if count}
             for row, kind in enumerate(_ERRORS)
         }
         return {
@@ -328,6 +328,11 @@ def _family(settings: FamilySettings) -> bgp.Family:
     )
 
 
+def _attribute(number: int) -> str:
+    """Give an attribute's name, or its number: what is told to the manager has text for keys."""
+    return Type(number).name.lower().replace("_", "-") if number in set(Type) else str(number)
+
+
 def _event(event: bgp.Event) -> Event:
     kind = EventKind(event.kind)
     return Event(kind, event.type, event.body, event.code, event.subcode, _AFI.get(event.family, 0), event.number)
@@ -350,7 +355,7 @@ def _next_hop(attributes: bytes) -> Address | None:
     while at < len(attributes):
         head = 4 if attributes[at] & 0x10 else 3
         size = int.from_bytes(attributes[at + 2 : at + head], "big")
-        if attributes[at + 1] == _NEXT_HOP:
+        if attributes[at + 1] == Type.NEXT_HOP:
             return Address(4, int.from_bytes(attributes[at + head : at + head + size], "big"))
         at += head + size
     return None

@@ -23,11 +23,13 @@ from vrouter.config.router import RouterConfig
 from vrouter.engine import inputs, outputs
 from vrouter.engine.engine import Engine
 from vrouter.engine.recording import Header
+from vrouter.net.address import Address
 from vrouter.proto.base import BfdClose, BfdOpen
 from vrouter.rib import connected
 from vrouter.rib.rib import Rib
 from vrouter.runtime.engines import make_engine
 from vrouter.runtime.fib_sync import FibSync
+from vrouter.runtime.hop_groups import HOLD
 from vrouter.runtime.manager_link import RequestError
 from vrouter.runtime.recorder import Recorder
 
@@ -87,6 +89,8 @@ class Control:
         self._timer: Timer | None = None
         self._due: float | None = None
         self._links: dict[int, inputs.Link] = {}
+        self._watched: dict[str, BfdOpen] = {}
+        self._holds: dict[tuple[Address, str], Timer | None] = {}  # of neighbors that groups leave out for a while
         self.sockets: Sockets | None = None
         self.watcher: Watcher | None = None
         self._inputs: dict[str, Timings] = {}  # how long each kind of input took
@@ -228,6 +232,7 @@ class Control:
         self._beat(self._engine.size)
         try:
             wanted: list[outputs.Output] = []
+            self._ahead(event)
             try:
                 wanted = self._engine.handle(event, now)
             finally:
@@ -244,6 +249,36 @@ class Control:
             self._beat(self._engine.size)
             self._arm(now)
 
+    def _ahead(self, event: inputs.Input) -> None:
+        """Move next-hop groups away from what has failed, before the routes are judged, which takes its time."""
+        try:
+            match event:
+                case inputs.Link(port, up):
+                    self._fib.link(port, up=up)
+                case inputs.Bfd(session, up, admin_down) if session in self._watched:
+                    self._neighbor(self._watched[session], up=up or admin_down)
+        except OSError as error:
+            log.warning("not all next-hop groups are moved: %s", error)
+
+    def _neighbor(self, request: BfdOpen, *, up: bool) -> None:
+        """Take note of a neighbor that BFD watches."""
+        if request.multihop or not request.routes:
+            return
+        neighbor = (request.remote, request.interface)
+        hold = self._holds.pop(neighbor, None)
+        if hold is not None:
+            hold.cancel()
+        if not up:
+            self._holds[neighbor] = self._call_later(HOLD, lambda: self._let_go(request))
+        self._fib.neighbor(*neighbor, up=up)
+
+    def _let_go(self, request: BfdOpen) -> None:
+        """Leave to the protocols what becomes of a neighbor that has been silent for a while."""
+        try:
+            self._neighbor(request, up=True)
+        except OSError as error:
+            log.warning("not all next-hop groups are moved back: %s", error)
+
     def _carry_out(self, wanted: list[outputs.Output]) -> None:
         failure = None
         for output in wanted:
@@ -257,6 +292,10 @@ class Control:
                     if self.sockets is not None:
                         self.sockets.ask(instance, request)
                 case outputs.Watch(request):
+                    if isinstance(request, BfdOpen):
+                        self._watched[request.session] = request
+                    else:
+                        self._watched.pop(request.session, None)
                     if self.watcher is not None:
                         self.watcher.ask(request)
                 case outputs.Event(instance, event, details):
@@ -269,7 +308,7 @@ class Control:
     def _write(self, tables: outputs.Tables) -> None:
         """Bring the tables in line, and look after them once more a little later."""
         self.tidy_soon()
-        self._fib.apply(tables, self._engine.rib.installed)
+        self._fib.apply(tables, self._engine.rib.installed, self._engine.rib.backups)
         self._published()
 
     def tidy_soon(self) -> None:

@@ -1,7 +1,7 @@
 """Brings the tables segment in line with what the control has worked out.
 
     Tables: Root (interfaces, addresses, rules) --> publish
-            FibChange (prefix, resolved hops) ----> group, apply
+            FibChange (prefix, resolved hops) ----> group, apply          (hop_groups.py)
             unsettled --------------------------->  what a predecessor left of these protocols stays
 
 Order: an interface is published before a route leads to it, and withdrawn after the last one.  The
@@ -28,10 +28,11 @@ from fastpath.tables import TableWriter
 from vrouter.config.police import Policer
 from vrouter.config.router import Interface
 from vrouter.engine.outputs import Root, Tables
-from vrouter.net.address import Prefix, parse_mac
+from vrouter.net.address import Address, Prefix, parse_mac
 from vrouter.rib.connected import InterfaceAddress
 from vrouter.rib.route import FibChange, Hop, Protocol, Route
 from vrouter.runtime.filter_sync import FilterSync, features
+from vrouter.runtime.hop_groups import HopGroups
 from vrouter.sockets.rules import RuleEntry
 
 # Constants of include/abi/tables.h; a unit test compares.
@@ -54,6 +55,8 @@ class FibSync:
         with Segment(tables_fd, KIND_TABLES) as segment:
             self._indices = {name: index for index, name in published.names(segment).items()}
             self._filters = FilterSync(writer, segment)
+        self._groups = HopGroups(writer, self._hop)
+        self._down_ports: frozenset[int] = frozenset()
         self._root: Root | None = None
         self._last_index = max(self._indices.values(), default=0)
         self._unsettled: tuple[Protocol, ...] = ()
@@ -66,8 +69,10 @@ class FibSync:
         """Give the indices of the interfaces by name."""
         return self._indices
 
-    def apply(self, tables: Tables, wanted: Mapping[Prefix, Route]) -> None:
-        """Carry out a change; `wanted` is all that the FIB holds afterwards.
+    def apply(
+        self, tables: Tables, wanted: Mapping[Prefix, Route], backups: Mapping[Prefix, tuple[Hop, ...]] | None = None
+    ) -> None:
+        """Carry out a change; `wanted` is all that the FIB holds afterwards, with these backups.
 
         Raises OSError when the segment has no room; the next call then writes everything.
         """
@@ -81,8 +86,10 @@ class FibSync:
             self._publish(replace(root, interfaces=root.interfaces + leaving))
         elif not leaving:
             self._publish(root)
+        self._move(root)
         if whole:
-            self._install(wanted.values())
+            behind = backups or {}
+            self._install((route, behind.get(prefix, ())) for prefix, route in wanted.items())
             self._sweep(wanted, tables.unsettled)
         else:
             self._change(tables.changes)
@@ -96,8 +103,21 @@ class FibSync:
         self._indices = {name: index for name, index in self._indices.items() if name in names}
         self._root, self._unsettled, self.synchronous = root, tables.unsettled, True
 
+    def link(self, port: int, *, up: bool) -> None:
+        """Move the groups that lead over a port to their other hops, or back, before their routes are judged.
+
+        Raises OSError where not all could be.
+        """
+        self._down_ports = self._down_ports - {port} if up else self._down_ports | {port}
+        self._move(self._root or Root())
+
+    def neighbor(self, address: Address, interface: str, *, up: bool) -> None:
+        """Move the groups that lead to a neighbor likewise; without an interface it may be on any."""
+        self._groups.neighbor((address, interface), up=up)
+
     def reclaim(self) -> None:
         """Give back the memory that no reader can see any more."""
+        self._groups.sweep()
         self._writer.reclaim()
 
     def assign(self, interfaces: Iterable[Interface]) -> None:
@@ -117,6 +137,9 @@ class FibSync:
                 raise OSError(28, "no interface index is free")
             taken.add(index)
             self._indices[interface.name] = self._last_index = index
+
+    def _move(self, root: Root) -> None:
+        self._groups.links(interface.name for interface in root.interfaces if interface.port in self._down_ports)
 
     def _publish(self, root: Root) -> None:
         # Filters and rates first: an interface is published with the features that ask for them.
@@ -157,10 +180,10 @@ class FibSync:
 
     def _change(self, changes: Iterable[FibChange]) -> None:
         gone: list[Prefix] = []
-        routes: list[Route] = []
+        routes: list[tuple[Route, tuple[Hop, ...]]] = []
         for change in changes:
             if change.route is not None:
-                routes.append(change.route)
+                routes.append((change.route, change.backup))
             elif not change.bulk:  # else BGP's table has written its own route over ours
                 gone.append(change.prefix)
         self._install(routes)
@@ -172,24 +195,16 @@ class FibSync:
         installed = [Prefix(entry.family, entry.value, entry.length) for entry in self._writer.routes(kept)]
         self._remove(prefix for prefix in installed if prefix not in wanted)
 
-    def _install(self, routes: Iterable[Route]) -> None:
-        groups: dict[tuple[Hop, ...], int] = {}
+    def _install(self, routes: Iterable[tuple[Route, tuple[Hop, ...]]]) -> None:
         changes = []
-        try:
-            for route in routes:
-                group = groups.get(route.hops)
-                if group is None:
-                    group = groups[route.hops] = self._writer.group([self._hop(hop) for hop in route.hops])
-                family, value, length = route.prefix
-                changes.append(
-                    tables.RouteChange(family, value, length, group, route.protocol, route.preference, route.metric)
-                )
-            if changes:
-                self._writer.apply(changes)
-        finally:
-            # The routes hold references of their own.
-            for group in groups.values():
-                self._writer.release(group)
+        for route, backup in routes:
+            group = self._groups.get(route.hops, backup)
+            family, value, length = route.prefix
+            changes.append(
+                tables.RouteChange(family, value, length, group, route.protocol, route.preference, route.metric)
+            )
+        if changes:
+            self._writer.apply(changes)
 
     def _remove(self, prefixes: Iterable[Prefix]) -> None:
         changes = [tables.RouteChange(*prefix, 0) for prefix in prefixes]

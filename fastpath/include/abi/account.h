@@ -14,6 +14,7 @@ enum denial {
 	DENIAL_IDENTITY, // somebody who is no relay asked in the name of a key
 	DENIAL_SOCKETS, DENIAL_OPEN_RATE, DENIAL_ACCEPT_RATE, DENIAL_BYTE_RATE, DENIAL_MEMORY,
 	DENIAL_CONNECTIONS, // to vr/NAME.sock
+	DENIAL_MALFORMED,   // what is no request: the connection is closed
 	DENIAL_COUNT
 };
 
@@ -28,6 +29,7 @@ struct account {
 	uint64_t memory;        // bytes of its sockets' buffers, now
 	uint64_t opens;         // sockets ever opened
 	uint64_t accepts;       // connections ever accepted
+	uint64_t rests;         // how often it took more than its share, and had to wait
 	uint64_t open_at;       // GCRA (ITU-T I.371) of each rate: when the next one would be due, ns
 	uint64_t accept_at;
 	uint64_t byte_at;

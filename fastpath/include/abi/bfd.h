@@ -24,7 +24,8 @@ enum bfd_authentication {
 };
 enum bfd_entry_flags {
 	BFD_MULTIHOP = 1, // RFC 5883; else RFC 5881
-	BFD_PASSIVE = 2   // RFC 5880 section 6.1
+	BFD_PASSIVE = 2,  // RFC 5880 section 6.1
+	BFD_LONE = 4      // no route depends on it
 };
 enum { BFD_KEY_SIZE = 20 };
 

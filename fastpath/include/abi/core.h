@@ -163,13 +163,17 @@ int table_writer_police(struct table_writer *writer, const struct police_rate *c
 int table_writer_filter(struct table_writer *writer, const void *table, uint64_t bytes);
 // Find or make the group with exactly these hops; returns its index (counted reference) or -errno.
 int table_writer_group(struct table_writer *writer, const struct nexthop *hops, uint32_t count);
-// Make a group of its own, which nobody else is given for the same hops; else like table_writer_group.
-int table_writer_group_new(struct table_writer *writer, const struct nexthop *hops, uint32_t count);
+// Make a group of its own, which nobody else is given for the same hops; else like table_writer_group.  Behind the
+// hops are `backups` more, for when none of these can be used.
+int table_writer_group_new(struct table_writer *writer, const struct nexthop *hops, uint32_t count, uint32_t backups);
+// 1: some route uses the group.  0, -ENOENT.
+int table_writer_group_used(const struct table_writer *writer, uint16_t group);
 // Give back a reference of table_writer_group.  Routes hold references of their own; a group
 // without either is removed.
 int table_writer_group_release(struct table_writer *writer, uint16_t group);
 // Point an existing group at other hops: every route that uses it moves with one store.
-int table_writer_group_set(struct table_writer *writer, uint16_t group, const struct nexthop *hops, uint32_t count);
+int table_writer_group_set(struct table_writer *writer, uint16_t group, const struct nexthop *hops, uint32_t count,
+	uint32_t backups);
 // Install, replace and remove routes.  A successor calls it with what it wants, then sweeps.
 // On an error some were not installed or replaced; all that were to be removed are gone.
 int table_writer_apply(struct table_writer *writer, const struct route_change *changes, uint32_t count);

@@ -137,9 +137,9 @@ struct nexthop {
 
 struct nexthop_group {
 	uint32_t count;        // 1..MAX_GROUP_HOPS
-	uint32_t total_weight;
+	uint32_t total_weight; // of these
 	uint32_t checksum;     // CRC-32 of the group with this field zero
-	uint32_t reserved;
+	uint32_t backups;      // hops behind them, for when none of them can be used; with them MAX_GROUP_HOPS at most
 	struct nexthop hops[];
 };
 
@@ -193,7 +193,6 @@ struct prefix_entry {
 	uint8_t preference;    // smaller wins between protocols
 	uint16_t reserved;
 	uint32_t metric;
-	uint32_t reserved2;
 };
 
 enum route_protocol {

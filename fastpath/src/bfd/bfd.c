@@ -149,6 +149,14 @@ void bfd_begin(struct bfd *bfd, uint64_t now)
 	}
 }
 
+bool bfd_lost(const struct bfd *bfd, uint32_t slot)
+{
+	const struct bfd_session *session = session_at(bfd, slot);
+	const struct bfd_entry *entry = entry_at(bfd, slot);
+	return entry != NULL && (entry->flags & (BFD_MULTIHOP | BFD_LONE)) == 0 && session->discriminator != 0 &&
+		session->state == BFD_DOWN && session->downs != 0 && session->remote_state != BFD_ADMIN_DOWN;
+}
+
 // --- following the published entries ---
 
 static bool entry_valid(const struct bfd_entry *entry)

@@ -59,6 +59,8 @@ void bfd_follow(struct bfd *bfd, uint64_t now);
 void bfd_begin(struct bfd *bfd, uint64_t now);
 // There is any session, or has been one until now.
 bool bfd_active(const struct bfd *bfd);
+// Has the session found its neighbor, on a link and with routes that lead there, dead?  Not one that was put down.
+bool bfd_lost(const struct bfd *bfd, uint32_t slot);
 // Some session expects echo packets to come back.
 bool bfd_echoes(const struct bfd *bfd);
 // A datagram to one of the three ports.

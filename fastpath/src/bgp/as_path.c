@@ -52,6 +52,21 @@ uint32_t as_path_widen(const uint8_t *data, uint32_t size, uint8_t *out)
 	return (uint32_t)(to - out);
 }
 
+// RFC 6793 section 6: segments of a confederation have no place in AS4_PATH; what else there is counts.
+static uint32_t without_confederation(const uint8_t *data, uint32_t size, uint8_t *out)
+{
+	uint8_t *to = out;
+	uint32_t bytes;
+	for (const uint8_t *end = data + size; data < end; data += bytes) {
+		bytes = 2 + data[1] * 4u;
+		if (data[0] != AS_SET && data[0] != AS_SEQUENCE)
+			continue;
+		memcpy(to, data, bytes);
+		to += bytes;
+	}
+	return (uint32_t)(to - out);
+}
+
 uint32_t as_path_merge(const uint8_t *path, uint32_t size, const uint8_t *path4, uint32_t size4, uint8_t *out)
 {
 	uint32_t length = as_path_length(path, size), length4 = as_path_length(path4, size4);
@@ -72,7 +87,7 @@ uint32_t as_path_merge(const uint8_t *path, uint32_t size, const uint8_t *path4,
 		to += numbers * 4;
 		missing -= at[0] == AS_SET ? 1 : numbers;
 	}
-	memcpy(to, path4, size4);
+	size4 = without_confederation(path4, size4, to);
 	// Two sequences that meet become one, where there is room.
 	uint8_t *last = out;
 	while (to != out && last + 2 + last[1] * 4 < to)

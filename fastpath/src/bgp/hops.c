@@ -228,8 +228,11 @@ int route_hops(struct bgp_table *t, const struct route *route, struct nexthop ou
 // Point a group of the segment at what its next hops resolve to now.
 static int group_flip(struct bgp_table *t, struct hop_group *group)
 {
-	struct nexthop hops[MAX_GROUP_HOPS];
+	struct nexthop hops[MAX_GROUP_HOPS], backup[MAX_GROUP_HOPS];
 	uint32_t count = hops_merge(group->hops, group->count, true, hops);
+	uint32_t backups = hops_merge(&group->hops[group->count], 1, true, backup), behind = 0;
+	for (; count != 0 && behind < backups && count + behind < MAX_GROUP_HOPS; behind++)
+		hops[count + behind] = backup[behind];
 	if (count == 0)
 		count = hops_merge(&group->hops[group->count], 1, true, hops);
 	if (count == 0)
@@ -239,8 +242,8 @@ static int group_flip(struct bgp_table *t, struct hop_group *group)
 	if (t->writer == NULL)
 		return 0;
 	if (group->fib != 0)
-		return table_writer_group_set(t->writer, group->fib, hops, count);
-	int made = table_writer_group_new(t->writer, hops, count);
+		return table_writer_group_set(t->writer, group->fib, hops, count, behind);
+	int made = table_writer_group_new(t->writer, hops, count, behind);
 	if (made < 0)
 		return made;
 	group->fib = (uint16_t)made;

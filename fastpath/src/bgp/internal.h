@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include "abi/bgp.h"
 #include "abi/core.h"
 #include "base/bytes.h"
@@ -138,7 +139,7 @@ struct route {
 	uint16_t group;            // struct hop_group in the FIB
 	uint8_t length;
 	uint8_t flags;
-	uint8_t address[];         // 4 or 16
+	uint8_t address[];         // 4 of IPv4, 8 of IPv6; of a longer prefix its number in routes.wide
 };
 
 struct list {
@@ -157,6 +158,9 @@ struct routes {
 	uint8_t **chunks;
 	uint32_t stride;
 	uint32_t width;            // bytes of an address
+	uint8_t (*wide)[16];       // addresses of prefixes of more than 64 bits
+	uint32_t wide_end, wide_room;
+	uint32_t wide_free;        // 1 + first free one, linked by its first bytes
 	uint64_t paths;
 	struct list dirty, held, watched, fib;
 	uint32_t scan;             // next to look at for changed next hops; `end`: done
@@ -433,6 +437,19 @@ int route_path_set(struct bgp_table *t, uint32_t f, uint32_t number, uint32_t bu
 bool route_path_clear(struct bgp_table *t, uint32_t f, uint32_t number, uint32_t peer, uint32_t path_id);
 void route_path_remove(struct bgp_table *t, uint32_t f, uint32_t number, uint32_t place);
 void route_prefix(const struct routes *routes, const struct route *route, struct prefix *out);
+static inline bool length_wide(const struct routes *routes, uint32_t length)
+{
+	return routes->width == 16 && length > 64;
+}
+// All bytes of its address that its length covers.
+static inline const uint8_t *route_address(const struct routes *routes, const struct route *route)
+{
+	uint32_t number;
+	if (!length_wide(routes, route->length))
+		return route->address;
+	memcpy(&number, route->address, sizeof(number));
+	return routes->wide[number];
+}
 
 // --- best.c ---
 // The place of the best path, BEST_NONE: none.  -ENOMEM.

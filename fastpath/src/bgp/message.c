@@ -63,9 +63,9 @@ static int split(struct update *u, const uint8_t *p, uint32_t size)
 }
 
 // RFC 7606 section 7.2, RFC 7607.
-static bool path_sound(const struct raw *raw, uint32_t width)
+static bool path_sound(const struct raw *raw, uint32_t width, bool confederation)
 {
-	if (!as_path_valid(raw->value, raw->size, width, false))
+	if (!as_path_valid(raw->value, raw->size, width, confederation))
 		return false;
 	for (const uint8_t *p = raw->value, *end = p + raw->size; p < end; p += 2 + p[1] * width)
 		for (uint32_t i = 0; i < p[1]; i++)
@@ -95,7 +95,7 @@ static void check_value(struct update *u, uint8_t type)
 		sound = raw->size == 1 && raw->value[0] <= 2;
 		break;
 	case ATTRIBUTE_AS_PATH:
-		sound = path_sound(raw, width);
+		sound = path_sound(raw, width, false);
 		break;
 	case ATTRIBUTE_NEXT_HOP: case ATTRIBUTE_MED: case ATTRIBUTE_LOCAL_PREF: case ATTRIBUTE_ORIGINATOR:
 	case ATTRIBUTE_OTC:
@@ -108,7 +108,7 @@ static void check_value(struct update *u, uint8_t type)
 		discarded = !aggregator_sound(raw, width);
 		break;
 	case ATTRIBUTE_AS4_PATH:
-		discarded = !path_sound(raw, 4);
+		discarded = !path_sound(raw, 4, true);
 		break;
 	case ATTRIBUTE_AS4_AGGREGATOR:
 		discarded = !aggregator_sound(raw, 4);

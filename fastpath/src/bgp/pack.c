@@ -158,7 +158,7 @@ static int packer_add(struct packer *p, const struct item *item)
 		at += 4;
 	}
 	*at++ = route->length;
-	memcpy(at, route->address, bytes);
+	memcpy(at, route_address(routes, route), bytes);
 	p->used += size;
 	return 0;
 }

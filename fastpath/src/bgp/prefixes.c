@@ -10,7 +10,7 @@ enum { LEAST_INDEX = 1024, FILL_AHEAD = 16 };
 void routes_open(struct routes *routes, uint32_t f)
 {
 	routes->width = f == 0 ? 4 : 16;
-	routes->stride = (uint32_t)((sizeof(struct route) + routes->width + 7) / 8 * 8);
+	routes->stride = (uint32_t)sizeof(struct route) + 8;
 }
 
 void routes_close(struct bgp_table *t, struct routes *routes)
@@ -22,6 +22,7 @@ void routes_close(struct bgp_table *t, struct routes *routes)
 		memory_give(t, routes->chunks[i]);
 	memory_give(t, routes->chunks);
 	memory_give(t, routes->index);
+	memory_give(t, routes->wide);
 	list_free(t, &routes->dirty);
 	list_free(t, &routes->held);
 	list_free(t, &routes->watched);
@@ -59,6 +60,22 @@ static uint32_t index_number(uint32_t capacity, uint32_t entry)
 	return entry & (capacity - 1);
 }
 
+static bool address_is(const struct routes *routes, const struct route *route, const uint8_t *address)
+{
+	if (routes->width == 4)
+		return memcmp(route->address, address, 4) == 0;
+	if (length_wide(routes, route->length))
+		return memcmp(route_address(routes, route), address, 16) == 0;
+	return memcmp(route->address, address, 8) == 0;
+}
+
+static uint32_t route_hash(const struct bgp_table *t, uint32_t f, const struct route *route)
+{
+	struct prefix prefix;
+	route_prefix(&t->routes[f], route, &prefix);
+	return routes_hash(t, f, prefix.address, prefix.length);
+}
+
 uint32_t routes_find(const struct bgp_table *t, uint32_t f, const uint8_t *address, uint32_t length, uint32_t hash)
 {
 	const struct routes *routes = &t->routes[f];
@@ -72,7 +89,7 @@ uint32_t routes_find(const struct bgp_table *t, uint32_t f, const uint8_t *addre
 			continue;
 		uint32_t found = index_number(routes->capacity, entry);
 		const struct route *route = route_at(routes, found - 1);
-		if (route->length == length && memcmp(route->address, address, routes->width) == 0)
+		if (route->length == length && address_is(routes, route, address))
 			return found;
 	}
 }
@@ -93,7 +110,7 @@ static void index_fill(const struct bgp_table *t, uint32_t f, uint32_t *index, u
 		uint32_t count = routes->end - first < FILL_AHEAD ? routes->end - first : FILL_AHEAD;
 		for (uint32_t i = 0; i < count; i++) {
 			const struct route *route = route_at(routes, first + i);
-			hashes[i] = routes_hash(t, f, route->address, route->length);
+			hashes[i] = route->flags & ROUTE_LIVE ? route_hash(t, f, route) : 0;
 			__builtin_prefetch(&index[hashes[i] & (capacity - 1)], 1);
 		}
 		for (uint32_t i = 0; i < count; i++)
@@ -141,6 +158,50 @@ static uint32_t route_slot(struct bgp_table *t, struct routes *routes)
 	return ++routes->end;
 }
 
+// Keep the address of a prefix of more than 64 bits; 0 without memory, else 1 + number.
+static uint32_t wide_take(struct bgp_table *t, struct routes *routes, const uint8_t *address)
+{
+	uint32_t taken = routes->wide_free;
+	if (taken != 0) {
+		memcpy(&routes->wide_free, routes->wide[taken - 1], sizeof(routes->wide_free));
+	} else {
+		if (routes->wide_end == routes->wide_room) {
+			uint32_t room = routes->wide_room == 0 ? 64 : 2 * routes->wide_room;
+			void *wide = memory_resize(t, routes->wide, room * sizeof(*routes->wide));
+			if (wide == NULL)
+				return 0;
+			routes->wide = wide;
+			routes->wide_room = room;
+		}
+		taken = ++routes->wide_end;
+	}
+	memcpy(routes->wide[taken - 1], address, sizeof(*routes->wide));
+	return taken;
+}
+
+static void wide_give(struct routes *routes, uint32_t taken)
+{
+	memcpy(routes->wide[taken - 1], &routes->wide_free, sizeof(routes->wide_free));
+	routes->wide_free = taken;
+}
+
+static void address_set(const struct routes *routes, struct route *route, const uint8_t *address, uint32_t wide)
+{
+	uint32_t number = wide - 1;
+	if (wide != 0)
+		memcpy(route->address, &number, sizeof(number));
+	else
+		memcpy(route->address, address, routes->width == 4 ? 4 : 8);
+}
+
+static void address_drop(struct routes *routes, const struct route *route)
+{
+	uint32_t number;
+	memcpy(&number, route->address, sizeof(number));
+	if (length_wide(routes, route->length))
+		wide_give(routes, number + 1);
+}
+
 uint32_t routes_make(struct bgp_table *t, uint32_t f, const uint8_t *address, uint32_t length, uint32_t hash)
 {
 	struct routes *routes = &t->routes[f];
@@ -150,7 +211,12 @@ uint32_t routes_make(struct bgp_table *t, uint32_t f, const uint8_t *address, ui
 	if ((uint64_t)(routes->count + 1) * 4 > (uint64_t)routes->capacity * 3 && index_grow(t, f) < 0)
 		return 0;
 	bool scanned = routes->scan == routes->end;
+	uint32_t wide = length_wide(routes, length) ? wide_take(t, routes, address) : 0;
+	if (wide == 0 && length_wide(routes, length))
+		return 0;
 	found = route_slot(t, routes);
+	if (found == 0 && wide != 0)
+		wide_give(routes, wide);
 	if (found == 0)
 		return 0;
 	if (scanned)
@@ -160,7 +226,7 @@ uint32_t routes_make(struct bgp_table *t, uint32_t f, const uint8_t *address, ui
 	route->length = (uint8_t)length;
 	route->flags = ROUTE_LIVE;
 	route->best = BEST_NONE;
-	memcpy(route->address, address, routes->width);
+	address_set(routes, route, address, wide);
 	index_put(routes->index, routes->capacity, hash, found);
 	routes->count++;
 	return found;
@@ -171,7 +237,7 @@ static void index_remove(struct bgp_table *t, uint32_t f, uint32_t number)
 	struct routes *routes = &t->routes[f];
 	const struct route *route = route_at(routes, number);
 	uint32_t mask = routes->capacity - 1;
-	uint32_t hole = routes_hash(t, f, route->address, route->length) & mask;
+	uint32_t hole = route_hash(t, f, route) & mask;
 	while (index_number(routes->capacity, routes->index[hole]) != number + 1)
 		hole = (hole + 1) & mask;
 	for (uint32_t slot = hole;;) {
@@ -180,7 +246,7 @@ static void index_remove(struct bgp_table *t, uint32_t f, uint32_t number)
 		if (entry == 0)
 			break;
 		const struct route *next = route_at(routes, index_number(routes->capacity, entry) - 1);
-		uint32_t home = routes_hash(t, f, next->address, next->length) & mask;
+		uint32_t home = route_hash(t, f, next) & mask;
 		if (((slot - home) & mask) < ((slot - hole) & mask))
 			continue;
 		routes->index[hole] = entry;
@@ -198,6 +264,7 @@ static bool releasable(const struct bgp_table *t, uint32_t f, uint32_t number)
 static void route_free(struct routes *routes, uint32_t number)
 {
 	struct route *route = route_at(routes, number);
+	address_drop(routes, route);
 	route->flags = 0;
 	route->path[0] = routes->free;
 	routes->free = number + 1;
@@ -385,5 +452,6 @@ bool route_path_clear(struct bgp_table *t, uint32_t f, uint32_t number, uint32_t
 void route_prefix(const struct routes *routes, const struct route *route, struct prefix *out)
 {
 	*out = (struct prefix){.family = routes->width == 4 ? FAMILY_IPV4 : FAMILY_IPV6, .length = route->length};
-	memcpy(out->address, route->address, routes->width);
+	memcpy(out->address, route_address(routes, route),
+	       routes->width == 4 ? 4 : length_wide(routes, route->length) ? 16 : 8);
 }

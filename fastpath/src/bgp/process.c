@@ -46,7 +46,9 @@ static void change_make(struct bgp_table *t, uint32_t f, struct route *route, st
 	*change = (struct route_change){
 		.family = f == 0 ? FAMILY_IPV4 : FAMILY_IPV6, .length = route->length, .protocol = ROUTE_BGP,
 	};
-	memcpy(change->address, route->address, t->routes[f].width);
+	struct prefix prefix;
+	route_prefix(&t->routes[f], route, &prefix);
+	memcpy(change->address, prefix.address, sizeof(change->address));
 	const struct bundle *best = best_bundle(t, route);
 	bool was = route->flags & ROUTE_INSTALLED, is = route->group != 0 && best != NULL;
 	if (is) {

@@ -7,8 +7,10 @@
 
 static int prefix_compare(const struct routes *routes, const struct route *a, const uint8_t *address, uint32_t length)
 {
-	int order = memcmp(a->address, address, routes->width);
-	return order != 0 ? order : (a->length > length) - (a->length < length);
+	struct prefix prefix;
+	route_prefix(routes, a, &prefix);
+	int order = memcmp(prefix.address, address, routes->width);
+	return order != 0 ? order : (prefix.length > length) - (prefix.length < length);
 }
 
 // The first prefixes after one, as a heap with the last of them on top.
@@ -20,8 +22,9 @@ struct page {
 
 static bool after(const struct page *p, uint32_t a, uint32_t b)
 {
-	const struct route *other = route_at(p->routes, b);
-	return prefix_compare(p->routes, route_at(p->routes, a), other->address, other->length) > 0;
+	struct prefix other;
+	route_prefix(p->routes, route_at(p->routes, b), &other);
+	return prefix_compare(p->routes, route_at(p->routes, a), other.address, other.length) > 0;
 }
 
 static void heap_down(const struct page *p, uint32_t i, uint32_t count)

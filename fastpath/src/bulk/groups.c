@@ -1,4 +1,4 @@
-// Next-hop groups: found by content, counted by routes and by holders.
+// Next-hop groups: found by content, counted by routes and by holders; or a holder's own, with backups.
 //
 // A number is used again only after no reader can have it from a leaf that led there.
 #include <errno.h>
@@ -16,9 +16,9 @@ union group_draft {
 	uint8_t room[sizeof(struct nexthop_group) + MAX_GROUP_HOPS * sizeof(struct nexthop)];
 };
 
-static uint64_t group_bytes(uint32_t count)
+static uint64_t group_bytes(const struct nexthop_group *group)
 {
-	return sizeof(struct nexthop_group) + count * sizeof(struct nexthop);
+	return sizeof(*group) + (group->count + group->backups) * sizeof(struct nexthop);
 }
 
 static struct nexthop_group *group_block(const struct table_writer *w, uint16_t group)
@@ -31,7 +31,7 @@ static uint32_t group_checksum(const struct nexthop_group *group)
 	struct nexthop_group head = *group;
 	head.checksum = 0;
 	uint32_t crc = crc32_update(0, &head, sizeof(head));
-	return crc32_update(crc, group->hops, head.count * sizeof(struct nexthop));
+	return crc32_update(crc, group->hops, (head.count + head.backups) * sizeof(struct nexthop));
 }
 
 static bool hop_valid(const struct nexthop *hop)
@@ -41,23 +41,25 @@ static bool hop_valid(const struct nexthop *hop)
 	       (hop->family == FAMILY_NONE || hop->family == FAMILY_IPV4 || hop->family == FAMILY_IPV6);
 }
 
-static int group_compose(union group_draft *draft, const struct nexthop *hops, uint32_t count)
+static int group_compose(union group_draft *draft, const struct nexthop *hops, uint32_t count, uint32_t backups)
 {
-	if (count == 0 || count > MAX_GROUP_HOPS)
+	if (count == 0 || count > MAX_GROUP_HOPS || backups > MAX_GROUP_HOPS - count)
 		return -EINVAL;
 	memset(draft, 0, sizeof(*draft));
-	uint64_t total = 0;
-	for (uint32_t i = 0; i < count; i++) {
+	uint64_t total = 0, end = 0;
+	for (uint32_t i = 0; i < count + backups; i++) {
 		if (!hop_valid(&hops[i]))
 			return -EINVAL;
-		total += hops[i].weight;
+		end = (i == count ? 0 : end) + hops[i].weight;
+		total = i < count ? end : total;
+		if (end > UINT32_MAX)
+			return -EINVAL;
 		draft->group.hops[i] = hops[i];
-		draft->group.hops[i].weight_end = (uint32_t)total;
+		draft->group.hops[i].weight_end = (uint32_t)end;
 		draft->group.hops[i].reserved = 0;
 	}
-	if (total > UINT32_MAX)
-		return -EINVAL;
 	draft->group.count = count;
+	draft->group.backups = backups;
 	draft->group.total_weight = (uint32_t)total;
 	draft->group.checksum = group_checksum(&draft->group);
 	return 0;
@@ -105,14 +107,14 @@ static uint16_t group_find(const struct table_writer *w, const union group_draft
 	uint32_t hash = draft->group.checksum;
 	for (uint16_t group = w->buckets[hash % GROUP_BUCKETS]; group != 0; group = w->groups[group].next)
 		if (w->groups[group].hash == hash &&
-		    memcmp(group_block(w, group), draft, group_bytes(draft->group.count)) == 0)
+		    memcmp(group_block(w, group), draft, group_bytes(&draft->group)) == 0)
 			return group;
 	return 0;
 }
 
 static int group_write(struct table_writer *w, const union group_draft *draft, uint64_t *where)
 {
-	uint64_t bytes = group_bytes(draft->group.count);
+	uint64_t bytes = group_bytes(&draft->group);
 	int error = writer_take(w, bytes, where);
 	if (error == 0)
 		memcpy(arena_at(&w->arena, *where), draft, bytes);
@@ -158,7 +160,7 @@ static int group_make(struct table_writer *w, const union group_draft *draft, bo
 int table_writer_group(struct table_writer *w, const struct nexthop *hops, uint32_t count)
 {
 	union group_draft draft;
-	int result = group_compose(&draft, hops, count);
+	int result = group_compose(&draft, hops, count, 0);
 	if (result < 0)
 		return result;
 	result = group_find(w, &draft);
@@ -171,10 +173,10 @@ int table_writer_group(struct table_writer *w, const struct nexthop *hops, uint3
 	return result;
 }
 
-int table_writer_group_new(struct table_writer *w, const struct nexthop *hops, uint32_t count)
+int table_writer_group_new(struct table_writer *w, const struct nexthop *hops, uint32_t count, uint32_t backups)
 {
 	union group_draft draft;
-	int result = group_compose(&draft, hops, count);
+	int result = group_compose(&draft, hops, count, backups);
 	if (result == 0)
 		result = group_make(w, &draft, true);
 	if (result > 0)
@@ -182,17 +184,18 @@ int table_writer_group_new(struct table_writer *w, const struct nexthop *hops, u
 	return result;
 }
 
-int table_writer_group_set(struct table_writer *w, uint16_t group, const struct nexthop *hops, uint32_t count)
+int table_writer_group_set(struct table_writer *w, uint16_t group, const struct nexthop *hops, uint32_t count,
+	uint32_t backups)
 {
 	union group_draft draft;
-	int error = group_compose(&draft, hops, count);
+	int error = group_compose(&draft, hops, count, backups);
 	if (error < 0)
 		return error;
 	if (!group_exists(w, group))
 		return -ENOENT;
 	uint64_t old = w->tables->groups[group];
-	uint64_t old_bytes = group_bytes(group_block(w, group)->count);
-	if (old_bytes == group_bytes(count) && memcmp(arena_at(&w->arena, old), &draft, old_bytes) == 0)
+	uint64_t old_bytes = group_bytes(group_block(w, group));
+	if (old_bytes == group_bytes(&draft.group) && memcmp(arena_at(&w->arena, old), &draft, old_bytes) == 0)
 		return 0;
 	uint64_t where;
 	error = group_write(w, &draft, &where);
@@ -234,6 +237,11 @@ int table_writer_group_release(struct table_writer *w, uint16_t group)
 	return 0;
 }
 
+int table_writer_group_used(const struct table_writer *w, uint16_t group)
+{
+	return !group_exists(w, group) ? -ENOENT : w->groups[group].routes != 0;
+}
+
 void group_use(struct table_writer *w, uint16_t group)
 {
 	w->groups[group].routes++;
@@ -266,7 +274,7 @@ void group_reclaim(struct table_writer *w, uint16_t group, uint64_t epoch)
 	if (!info->dying || info->retired != epoch)
 		return;
 	uint64_t where = w->tables->groups[group];
-	uint64_t bytes = group_bytes(group_block(w, group)->count);
+	uint64_t bytes = group_bytes(group_block(w, group));
 	bucket_remove(w, group);
 	*info = (struct group_info){0};
 	PUBLISH(&w->tables->groups[group], 0, "group gone");
@@ -282,8 +290,9 @@ static bool group_recover(struct table_writer *w, uint16_t group, uint64_t where
 		return false;
 	const struct nexthop_group *block = arena_at(&w->arena, where);
 	uint32_t count = block->count;
-	if (count == 0 || count > MAX_GROUP_HOPS || group_bytes(count) > w->size - where ||
-	    block->checksum != group_checksum(block) || !arena_claim(&w->arena, where, group_bytes(count)))
+	if (count == 0 || count > MAX_GROUP_HOPS || block->backups > MAX_GROUP_HOPS - count ||
+	    group_bytes(block) > w->size - where || block->checksum != group_checksum(block) ||
+	    !arena_claim(&w->arena, where, group_bytes(block)))
 		return false;
 	w->groups[group].live = 1;
 	bucket_add(w, group, block->checksum);

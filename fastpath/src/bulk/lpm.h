@@ -5,8 +5,9 @@
 // root.  Its shape is that of the published trie (abi/tables.h), which is the same thing with
 // each prefix spread over the slots that it is the best match of.
 //
-// A node from LPM_TAILS bits on that was made for one prefix is a tail: it holds what is left of
-// the prefix, however long, until another one comes under it.
+// From LPM_TAILS bits on, what was made for one prefix is a tail instead of a node: it holds what
+// is left of the prefix, however long, until another one comes under it.  Most of a full table of
+// IPv6 are tails.
 #ifndef BULK_LPM_H
 #define BULK_LPM_H
 
@@ -23,16 +24,25 @@ enum {
 struct lpm_node {
 	uint64_t shorts;       // bit (1 << l | v): the prefix of l = 1..5 bits with value v
 	uint64_t fulls;        // bit v: the prefix of 6 bits with value v
-	uint64_t children;
+	uint64_t children;     // slots under which there is a node
+	uint64_t tails;        // other slots, under which there is a tail
 	union {                // of the set bits of shorts, then of fulls
 		uint16_t few[LPM_FEW];
 		uint16_t *groups;  // of more than LPM_FEW
 	};
-	struct lpm_node *kids; // of the set bits of children
+	struct lpm_node *kids; // of the set bits of children; behind them the tails
 };
 
-// With no children, but kids: the node is a tail.  Its prefix is `fulls` bits of `shorts`, from the
-// highest; the group is few[0].
+struct lpm_tail {
+	uint32_t high, low;    // what is left of the prefix, from the highest bit; zeros behind it
+	uint16_t group;
+	uint16_t length;       // 1..LPM_TAIL_BITS
+};
+
+// A node or a tail that others look at, until lpm changes: its address, with the lowest bit set for a tail.
+struct lpm_ref {
+	uintptr_t word;        // 0: there is none
+};
 
 struct lpm {
 	struct lpm_node root;
@@ -59,19 +69,38 @@ void lpm_clear(struct lpm *lpm, struct key key, uint32_t length);
 // The prefix is asked for soon.
 void lpm_prefetch(const struct lpm *lpm, struct key key, uint32_t length);
 
-const struct lpm_node *lpm_child(const struct lpm_node *node, uint32_t slot);
-// The best group for each slot, where the path above the node yields `inherited`.
-void lpm_expand(const struct lpm_node *node, uint16_t inherited, uint16_t values[KEY_SLOTS]);
+static inline struct lpm_ref lpm_top(const struct lpm *lpm)
+{
+	return (struct lpm_ref){(uintptr_t)&lpm->root};
+}
+static inline bool lpm_none(struct lpm_ref ref)
+{
+	return ref.word == 0;
+}
+static inline bool lpm_same(struct lpm_ref a, struct lpm_ref b)
+{
+	return a.word == b.word;
+}
+static inline bool lpm_is_tail(struct lpm_ref ref)
+{
+	return ref.word & 1;
+}
+
+// Slots under which there is something.
+uint64_t lpm_children(struct lpm_ref ref);
+struct lpm_ref lpm_child(struct lpm_ref ref, uint32_t slot);
+// The best group for each slot, where the path above yields `inherited`.  Not of a tail.
+void lpm_expand(struct lpm_ref ref, uint16_t inherited, uint16_t values[KEY_SLOTS]);
 // The same for one slot.
-uint16_t lpm_slot(const struct lpm_node *node, uint32_t slot, uint16_t inherited);
-// Slots in which no prefix of the node matches, so that what is inherited counts.
-uint64_t lpm_bare(const struct lpm_node *node);
-// Slots in which a prefix of `bits` (1..6) with that value is, or would be, the best match.
-uint64_t lpm_best(const struct lpm_node *node, uint32_t bits, uint32_t value);
+uint16_t lpm_slot(struct lpm_ref ref, uint32_t slot, uint16_t inherited);
+// Slots in which no prefix of the node matches, so that what is inherited counts; none of a tail.
+uint64_t lpm_bare(struct lpm_ref ref);
+// Slots in which a prefix of `bits` (1..6) with that value is, or would be, the best match; none of a tail.
+uint64_t lpm_best(struct lpm_ref ref, uint32_t bits, uint32_t value);
 // The slot of its only child, if a node has nothing else; otherwise KEY_SLOTS.
-uint32_t lpm_passage(const struct lpm_node *node);
-// The length, bits from the highest, and group of the only prefix under a node without children: of 1..6 bits of an
-// ordinary node, 1..LPM_TAIL_BITS of a tail.  0: there are others, or none.
-uint32_t lpm_single(const struct lpm_node *node, uint64_t *bits, uint16_t *group);
+uint32_t lpm_passage(struct lpm_ref ref);
+// The length, bits from the highest, and group of the only prefix under a node without children: of 1..6 bits of a
+// node, 1..LPM_TAIL_BITS of a tail.  0: there are others, or none.
+uint32_t lpm_single(struct lpm_ref ref, uint64_t *bits, uint16_t *group);
 
 #endif

@@ -82,7 +82,7 @@ void mirror_repair(struct table_writer *w, uint32_t f)
 
 static uint64_t block_bytes(const struct nexthop_group *group)
 {
-	return sizeof(*group) + group->count * sizeof(struct nexthop);
+	return sizeof(*group) + (group->count + group->backups) * sizeof(struct nexthop);
 }
 
 void mirror_group(struct table_writer *w, uint16_t group)

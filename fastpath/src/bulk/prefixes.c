@@ -12,11 +12,20 @@
 
 enum { LEAST_CAPACITY = (ARENA_PAGE - sizeof(struct prefix_table)) / sizeof(struct prefix_entry) };
 
-// family, length, group, protocol and preference are one aligned word: the one that makes an
-// entry appear, change and go.
-static uint64_t *entry_word(struct prefix_entry *entry)
+// family, length and group are one aligned word: the one that makes an entry appear, change and go.  Protocol and
+// preference are the next one, stored before it.
+enum { WORD_PLACE, WORD_ORIGIN };
+
+static uint32_t *entry_word(struct prefix_entry *entry, uint32_t word)
 {
-	return (uint64_t *)(void *)((uint8_t *)entry + offsetof(struct prefix_entry, family));
+	return (uint32_t *)(void *)((uint8_t *)entry + offsetof(struct prefix_entry, family)) + word;
+}
+
+static uint32_t entry_value(const struct prefix_entry *entry, uint32_t word)
+{
+	uint32_t value;
+	memcpy(&value, &entry->family + word * sizeof(value), sizeof(value));
+	return value;
 }
 
 static uint64_t table_bytes(uint64_t capacity)
@@ -154,10 +163,8 @@ static void entry_fill(struct prefix_entry *slot, const struct prefix_entry *ent
 {
 	memcpy(slot->address, entry->address, sizeof(slot->address));
 	slot->metric = entry->metric;
-	slot->reserved2 = 0;
-	uint64_t word;
-	memcpy(&word, &entry->family, sizeof(word));
-	PUBLISH(entry_word(slot), word, "prefix entry");
+	*entry_word(slot, WORD_ORIGIN) = entry_value(entry, WORD_ORIGIN);
+	PUBLISH(entry_word(slot, WORD_PLACE), entry_value(entry, WORD_PLACE), "prefix entry");
 }
 
 uint32_t prefixes_part(const struct prefix_entry *entry, uint32_t parts)
@@ -179,9 +186,8 @@ void prefixes_place(struct table_writer *w, struct prefix_entry *slot, const str
 		return;
 	}
 	PUBLISH(&slot->metric, entry->metric, "prefix metric");
-	uint64_t word;
-	memcpy(&word, &entry->family, sizeof(word));
-	PUBLISH(entry_word(slot), word, "prefix entry");
+	PUBLISH(entry_word(slot, WORD_ORIGIN), entry_value(entry, WORD_ORIGIN), "prefix origin");
+	PUBLISH(entry_word(slot, WORD_PLACE), entry_value(entry, WORD_PLACE), "prefix entry");
 }
 
 void prefixes_put(struct table_writer *w, const struct prefix_entry *entry)
@@ -196,7 +202,7 @@ void prefixes_remove(struct table_writer *w, const struct prefix_entry *wanted)
 	if (entry == NULL)
 		return;
 	uint64_t hole = (uint64_t)(entry - table->entries);
-	PUBLISH(entry_word(&table->entries[hole]), 0, "prefix removed");
+	PUBLISH(entry_word(&table->entries[hole], WORD_PLACE), 0, "prefix removed");
 	// Close the gap: an entry moves back if the hole lies between its home and its slot.
 	uint64_t slot = hole;
 	for (;;) {
@@ -210,7 +216,7 @@ void prefixes_remove(struct table_writer *w, const struct prefix_entry *wanted)
 		if (gap > reach)
 			continue;
 		entry_fill(&table->entries[hole], next);
-		PUBLISH(entry_word(next), 0, "prefix moved");
+		PUBLISH(entry_word(next, WORD_PLACE), 0, "prefix moved");
 		hole = slot;
 	}
 	PUBLISH(&table->count, table->count - 1, "prefix count");

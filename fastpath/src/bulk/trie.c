@@ -72,7 +72,7 @@ static void place_replace(struct table_writer *w, const struct place *place, uin
 	writer_retire(w, old, node_bytes(place->count));
 }
 
-static int node_replace(struct table_writer *w, const struct place *place, const struct lpm_node *lpm,
+static int node_replace(struct table_writer *w, const struct place *place, struct lpm_ref lpm,
 	const uint16_t values[KEY_SLOTS], struct picture *picture)
 {
 	struct fib_node old = *place_node(w, place);
@@ -82,10 +82,10 @@ static int node_replace(struct table_writer *w, const struct place *place, const
 		return error;
 	error = trie_write_leaves(w, picture);
 	if (error == 0) {
-		if (old.children == lpm->children)
+		if (old.children == lpm_children(lpm))
 			picture->node.child_base = old.child_base;
 		else
-			error = trie_write_children(w, lpm, values, &old, old.children & lpm->children, &picture->node.child_base);
+			error = trie_write_children(w, lpm, values, &old, old.children & lpm_children(lpm), &picture->node.child_base);
 		if (error < 0 && picture->leaf_count != 0)
 			writer_give(w, (uint64_t)picture->node.leaf_base * 8, leaf_bytes(picture->node.leaf_starts));
 	}
@@ -96,10 +96,10 @@ static int node_replace(struct table_writer *w, const struct place *place, const
 	place_replace(w, place, fresh, &picture->node);
 	if (old.leaf_starts != 0)
 		writer_retire(w, (uint64_t)old.leaf_base * 8, leaf_bytes(old.leaf_starts));
-	if (old.children == lpm->children || old.children == 0)
+	if (old.children == lpm_children(lpm) || old.children == 0)
 		return 0;
 	const struct fib_node *nodes = arena_at(&w->arena, (uint64_t)old.child_base * 8);
-	for (uint64_t left = old.children & ~lpm->children; left != 0; left &= left - 1)
+	for (uint64_t left = old.children & ~lpm_children(lpm); left != 0; left &= left - 1)
 		trie_visit_node(w, nodes[slots_total(old.children & ((left & -left) - 1))], trie_visit_retire);
 	writer_retire(w, (uint64_t)old.child_base * 8, node_bytes(slots_total(old.children)));
 	return 0;
@@ -120,17 +120,17 @@ static void sync_failed(struct sync *sync, int error)
 		sync->error = error;
 }
 
-static void node_sync(struct sync *sync, const struct place *place, const struct lpm_node *lpm, uint16_t inherited,
+static void node_sync(struct sync *sync, const struct place *place, struct lpm_ref lpm, uint16_t inherited,
 	uint64_t affected);
 
-// Go down lpm along a path that has a node behind it; NULL where lpm has no such nodes.
-static const struct lpm_node *path_descend(const struct fib_path *path, const struct lpm_node *lpm, uint16_t *inherited)
+// Go down lpm along a path that has a node behind it; none where lpm has no such nodes.
+static struct lpm_ref path_descend(const struct fib_path *path, struct lpm_ref lpm, uint16_t *inherited)
 {
 	uint64_t bits = path->path;
-	for (uint32_t left = path_bits(path); lpm != NULL && left != 0; left -= KEY_STRIDE, bits <<= KEY_STRIDE) {
+	for (uint32_t left = path_bits(path); !lpm_none(lpm) && left != 0; left -= KEY_STRIDE, bits <<= KEY_STRIDE) {
 		uint32_t slot = (uint32_t)(bits >> (64 - KEY_STRIDE));
-		const struct lpm_node *child = lpm_child(lpm, slot);
-		if (child != NULL)
+		struct lpm_ref child = lpm_child(lpm, slot);
+		if (!lpm_none(child))
 			*inherited = lpm_slot(lpm, slot, *inherited);
 		lpm = child;
 	}
@@ -138,14 +138,14 @@ static const struct lpm_node *path_descend(const struct fib_path *path, const st
 }
 
 // A path tells what lpm holds, but for its answers.
-static bool path_holds(const struct fib_path *path, const struct lpm_node *lpm, const struct lpm_node **behind,
+static bool path_holds(const struct fib_path *path, struct lpm_ref lpm, struct lpm_ref *behind,
 	uint16_t *hit)
 {
 	bool ends = path->child_base == FIB_PATH;
 	uint64_t bits = path->path, rest;
 	uint32_t left = path_bits(path);
 	for (; left != 0; left -= KEY_STRIDE, bits <<= KEY_STRIDE) {
-		*behind = NULL;
+		*behind = (struct lpm_ref){0};
 		if (ends && lpm_single(lpm, &rest, hit) == left && rest == bits)
 			return true;
 		uint32_t slot = (uint32_t)(bits >> (64 - KEY_STRIDE));
@@ -158,18 +158,18 @@ static bool path_holds(const struct fib_path *path, const struct lpm_node *lpm, 
 	return !ends;
 }
 
-static void path_replace(struct sync *sync, const struct place *place, const struct lpm_node *lpm, uint16_t inherited)
+static void path_replace(struct sync *sync, const struct place *place, struct lpm_ref lpm, uint16_t inherited)
 {
 	struct table_writer *w = sync->w;
 	struct fib_node old = *place_node(w, place), new;
 	struct fib_path path = node_path(&old);
 	struct place child = place_behind(w, place);
-	struct trie_kept kept = {0};
+	struct trie_kept kept = {.used = false};
 	uint16_t below = inherited;
 	uint64_t fresh;
 	if (node_is_path(&old) && path.child_base != FIB_PATH)
 		kept.lpm = path_descend(&path, lpm, &below);
-	if (kept.lpm != NULL) { // first let it inherit what it will, and then take it over
+	if (!lpm_none(kept.lpm)) { // first let it inherit what it will, and then take it over
 		if (below != path.miss || sync->all)
 			node_sync(sync, &child, kept.lpm, below, lpm_bare(kept.lpm));
 		old = *place_node(w, place);
@@ -177,7 +177,7 @@ static void path_replace(struct sync *sync, const struct place *place, const str
 	}
 	int error = writer_take(w, node_bytes(place->count), &fresh);
 	if (error == 0) {
-		w->kept = kept.lpm != NULL ? &kept : NULL;
+		w->kept = lpm_none(kept.lpm) ? NULL : &kept;
 		error = trie_build_node(w, lpm, inherited, &new);
 		w->kept = NULL;
 		if (error < 0)
@@ -194,12 +194,12 @@ static void path_replace(struct sync *sync, const struct place *place, const str
 		trie_visit_node(w, old, trie_visit_retire);
 }
 
-static void path_sync(struct sync *sync, const struct place *place, const struct lpm_node *lpm, uint16_t inherited)
+static void path_sync(struct sync *sync, const struct place *place, struct lpm_ref lpm, uint16_t inherited)
 {
 	struct table_writer *w = sync->w;
 	struct fib_node *node = place_node(w, place);
 	struct fib_path path = node_path(node);
-	const struct lpm_node *behind;
+	struct lpm_ref behind;
 	uint16_t hit;
 	if (!path_holds(&path, lpm, &behind, &hit)) {
 		path_replace(sync, place, lpm, inherited);
@@ -212,34 +212,32 @@ static void path_sync(struct sync *sync, const struct place *place, const struct
 	memcpy(&new, &path, sizeof(new));
 	if (node->leaf_starts != new.leaf_starts) // the word with both answers
 		PUBLISH(&node->leaf_starts, new.leaf_starts, "fib path");
-	if (behind != NULL && (inherits || sync->all)) {
+	if (!lpm_none(behind) && (inherits || sync->all)) {
 		struct place child = place_behind(w, place);
 		node_sync(sync, &child, behind, inherited, lpm_bare(behind));
 	}
 }
 
 // Bring one published node in line, and those below it that inherit in an `affected` slot.
-static void node_sync(struct sync *sync, const struct place *place, const struct lpm_node *lpm,
+static void node_sync(struct sync *sync, const struct place *place, struct lpm_ref lpm,
 	uint16_t inherited, uint64_t affected)
 {
 	struct table_writer *w = sync->w;
-	uint64_t bits;
-	uint16_t group;
 	if (node_is_path(place_node(w, place))) {
 		path_sync(sync, place, lpm, inherited);
 		return;
 	}
-	if (lpm_single(lpm, &bits, &group) > KEY_STRIDE) { // a tail, which came while the trie lagged behind
+	if (lpm_is_tail(lpm)) { // one that came while the trie lagged behind
 		path_replace(sync, place, lpm, inherited);
 		return;
 	}
 	uint16_t values[KEY_SLOTS];
 	struct picture picture;
 	lpm_expand(lpm, inherited, values);
-	trie_picture(&picture, lpm->children, values);
+	trie_picture(&picture, lpm_children(lpm), values);
 	const struct fib_node *node = place_node(w, place);
-	uint64_t kept = node->children & lpm->children;
-	if (node->leaf_starts == picture.node.leaf_starts && node->children == lpm->children) {
+	uint64_t kept = node->children & lpm_children(lpm);
+	if (node->leaf_starts == picture.node.leaf_starts && node->children == lpm_children(lpm)) {
 		uint16_t *leaves = arena_at(&w->arena, (uint64_t)node->leaf_base * 8);
 		for (uint32_t i = 0; i < picture.leaf_count; i++)
 			if (leaves[i] != picture.leaves[i])
@@ -251,7 +249,7 @@ static void node_sync(struct sync *sync, const struct place *place, const struct
 	}
 	for (uint64_t left = sync->all ? kept : affected & kept; left != 0; left &= left - 1) {
 		uint32_t slot = (uint32_t)__builtin_ctzll(left);
-		const struct lpm_node *below = lpm_child(lpm, slot);
+		struct lpm_ref below = lpm_child(lpm, slot);
 		struct place child = place_child(w, place, slot);
 		node_sync(sync, &child, below, values[slot], lpm_bare(below));
 	}
@@ -266,7 +264,7 @@ static void entry_store(const struct sync *sync, uint32_t *entry, uint32_t value
 	trie_visit_entry(sync->w, old, trie_visit_retire);
 }
 
-static void entry_sync(struct sync *sync, uint32_t *entry, const struct lpm_node *lpm, uint16_t inherited)
+static void entry_sync(struct sync *sync, uint32_t *entry, struct lpm_ref lpm, uint16_t inherited)
 {
 	if (!(*entry & FIB_LEAF)) {
 		struct place place = {.word = (uint64_t)((uint8_t *)entry - sync->w->arena.base), .index = 0, .count = 1};
@@ -283,7 +281,7 @@ static void entry_sync(struct sync *sync, uint32_t *entry, const struct lpm_node
 
 // Bring the part of the direct table in line that lies under `affected` slots of an lpm node at
 // `depth`, less than `bits`; `entries` is the part under that node.
-static void direct_sync(struct sync *sync, uint32_t *entries, uint32_t bits, const struct lpm_node *lpm,
+static void direct_sync(struct sync *sync, uint32_t *entries, uint32_t bits, struct lpm_ref lpm,
 	uint32_t depth, uint16_t inherited, uint64_t affected)
 {
 	uint16_t values[KEY_SLOTS];
@@ -292,8 +290,8 @@ static void direct_sync(struct sync *sync, uint32_t *entries, uint32_t bits, con
 	for (uint64_t left = sync->all ? UINT64_MAX : affected; left != 0; left &= left - 1) {
 		uint32_t slot = (uint32_t)__builtin_ctzll(left);
 		uint32_t *part = &entries[slot * width];
-		const struct lpm_node *child = lpm_child(lpm, slot);
-		if (child == NULL)
+		struct lpm_ref child = lpm_child(lpm, slot);
+		if (lpm_none(child))
 			for (uint32_t i = 0; i < width; i++)
 				entry_store(sync, &part[i], FIB_LEAF | values[slot]);
 		else if (width == 1)
@@ -308,11 +306,11 @@ static int root_sync(struct sync *sync, const struct fib_root *root)
 {
 	const struct lpm *lpm = &sync->w->lpm[sync->f];
 	uint32_t *direct = arena_at(&sync->w->arena, root->direct);
-	uint64_t affected = lpm_bare(&lpm->root);
+	struct lpm_ref top = lpm_top(lpm);
 	if (root->direct_bits == 0)
-		entry_sync(sync, direct, &lpm->root, lpm->fallback);
+		entry_sync(sync, direct, top, lpm->fallback);
 	else
-		direct_sync(sync, direct, root->direct_bits, &lpm->root, 0, lpm->fallback, affected);
+		direct_sync(sync, direct, root->direct_bits, top, 0, lpm->fallback, lpm_bare(top));
 	return sync->error;
 }
 
@@ -341,14 +339,14 @@ void trie_prefetch(const struct table_writer *w, uint32_t f, struct key key)
 // Pass a path that a longer prefix goes through: the number of its bits, and the lpm node behind it.  0: the change
 // begins here.
 static uint32_t path_pass(const struct table_writer *w, const struct place *place, struct key key, uint32_t length,
-	const struct lpm_node **lpm, uint16_t *inherited)
+	struct lpm_ref *lpm, uint16_t *inherited)
 {
 	struct fib_path path = node_path(place_node(w, place));
 	if (path.child_base == FIB_PATH || length <= path_bits(&path) || (key.hi ^ path.path) >> path.shift != 0)
 		return 0;
 	uint16_t below = *inherited;
-	const struct lpm_node *behind = path_descend(&path, *lpm, &below);
-	if (behind == NULL)
+	struct lpm_ref behind = path_descend(&path, *lpm, &below);
+	if (lpm_none(behind))
 		return 0;
 	*lpm = behind;
 	*inherited = below;
@@ -372,13 +370,13 @@ int trie_sync(struct table_writer *w, uint32_t f, struct key key, uint32_t lengt
 
 	uint32_t bits = root->direct_bits, depth = 0, index = 0;
 	uint32_t *direct = arena_at(&w->arena, root->direct);
-	const struct lpm_node *node = &w->lpm[f].root;
+	struct lpm_ref node = lpm_top(&w->lpm[f]);
 	uint16_t inherited = w->lpm[f].fallback;
 	struct place place = {.word = root->direct, .index = 0, .count = 1};
 	uint64_t affected = 0;
 	while (length > KEY_STRIDE) {
 		uint32_t slot = key_head(key, KEY_STRIDE), step = KEY_STRIDE;
-		const struct lpm_node *child = lpm_child(node, slot);
+		struct lpm_ref child = lpm_child(node, slot);
 		affected = slot_bit(slot);
 		if (depth >= bits && node_is_path(place_node(w, &place))) {
 			step = path_pass(w, &place, key, length, &node, &inherited);
@@ -387,7 +385,7 @@ int trie_sync(struct table_writer *w, uint32_t f, struct key key, uint32_t lengt
 			place = place_behind(w, &place);
 		} else {
 			// Where one of the two has no child, the picture of this node changes.
-			if (child == NULL || (depth >= bits && !(place_node(w, &place)->children & slot_bit(slot))))
+			if (lpm_none(child) || (depth >= bits && !(place_node(w, &place)->children & slot_bit(slot))))
 				break;
 			if (depth >= bits)
 				place = place_child(w, &place, slot);

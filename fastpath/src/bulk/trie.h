@@ -18,7 +18,7 @@ struct picture {
 
 // A published node that a new trie above it takes over with all that is below.
 struct trie_kept {
-	const struct lpm_node *lpm; // whose picture it is
+	struct lpm_ref lpm; // whose picture it is
 	struct fib_node node;
 	bool used;
 };
@@ -81,11 +81,11 @@ void trie_picture(struct picture *picture, uint64_t children, const uint16_t val
 // Each of these takes memory, or nothing on an error.  -ENOSPC.
 int trie_write_leaves(struct table_writer *w, struct picture *picture);
 // Make a block of children: those in `keep` are copied from `old`, the others built.
-int trie_write_children(struct table_writer *w, const struct lpm_node *lpm, const uint16_t values[KEY_SLOTS],
+int trie_write_children(struct table_writer *w, struct lpm_ref lpm, const uint16_t values[KEY_SLOTS],
 	const struct fib_node *old, uint64_t keep, uint32_t *child_base);
-int trie_build_node(struct table_writer *w, const struct lpm_node *lpm, uint16_t inherited, struct fib_node *out);
+int trie_build_node(struct table_writer *w, struct lpm_ref lpm, uint16_t inherited, struct fib_node *out);
 // A new block of one node, for an entry of the direct table or behind a path.
-int trie_build_entry(struct table_writer *w, const struct lpm_node *lpm, uint16_t inherited, uint32_t *entry);
+int trie_build_entry(struct table_writer *w, struct lpm_ref lpm, uint16_t inherited, uint32_t *entry);
 
 struct fib_root *trie_root(const struct table_writer *w, uint32_t f);
 // The number of direct bits has become unfit for the number of routes.

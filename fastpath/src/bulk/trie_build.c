@@ -145,13 +145,13 @@ int trie_write_leaves(struct table_writer *w, struct picture *picture)
 	return 0;
 }
 
-int trie_write_children(struct table_writer *w, const struct lpm_node *lpm, const uint16_t values[KEY_SLOTS],
+int trie_write_children(struct table_writer *w, struct lpm_ref lpm, const uint16_t values[KEY_SLOTS],
 	const struct fib_node *old, uint64_t keep, uint32_t *child_base)
 {
 	*child_base = 0;
-	if (lpm->children == 0)
+	if (lpm_children(lpm) == 0)
 		return 0;
-	uint32_t count = slots_total(lpm->children);
+	uint32_t count = slots_total(lpm_children(lpm));
 	uint64_t where;
 	int error = writer_take(w, node_bytes(count), &where);
 	if (error < 0)
@@ -160,7 +160,7 @@ int trie_write_children(struct table_writer *w, const struct lpm_node *lpm, cons
 	const struct fib_node *kept = old == NULL ? NULL : arena_at(&w->arena, (uint64_t)old->child_base * 8);
 	uint64_t built = 0;
 	uint32_t i = 0;
-	for (uint64_t left = lpm->children; left != 0; left &= left - 1, i++) {
+	for (uint64_t left = lpm_children(lpm); left != 0; left &= left - 1, i++) {
 		uint32_t slot = (uint32_t)__builtin_ctzll(left);
 		if (keep & slot_bit(slot)) {
 			nodes[i] = kept[slots_total(old->children & (slot_bit(slot) - 1))];
@@ -181,10 +181,10 @@ int trie_write_children(struct table_writer *w, const struct lpm_node *lpm, cons
 	return 0;
 }
 
-// The path that begins at an lpm node, its bits 0 if there is none, and the node behind it, NULL where it ends at
+// The path that begins at an lpm node, its bits 0 if there is none, and what is behind it, none where it ends at
 // `hit`.  It does not go beyond a node that is taken over.
-static uint32_t path_draw(const struct table_writer *w, const struct lpm_node *lpm, struct fib_path *path,
-	const struct lpm_node **behind)
+static uint32_t path_draw(const struct table_writer *w, struct lpm_ref lpm, struct fib_path *path,
+	struct lpm_ref *behind)
 {
 	uint32_t bits = 0, slot, length;
 	uint64_t rest;
@@ -195,7 +195,7 @@ static uint32_t path_draw(const struct table_writer *w, const struct lpm_node *l
 		bits += KEY_STRIDE;
 		path->path |= (uint64_t)slot << (64 - bits);
 		*behind = lpm_child(*behind, slot);
-		if (w->kept != NULL && *behind == w->kept->lpm)
+		if (w->kept != NULL && lpm_same(*behind, w->kept->lpm))
 			return bits;
 	}
 	length = lpm_single(*behind, &rest, &hit);
@@ -203,17 +203,17 @@ static uint32_t path_draw(const struct table_writer *w, const struct lpm_node *l
 		path->path |= rest >> bits;
 		path->hit = hit;
 		bits += length;
-		*behind = NULL;
+		*behind = (struct lpm_ref){0};
 	}
 	return bits;
 }
 
-static int plain_build(struct table_writer *w, const struct lpm_node *lpm, uint16_t inherited, struct fib_node *out)
+static int plain_build(struct table_writer *w, struct lpm_ref lpm, uint16_t inherited, struct fib_node *out)
 {
 	uint16_t values[KEY_SLOTS];
 	struct picture picture;
 	lpm_expand(lpm, inherited, values);
-	trie_picture(&picture, lpm->children, values);
+	trie_picture(&picture, lpm_children(lpm), values);
 	int error = trie_write_leaves(w, &picture);
 	if (error < 0)
 		return error;
@@ -227,11 +227,11 @@ static int plain_build(struct table_writer *w, const struct lpm_node *lpm, uint1
 	return 0;
 }
 
-int trie_build_node(struct table_writer *w, const struct lpm_node *lpm, uint16_t inherited, struct fib_node *out)
+int trie_build_node(struct table_writer *w, struct lpm_ref lpm, uint16_t inherited, struct fib_node *out)
 {
 	struct fib_path path;
-	const struct lpm_node *behind;
-	if (w->kept != NULL && lpm == w->kept->lpm) {
+	struct lpm_ref behind;
+	if (w->kept != NULL && lpm_same(lpm, w->kept->lpm)) {
 		*out = w->kept->node;
 		w->kept->used = true;
 		return 0;
@@ -239,7 +239,7 @@ int trie_build_node(struct table_writer *w, const struct lpm_node *lpm, uint16_t
 	uint32_t bits = path_draw(w, lpm, &path, &behind), below = 0;
 	if (bits == 0)
 		return plain_build(w, lpm, inherited, out);
-	int error = behind == NULL ? 0 : trie_build_entry(w, behind, inherited, &below);
+	int error = lpm_none(behind) ? 0 : trie_build_entry(w, behind, inherited, &below);
 	path.miss = inherited;
 	path.shift = 64 - bits;
 	path.child_base |= below;
@@ -248,7 +248,7 @@ int trie_build_node(struct table_writer *w, const struct lpm_node *lpm, uint16_t
 	return error;
 }
 
-int trie_build_entry(struct table_writer *w, const struct lpm_node *lpm, uint16_t inherited, uint32_t *entry)
+int trie_build_entry(struct table_writer *w, struct lpm_ref lpm, uint16_t inherited, uint32_t *entry)
 {
 	uint64_t where;
 	int error = writer_take(w, node_bytes(1), &where);
@@ -263,7 +263,7 @@ int trie_build_entry(struct table_writer *w, const struct lpm_node *lpm, uint16_
 }
 
 // Fill the part of a fresh direct table that lies under an lpm node at `depth`.
-static int direct_build(struct table_writer *w, uint32_t *direct, uint32_t bits, const struct lpm_node *lpm,
+static int direct_build(struct table_writer *w, uint32_t *direct, uint32_t bits, struct lpm_ref lpm,
 	uint32_t depth, uint16_t inherited)
 {
 	if (depth == bits)
@@ -273,8 +273,8 @@ static int direct_build(struct table_writer *w, uint32_t *direct, uint32_t bits,
 	uint32_t width = 1u << (bits - depth - KEY_STRIDE);
 	for (uint32_t slot = 0; slot < KEY_SLOTS; slot++) {
 		uint32_t *part = &direct[slot * width];
-		const struct lpm_node *child = lpm_child(lpm, slot);
-		if (child == NULL) {
+		struct lpm_ref child = lpm_child(lpm, slot);
+		if (lpm_none(child)) {
 			for (uint32_t i = 0; i < width; i++)
 				part[i] = FIB_LEAF | values[slot];
 			continue;
@@ -342,7 +342,7 @@ static int trie_replace(struct table_writer *w, uint32_t f)
 		uint32_t *entries = arena_at(&w->arena, direct);
 		for (uint32_t i = 0; i < 1u << bits; i++)
 			entries[i] = FIB_LEAF;
-		error = direct_build(w, entries, bits, &w->lpm[f].root, 0, w->lpm[f].fallback);
+		error = direct_build(w, entries, bits, lpm_top(&w->lpm[f]), 0, w->lpm[f].fallback);
 		if (error < 0) {
 			root_visit(w, where, trie_visit_give);
 			return error;

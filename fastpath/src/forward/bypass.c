@@ -108,7 +108,8 @@ void bypass_neighbor(struct forward *f, const struct neighbor_entry *entry)
 	if (b == NULL)
 		return;
 	uint32_t index = (uint32_t)(entry - f->state->neighbors);
-	if (!neighbor_has_mac(entry)) {
+	// The program knows no backups: what goes to a neighbor that BFD has found dead, goes by us.
+	if (!neighbor_has_mac(entry) || neighbor_silent(f, entry->interface, entry->family, entry->address)) {
 		neighbor_forget(b, index);
 		return;
 	}

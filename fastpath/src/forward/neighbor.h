@@ -13,7 +13,8 @@ enum {
 	NEIGHBOR_LIMIT = MAX_NEIGHBORS / 8 * 7,
 	NEIGHBOR_INCOMPLETE_LIMIT = 1024, // so that a sweep cannot push out known neighbors
 	SOLICITED_SLOTS = 16384,         // a power of two
-	DAD_BUCKETS = 4096               // a power of two
+	DAD_BUCKETS = 4096,              // a power of two
+	SILENT_NEIGHBORS = 64            // that BFD has found dead, noted at a time
 };
 
 // When a key was last asked for, kept beyond its entry: one request a second for each
@@ -54,7 +55,16 @@ struct neighbor_table {
 	// Set by other workers, atomically: entries that they have sent to while they were STALE.
 	uint64_t touched[MAX_NEIGHBORS / 64];
 	uint32_t touched_any;
+	uint32_t silent_count;
+	uint64_t silent[SILENT_NEIGHBORS]; // silent.c
 };
+
+// --- silent.c ---
+// BFD has found that a neighbor is dead, or no longer.
+void neighbor_silence(struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address, bool silent);
+// Is it?  Any worker may ask; by its hash, where that is known.
+bool neighbor_silent(const struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address);
+bool neighbor_silent_by(const struct forward *f, uint64_t hash);
 
 // --- neighbor_table.c ---
 void neighbor_table_attach(struct forward *f);

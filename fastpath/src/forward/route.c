@@ -7,6 +7,7 @@
 // other rules are about mobile hosts, addresses by autoconfiguration and temporary ones, which
 // a router has not.  IPv4 as Linux does, the address of the egress interface whose subnet holds
 // the next hop, else its first one.
+#include "forward/neighbor.h"
 #include "forward/route.h"
 
 #include <arpa/inet.h>
@@ -20,8 +21,9 @@ static uint32_t address_size(uint8_t family)
 	return family == FAMILY_IPV4 ? 4 : 16;
 }
 
-// The hops of a group: written by another process, so checked here and copied by the caller.
-static const struct nexthop *group_hops(const struct forward *f, uint16_t group, uint32_t *count)
+// The hops of a group, and behind them its backups: written by another process, so checked here and copied by the
+// caller.
+static const struct nexthop *group_hops(const struct forward *f, uint16_t group, uint32_t *count, uint32_t *backups)
 {
 	uint64_t at = __atomic_load_n(&view_tables(&f->tables)->groups[group], __ATOMIC_ACQUIRE);
 	const struct nexthop_group *set = (const void *)(f->tables.base + at);
@@ -29,7 +31,9 @@ static const struct nexthop *group_hops(const struct forward *f, uint16_t group,
 	if (at == 0 || !view_range(&f->tables, at, sizeof *set))
 		return NULL;
 	*count = __atomic_load_n(&set->count, __ATOMIC_RELAXED);
-	if (*count > MAX_GROUP_HOPS || !view_range(&f->tables, at, sizeof *set + *count * sizeof(struct nexthop)))
+	*backups = __atomic_load_n(&set->backups, __ATOMIC_RELAXED);
+	if (*count > MAX_GROUP_HOPS || *backups > MAX_GROUP_HOPS
+	    || !view_range(&f->tables, at, sizeof *set + (*count + *backups) * sizeof(struct nexthop)))
 		return NULL;
 	return set->hops;
 }
@@ -58,17 +62,15 @@ static bool resolve(const struct forward *f, const struct nexthop *hop, const ui
 
 static bool usable(const struct forward *f, const struct route *route)
 {
-	return (route->kind != NEXTHOP_FORWARD && route->kind != NEXTHOP_CONNECTED) || interface_up(f, route->out);
+	return (route->kind != NEXTHOP_FORWARD && route->kind != NEXTHOP_CONNECTED)
+		|| (interface_up(f, route->out) && !neighbor_silent(f, route->out->index, route->family, route->nexthop));
 }
 
-// Another hop of the group: on `interface`, or on any that is up where it is 0.
-static bool other_hop(const struct forward *f, uint16_t interface, const uint8_t *destination, uint8_t family,
-	uint32_t hash, struct route *route)
+// Another one of some hops: on `interface`, or where it is 0 any whose link is up and whose neighbor answers BFD.
+static bool hop_among(const struct forward *f, const struct nexthop *hops, uint32_t count, uint16_t interface,
+	const uint8_t *destination, uint8_t family, uint32_t hash, struct route *route)
 {
-	uint32_t count = 0;
-	const struct nexthop *hops = group_hops(f, route->group, &count);
-
-	for (uint32_t i = 0; hops != NULL && i < count; i++) {
+	for (uint32_t i = 0; i < count; i++) {
 		struct nexthop hop = hops[(hash % count + i) % count];
 		struct route other = {.group = route->group};
 
@@ -80,6 +82,17 @@ static bool other_hop(const struct forward *f, uint16_t interface, const uint8_t
 		return true;
 	}
 	return false;
+}
+
+// Another hop of the group, else a backup.
+static bool other_hop(const struct forward *f, uint16_t interface, const uint8_t *destination, uint8_t family,
+	uint32_t hash, struct route *route)
+{
+	uint32_t count = 0, backups = 0;
+	const struct nexthop *hops = group_hops(f, route->group, &count, &backups);
+
+	return hops != NULL && (hop_among(f, hops, count, interface, destination, family, hash, route)
+		|| hop_among(f, hops + count, backups, interface, destination, family, hash, route));
 }
 
 enum drop_reason route_lookup(const struct forward *f, uint8_t family, const uint8_t *destination, uint32_t hash,
@@ -102,17 +115,28 @@ enum drop_reason route_lookup(const struct forward *f, uint8_t family, const uin
 	return DROP_NONE;
 }
 
-bool route_leads(const struct forward *f, uint16_t group, uint16_t interface)
+static bool leads(const struct forward *f, const struct nexthop *hops, uint32_t count, uint16_t interface, bool *open)
 {
-	uint32_t count = 0;
-	const struct nexthop *hops = group == 0 ? NULL : group_hops(f, group, &count);
+	for (uint32_t i = 0; i < count; i++) {
+		const struct interface_entry *out = view_interface(&f->tables, hops[i].interface);
 
-	for (uint32_t i = 0; hops != NULL && i < count; i++) {
-		if ((hops[i].kind == NEXTHOP_FORWARD || hops[i].kind == NEXTHOP_CONNECTED)
-		    && (interface == 0 || hops[i].interface == interface))
+		if (hops[i].kind != NEXTHOP_FORWARD && hops[i].kind != NEXTHOP_CONNECTED)
+			continue;
+		if (interface == 0 || hops[i].interface == interface)
 			return true;
+		*open |= out != NULL && interface_up(f, out);
 	}
 	return false;
+}
+
+bool route_leads(const struct forward *f, uint16_t group, uint16_t interface)
+{
+	uint32_t count = 0, backups = 0;
+	const struct nexthop *hops = group == 0 ? NULL : group_hops(f, group, &count, &backups);
+	bool open = false;
+
+	return hops != NULL && (leads(f, hops, count, interface, &open)
+		|| (!open && leads(f, hops + count, backups, interface, &open)));
 }
 
 static void on_link(const struct interface_entry *out, uint8_t family, const uint8_t *destination, struct route *route)

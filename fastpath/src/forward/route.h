@@ -13,11 +13,11 @@ struct route {
 	uint8_t nexthop[16];  // the neighbor to give it to; FORWARD, CONNECTED, BROADCAST
 };
 
-// By the FIB: DROP_NO_ROUTE or DROP_BAD_NEXTHOP where there is none.  Of a group, a hop whose
-// interface is down is passed over for one that is up.
+// By the FIB: DROP_NO_ROUTE or DROP_BAD_NEXTHOP where there is none.  Of a group, a hop whose interface is down, or whose
+// neighbor BFD has found dead, is passed over for one that is up, or, where there is none, for a backup.
 enum drop_reason route_lookup(const struct forward *f, uint8_t family, const uint8_t *destination, uint32_t hash,
 	struct route *route);
-// A hop of the group leads to somebody on `interface`, or on any where that is 0.
+// A hop of the group leads to somebody on `interface`, or on any where that is 0; so does a backup while it is in use.
 bool route_leads(const struct forward *f, uint16_t group, uint16_t interface);
 // For a packet of our own; groups, broadcasts and link-local addresses need no FIB.
 enum drop_reason route_output(const struct forward *f, uint8_t family, const uint8_t *destination, uint16_t interface,

@@ -41,6 +41,7 @@ struct adjacency {
 	uint64_t hash;
 	uint64_t used_ns;
 	uint16_t group;
+	bool backed;             // the group has a backup
 	uint8_t link[LINK_ADDRESSES];
 };
 
@@ -180,12 +181,13 @@ static uint8_t plain_family(const struct transit *transit, const struct tables_v
 // --- adjacencies ---
 
 // The only hop of a group, in shared memory; NULL where there are none or several.
-static const struct nexthop *only_hop(const struct forward *f, uint64_t where)
+static const struct nexthop *only_hop(const struct forward *f, uint64_t where, bool *backed)
 {
 	const struct nexthop_group *set = (const void *)(f->tables.base + where);
 
 	if (where == 0 || !view_range(&f->tables, where, sizeof(*set) + sizeof(set->hops[0])))
 		return NULL;
+	*backed = __atomic_load_n(&set->backups, __ATOMIC_RELAXED) != 0;
 	return __atomic_load_n(&set->count, __ATOMIC_RELAXED) == 1 ? set->hops : NULL;
 }
 
@@ -214,9 +216,11 @@ static bool in_use(uint64_t word)
 }
 
 static bool adjacency_make(struct forward *f, struct adjacency *adjacency, uint16_t group, uint64_t where,
-	const struct nexthop *hop)
+	const struct nexthop *hop, bool backed)
 {
-	struct adjacency made = {.group = group, .where = where, .generation = f->tables.generation, .hop = *hop};
+	struct adjacency made = {
+		.group = group, .where = where, .generation = f->tables.generation, .hop = *hop, .backed = backed
+	};
 
 	made.out = view_interface(&f->tables, made.hop.interface);
 	if (made.hop.kind != NEXTHOP_FORWARD || (made.hop.family != FAMILY_IPV4 && made.hop.family != FAMILY_IPV6)
@@ -241,6 +245,8 @@ static bool adjacency_open(const struct forward *f, const struct adjacency *adja
 {
 	const struct interface_entry *out = adjacency->out;
 
+	if (adjacency->backed && neighbor_silent_by(f, adjacency->hash))
+		return false;
 	if (f->hands == NULL)
 		return f->neighbors->up[out->index];
 	return (f->served[out->port / 64] >> out->port % 64 & 1) != 0 && !hand_marked(f, adjacency->hash);
@@ -250,14 +256,16 @@ static struct adjacency *adjacency_of(struct forward *f, uint16_t group)
 {
 	struct adjacency *adjacency = &f->transit->adjacencies[group % ADJACENCIES];
 	uint64_t where = __atomic_load_n(&view_tables(&f->tables)->groups[group], __ATOMIC_ACQUIRE);
-	const struct nexthop *hop = group != 0 ? only_hop(f, where) : NULL;
+	bool backed = false;
+	const struct nexthop *hop = group != 0 ? only_hop(f, where, &backed) : NULL;
 
 	if (hop == NULL)
 		return NULL;
 	bool same = adjacency->group == group && adjacency->where == where && adjacency->generation == f->tables.generation
+		&& adjacency->backed == backed
 		&& memcmp(hop, &adjacency->hop, sizeof(*hop)) == 0
 		&& entry_stands(adjacency->neighbor, &adjacency->hop, adjacency->seen);
-	if (!same && !adjacency_make(f, adjacency, group, where, hop))
+	if (!same && !adjacency_make(f, adjacency, group, where, hop, backed))
 		return NULL;
 	return adjacency_open(f, adjacency) ? adjacency : NULL;
 }

@@ -9,8 +9,6 @@
 #define VIRTIO_NET_HDR_GSO_UDP_L4 5
 #endif
 
-enum { PORT_MAX_FDS = sizeof(((struct port *)0)->fds) / sizeof(((struct port *)0)->fds[0]) };
-
 void port_init(struct port *port, const struct port_ops *ops, const struct port_spec *spec, const int *fds, int fd_count, struct port_state *state)
 {
 	port->ops = ops;
@@ -18,8 +16,9 @@ void port_init(struct port *port, const struct port_ops *ops, const struct port_
 	port->spec.plain = ops->plain;
 	port->state = state;
 	port->fd = -1;
+	port->more_first = port->more_count = 0;
 	port->fd_count = fd_count;
-	for (int i = 0; i < PORT_MAX_FDS; i++)
+	for (int i = 0; i < PORT_FDS; i++)
 		port->fds[i] = i < fd_count ? fds[i] : -1;
 }
 
@@ -58,7 +57,7 @@ int port_open(const struct port_spec *spec, const int *fds, int fd_count, struct
 	struct port *port;
 	int error;
 
-	if (spec->port == 0 || spec->port >= MAX_PORTS || fd_count < 0 || fd_count > PORT_MAX_FDS)
+	if (spec->port == 0 || spec->port >= MAX_PORTS || fd_count < 0 || fd_count > PORT_FDS)
 		return -EINVAL;
 	switch (spec->driver) {
 	case DRIVER_AF_PACKET:

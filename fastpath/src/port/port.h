@@ -36,12 +36,16 @@ struct port_ops {
 	bool plain;
 };
 
+enum { PORT_FDS = 12 };        // at most
+
 struct port {
 	const struct port_ops *ops;
 	struct port_spec spec;
 	struct port_state *state; // in the state segment
 	int fd;                   // to poll; -1: none
-	int fds[4];               // all fds of the spec, for handing back to a manager
+	int more_first;           // of fds: where those begin that are to be polled as well
+	int more_count;
+	int fds[PORT_FDS];        // all fds of the spec, for handing back to a manager
 	int fd_count;
 };
 

@@ -1,10 +1,10 @@
 // The rings of an AF_XDP socket: see xsk_ring.h.
 //
 // Crash rule of receiving.  As many frames as the fill ring has places were put there by whoever made the
-// socket; each frame that is released adds one.  So at rest
-//   fill.producer = size + rx.consumer
-// and a release changes, in this order, the recorded progress, fill.producer, rx.consumer.  Whoever comes
-// after a crash sees how far it got, and the descriptors of what is missing still lie in the rx ring.
+// socket; each frame that is released adds one.  So the fill ring itself records how many have met their fate:
+//   fill.producer = size + frames released
+// A release is that one store; the rx ring's consumer, which makes room in the ring, follows.  Whoever comes after a
+// crash goes on where the fill ring says, and lets the consumer catch up.
 #include "port/xsk_ring.h"
 
 #include <errno.h>
@@ -38,37 +38,35 @@ void xsk_ring_unmap(struct xsk_ring *ring)
 
 // --- receiving ---
 
-static void receiver_refill(struct xsk_receiver *receiver, uint32_t first, uint32_t end)
-{
-	uint32_t place = xsk_load(receiver->fill.producer);
-	for (uint32_t index = first; index != end; index++)
-		*xsk_address(&receiver->fill, place++) = xsk_descriptor(&receiver->rx, index)->addr;
-	xsk_store(receiver->fill.producer, place);
-}
-
-int xsk_receiver_resume(struct xsk_receiver *receiver, uint32_t progress)
+int xsk_receiver_resume(struct xsk_receiver *receiver)
 {
 	uint32_t consumer = xsk_load(receiver->rx.consumer);
 	uint32_t filled = xsk_load(receiver->rx.producer) - consumer;
-	uint32_t ahead = progress - consumer;
-	uint32_t missing = receiver->fill.size + progress - xsk_load(receiver->fill.producer);
-	if (filled > receiver->rx.size || ahead > filled || missing > ahead)
+	uint32_t released = xsk_load(receiver->fill.producer) - receiver->fill.size;
+	if (filled > receiver->rx.size || released - consumer > filled)
 		return -EPROTO;
-	receiver_refill(receiver, progress - missing, progress);
-	xsk_store(receiver->rx.consumer, progress);
-	receiver->position = progress;
-	receiver->released = progress;
+	xsk_store(receiver->rx.consumer, released);
+	receiver->position = released;
+	receiver->released = released;
 	return 0;
 }
 
 void xsk_receiver_release(struct xsk_receiver *receiver)
 {
-	receiver_refill(receiver, receiver->released, receiver->position);
+	uint32_t place = xsk_load(receiver->fill.producer);
+	for (uint32_t index = receiver->released; index != receiver->position; index++)
+		*xsk_address(&receiver->fill, place++) = xsk_descriptor(&receiver->rx, index)->addr;
+	xsk_store(receiver->fill.producer, place);
 	receiver->released = receiver->position;
 	xsk_store(receiver->rx.consumer, receiver->position);
 }
 
 // --- transmitting ---
+
+static uint64_t sender_frame(const struct xsk_sender *sender, uint64_t address)
+{
+	return address / XSK_FRAME - sender->first; // of somebody else: a number beyond ours
+}
 
 static void sender_free(struct xsk_sender *sender, uint64_t frame)
 {
@@ -86,7 +84,7 @@ void xsk_sender_reap(struct xsk_sender *sender)
 	if (producer == consumer || producer - consumer > ring->size)
 		return;
 	while (consumer != producer)
-		sender_free(sender, *xsk_address(ring, consumer++) / XSK_FRAME);
+		sender_free(sender, sender_frame(sender, *xsk_address(ring, consumer++)));
 	// Before a frame is sent again: else its old completion would pass for the new one after a crash.
 	xsk_store(ring->consumer, consumer);
 }
@@ -112,7 +110,7 @@ void xsk_sender_resume(struct xsk_sender *sender)
 static void sender_describe(struct xsk_sender *sender, uint32_t place, uint32_t frame, uint32_t length)
 {
 	sender->sent[frame] = sent_mark | place;
-	*xsk_descriptor(&sender->tx, place) = (struct xdp_desc){ .addr = (uint64_t)frame * XSK_FRAME, .len = length };
+	*xsk_descriptor(&sender->tx, place) = (struct xdp_desc){ .addr = (sender->first + frame) * XSK_FRAME, .len = length };
 }
 
 uint32_t xsk_sender_add(struct xsk_sender *sender, uint32_t producer, uint32_t length)
@@ -142,7 +140,7 @@ void xsk_sender_advance(struct xsk_sender *sender, bool dropped)
 }
 
 // Take a certain frame off the free list, where it was put a moment ago.
-static bool sender_claim(struct xsk_sender *sender, uint32_t frame)
+static bool sender_claim(struct xsk_sender *sender, uint64_t frame)
 {
 	for (uint32_t i = sender->free_count; i-- > 0;) {
 		if (sender->free[i] != frame)
@@ -159,13 +157,13 @@ bool xsk_sender_repeat(struct xsk_sender *sender)
 	uint32_t first = sender->taken - 1; // still describes the frame, whose bytes nobody has changed
 
 	xsk_sender_reap(sender);
-	if (producer - first >= sender->tx.size || !sender_claim(sender, (uint32_t)(xsk_descriptor(&sender->tx, first)->addr / XSK_FRAME)))
+	if (producer - first >= sender->tx.size || !sender_claim(sender, sender_frame(sender, xsk_descriptor(&sender->tx, first)->addr)))
 		return false;
 	for (uint32_t place = producer; place != first; place--) {
 		const struct xdp_desc *before = xsk_descriptor(&sender->tx, place - 1);
-		uint32_t frame = (uint32_t)(before->addr / XSK_FRAME);
+		uint64_t frame = sender_frame(sender, before->addr);
 		if (place == first + 1 || (frame < sender->tx.size && sender->sent[frame] != 0))
-			sender_describe(sender, place, frame, before->len);
+			sender_describe(sender, place, (uint32_t)frame, before->len);
 	}
 	xsk_sender_publish(sender, producer + 1);
 	return true;
@@ -176,5 +174,5 @@ void xsk_sender_retract(struct xsk_sender *sender, uint32_t producer)
 	uint32_t end = xsk_load(sender->tx.producer);
 	xsk_sender_publish(sender, producer);
 	for (uint32_t place = producer; place != end; place++)
-		sender_free(sender, xsk_descriptor(&sender->tx, place)->addr / XSK_FRAME);
+		sender_free(sender, sender_frame(sender, xsk_descriptor(&sender->tx, place)->addr));
 }

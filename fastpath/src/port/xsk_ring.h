@@ -3,7 +3,7 @@
 //   receive frames   fill ring --kernel--> rx ring --us--> fill ring
 //   transmit frames  free list --us--> tx ring --kernel--> completion ring --us--> free list
 //
-// Each frame belongs to one of the two for good, so where it is follows from the rings, and for those
+// Each frame belongs to one pair of rings for good, so where it is follows from the rings, and for those
 // that the kernel is sending from a word beside the frames that outlives us.
 #ifndef PORT_XSK_RING_H
 #define PORT_XSK_RING_H
@@ -37,7 +37,8 @@ struct xsk_sender {
 	struct xsk_ring tx;
 	struct xsk_ring completion; // of the same size; all frames have room in each
 	uint64_t *sent;       // of a frame that is out: its place in the tx ring, and bit 32; else 0
-	uint32_t *free;       // numbers of frames; the last one freed is the first one taken, and warm
+	uint64_t first;       // number, in the memory of all frames, of the first of ours
+	uint32_t *free;       // numbers of our frames; the last one freed is the first one taken, and warm
 	uint32_t free_count;
 	uint32_t taken;       // places of the tx ring that the kernel is known to have taken
 };
@@ -74,16 +75,15 @@ static inline uint64_t *xsk_address(const struct xsk_ring *ring, uint32_t index)
 
 // --- receiving ---
 
-// Go on at `progress`, before which every frame has met its fate, and give back what a dead predecessor
-// had not yet given.  -EPROTO where no predecessor can have left the rings so.
-int xsk_receiver_resume(struct xsk_receiver *receiver, uint32_t progress);
+// Go on with the first frame that nobody gave back.  -EPROTO where no predecessor can have left the rings so.
+int xsk_receiver_resume(struct xsk_receiver *receiver);
 // Frames that wait beyond the position; none where the indices are impossible.
 static inline uint32_t xsk_receiver_waiting(const struct xsk_receiver *receiver)
 {
 	uint32_t waiting = xsk_load(receiver->rx.producer) - receiver->position;
 	return waiting <= receiver->rx.size ? waiting : 0;
 }
-// The frames before the position have met their fate, and that is recorded: give them back.
+// The frames before the position have met their fate: give them back.
 void xsk_receiver_release(struct xsk_receiver *receiver);
 
 // --- transmitting ---

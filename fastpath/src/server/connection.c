@@ -100,10 +100,11 @@ static uint32_t free_index(const struct server *server)
 	return index;
 }
 
-// The account that a newcomer is counted on; -1: there is no place for him.
-static int admit(struct server *server, const struct peer *peer, bool trusted)
+// The account that a newcomer is counted on; -1: there is no place for him.  *counted: whose time this takes; 0: nobody's.
+static int admit(struct server *server, const struct peer *peer, bool trusted, uint32_t *counted)
 {
 	int account = accounts_of(server, peer->uid, NULL);
+	*counted = account < 0 || trusted || rights_relay(server, peer->uid) ? 0 : (uint32_t)account;
 	if (trusted)
 		return account < 0 ? 0 : account;
 	// The relay speaks for many, over few connections of its own.
@@ -113,7 +114,7 @@ static int admit(struct server *server, const struct peer *peer, bool trusted)
 	return -1;
 }
 
-static bool connection_open(struct server *server, int fd)
+static bool connection_open(struct server *server, int fd, uint32_t *counted)
 {
 	struct peer peer;
 	uint32_t index = free_index(server);
@@ -122,7 +123,7 @@ static bool connection_open(struct server *server, int fd)
 	bool trusted = rights_trusted(server, peer.uid);
 	if (!trusted)
 		stranger_open(fd);
-	int account = index == MAX_CONNECTIONS ? -1 : admit(server, &peer, trusted);
+	int account = index == MAX_CONNECTIONS ? -1 : admit(server, &peer, trusted, counted);
 	if (account < 0)
 		return false;
 	struct connection *connection = calloc(1, sizeof(*connection));
@@ -154,9 +155,13 @@ int connection_accept(struct server *server)
 				continue;
 			return errno == EAGAIN ? accepted : -errno;
 		}
-		if (!connection_open(server, fd))
+		uint32_t account = 0;
+		uint64_t start = quota_clock();
+		if (!connection_open(server, fd, &account))
 			stranger_close(fd);
 		accepted++;
+		if (account != 0 && rest_accepted(server, account, start))
+			break;
 	}
 	return accepted;
 }
@@ -249,6 +254,13 @@ static void take_fds(struct msghdr *message, struct request *request)
 	}
 }
 
+// What came is no request.
+static void refuse(struct server *server, struct connection *connection)
+{
+	(void)accounts_deny(server, connection->account, DENIAL_MALFORMED, EPROTO);
+	connection->closing = true;
+}
+
 // Read and run one request; false when there is none or the connection is over.
 static bool serve_one(struct server *server, struct connection *connection)
 {
@@ -265,7 +277,7 @@ static bool serve_one(struct server *server, struct connection *connection)
 		.msg_controllen = connection->trusted ? sizeof(control.room) : 0,
 	};
 	if (!connection->trusted && stranger_waiting(connection->fd) == WAITING_FDS) {
-		connection->closing = true;
+		refuse(server, connection);
 		return false;
 	}
 	ssize_t got = recvmsg(connection->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -274,14 +286,16 @@ static bool serve_one(struct server *server, struct connection *connection)
 	struct request request = {.fd_count = 0};
 	if (got >= 0)
 		take_fds(&message, &request);
-	if (got < (ssize_t)sizeof(request.header) || (message.msg_flags & MSG_TRUNC)) {
+	if (got <= 0) {
 		connection->closing = true;
+	} else if (got < (ssize_t)sizeof(request.header) || (message.msg_flags & MSG_TRUNC)) {
+		refuse(server, connection);
 	} else {
 		memcpy(&request.header, buffer, sizeof(request.header));
 		request.body = buffer + sizeof(request.header);
 		request.length = (uint32_t)got - (uint32_t)sizeof(request.header);
 		if (request.header.magic != RSOCK_MAGIC || (request.header.flags & RSOCK_FLAG_REPLY))
-			connection->closing = true;
+			refuse(server, connection);
 		else
 			request_run(server, connection, &request);
 	}

@@ -16,11 +16,12 @@ enum server_limits {
 	MAX_DATAGRAMS_PER_USER = 1024,
 	MAX_GROUPS_OF_PEER = 64,     // supplementary groups that are looked at
 	MAX_REQUEST = RSOCK_MAX_MESSAGE,
-	MAX_REQUEST_FDS = 8,
+	MAX_REQUEST_FDS = SERVER_MAX_FDS,
 	MAX_OPTION = 8448,           // a struct group_filter of MEMBERSHIP_SOURCES sources
 	RECORDS_PER_EVENT = 64,
 	RECORDS_PER_CALL = 16,
 	RECORDS_AT_FIRST = 4,
+	RECORD_NS = 1000,            // that the kernel takes for a datagram on its way out, beside its bytes
 	KEPT_ROOM = 1 << 20,         // datagrams of orphaned sockets
 	RECORD_ROOM = sizeof(struct rsock_datagram) + 65536,
 	FD_BUFFER = 1 << 20,         // asked for; the kernel's own limit decides
@@ -40,6 +41,7 @@ enum server_limits {
 	BUFFER_SHARE = 4096,         // a socket's buffer gets this part of the memory that its owner has left
 	BUFFER_LEAST = 8 << 10,
 	REVIEWS_PER_TICK = 256,      // sockets that one tick judges anew
+	MAX_PARKED = 1024,           // fds of those who rest
 	STREAM_NAME = 108,           // bytes of an abstract name, the NUL before it included
 	HOLD_ALL = -1                // as unsigned: all that was held has been given back
 };
@@ -180,6 +182,20 @@ struct streams {
 struct turn {
 	uint64_t number;
 	uint64_t spent_ns;
+	uint64_t paid_at;            // rest.c: when what it has used is paid for
+	bool rests;                  // until then
+};
+
+// Who was heard, and when.
+struct heard {
+	uint32_t account;
+	uint64_t at;
+};
+
+// A fd that is not in the epoll set while its owner rests.
+struct parked {
+	uint64_t data;               // of its event
+	uint32_t account;
 };
 
 struct server {
@@ -205,6 +221,10 @@ struct server {
 	uint64_t lately_until;
 	uint64_t turn;               // counts the rounds in which everybody has one
 	struct turn turns[MAX_ACCOUNTS];
+	struct heard heard[2];       // the last one, and the last of all others
+	struct parked parked[MAX_PARKED];
+	uint32_t parked_count;
+	uint64_t rest_at;            // when one of them may go on; 0: there is none
 	uint64_t rules_root, rules_epoch; // the publication that they stood in
 	uint32_t review_next;        // next slot to judge anew; REVIEW_OVER: none
 	struct connection *holder;   // the control that keeps our fds
@@ -344,6 +364,20 @@ uint32_t quota_buffer(struct server *server, const struct owner *owner, uint32_t
 uint64_t quota_byte_rate(const struct server *server, const struct owner *owner);
 bool quota_may_send(const struct server *server, uint32_t index, uint64_t rate);
 void quota_sent(struct server *server, uint32_t index, uint64_t rate, uint32_t bytes);
+
+// --- rest.c: who takes more than his share while others are about ---
+// An account asks for something.
+void rest_heard(struct server *server, uint32_t index);
+// It has used so much of our time.
+void rest_spend(struct server *server, uint32_t index, uint64_t ns);
+bool rest_due(struct server *server, uint32_t index);
+// Has it used time that is not paid for yet?
+bool rest_owes(const struct server *server, uint32_t index);
+// It rests: this fd of its, with this event, is not looked at until that is over.
+void rest_park(struct server *server, uint32_t index, int fd, uint64_t data);
+// A connection of its was accepted, which took the time since `start`; true: nobody is accepted for a while.
+bool rest_accepted(struct server *server, uint32_t index, uint64_t start);
+void rest_tick(struct server *server);
 
 // --- review.c: sockets that exist while the rules change ---
 void review_tick(struct server *server);

@@ -87,10 +87,36 @@ static int take_requests(struct server *server, struct connection *connection, u
 {
 	uint32_t account = connection->account;
 	uint64_t start = quota_clock();
+	bool limited = !connection->trusted && !rights_relay(server, connection->peer.uid);
+	if (limited && rest_due(server, account)) {
+		rest_park(server, account, connection->fd, event_data(EVENT_CONNECTION, connection->index, connection->generation));
+		return 0;
+	}
 	if (!connection->trusted && quota_turn_over(server, account))
 		return 0;
+	if (connection != server->holder)
+		rest_heard(server, account);
 	int handled = connection_event(server, connection, events);
 	quota_turn(server, account, start);
+	if (limited)
+		rest_spend(server, account, quota_clock() - start);
+	return handled;
+}
+
+static int take_datagrams(struct server *server, uint32_t slot, uint32_t events)
+{
+	const struct socket_entry *entry = &server->state->sockets[slot];
+	uint32_t account = entry->account;
+	bool limited = !rights_trusted(server, entry->uid);
+	if (limited && rest_due(server, account)) {
+		rest_park(server, account, server->apps[slot].fd, event_data(EVENT_SOCKET, slot, server->apps[slot].generation));
+		return 0;
+	}
+	uint64_t start = quota_clock();
+	rest_heard(server, account);
+	int handled = sockets_event(server, slot, events);
+	if (limited)
+		rest_spend(server, account, quota_clock() - start);
 	return handled;
 }
 
@@ -120,12 +146,14 @@ int server_event(struct server *server, uint64_t data, uint32_t events, uint64_t
 		return 0;
 	case EVENT_SOCKET:
 		if (index < MAX_SOCKETS && server->apps[index].fd >= 0 && server->apps[index].generation == generation)
-			return sockets_event(server, index, events);
+			return take_datagrams(server, index, events);
 		return 0;
 	case EVENT_STREAM:
 		if (index < server->streams.used && server->streams.at[index].state == STREAM_JOINED &&
-		    server->streams.at[index].generation == generation)
+		    server->streams.at[index].generation == generation) {
+			rest_heard(server, server->streams.at[index].account);
 			return stream_event(server, MAX_SOCKETS + index, events);
+		}
 		return 0;
 	case EVENT_STREAMS:
 		return streams_accept(server);
@@ -158,6 +186,7 @@ void server_tick(struct server *server, uint64_t now)
 	server->now = now;
 	streams_tick(server);
 	review_tick(server);
+	rest_tick(server);
 	if (server->orphans_until == 1)
 		server->orphans_until = now + ORPHAN_LIFE;
 	if (server->orphans_until != 0 && now >= server->orphans_until)
@@ -177,8 +206,13 @@ static uint64_t sooner(uint64_t deadline, uint64_t at)
 	return at != 0 && at < deadline ? at : deadline;
 }
 
+uint64_t server_deadline_exact(const struct server *server)
+{
+	return sooner(sooner(SERVER_NEVER, server->rest_at), server->listen_at);
+}
+
 uint64_t server_deadline(const struct server *server)
 {
-	uint64_t deadline = sooner(sooner(sooner(SERVER_NEVER, server->orphans_until), server->hold_at), server->listen_at);
+	uint64_t deadline = sooner(sooner(server_deadline_exact(server), server->orphans_until), server->hold_at);
 	return sooner(sooner(deadline, streams_deadline(server)), review_deadline(server));
 }

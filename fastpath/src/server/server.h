@@ -11,6 +11,8 @@
 
 struct server;
 
+enum { SERVER_MAX_FDS = 12 }; // of one request or answer
+
 // What the server asks of the core for the manager and for operators.
 struct rsock_offload;
 
@@ -18,7 +20,7 @@ struct server_ops {
 	int (*port_add)(void *user, const struct port_spec *spec, const int *fds, int fd_count);
 	int (*port_remove)(void *user, uint16_t port);
 	int (*port_link)(void *user, uint16_t port, uint32_t link_up, uint32_t mtu);
-	// The n-th port that is held (n from 0) with its fds (borrowed); false past the last.
+	// The n-th port that is held (n from 0) with its fds (borrowed, SERVER_MAX_FDS at most); false past the last.
 	bool (*port_at)(void *user, int n, struct port_spec *spec, int *fds, int *fd_count);
 	// Serve the maps of the XDP offload; fds NULL: none.  Owns the fds on success only.
 	int (*offload)(void *user, const struct rsock_offload *maps, const int *fds);
@@ -61,5 +63,7 @@ void server_capture_flush(struct server *server);
 void server_bfd_changed(struct server *server, uint32_t slot, uint32_t state);
 void server_tick(struct server *server, uint64_t now);
 uint64_t server_deadline(const struct server *server);
+// What of it is not put off to the next whole millisecond.
+uint64_t server_deadline_exact(const struct server *server);
 
 #endif

@@ -310,6 +310,8 @@ static int judge(struct server *server, uint32_t slot, uint8_t family, const uin
 	if (!quota_may_send(server, account, app->byte_rate))
 		return withhold(server, slot, DENIAL_BYTE_RATE, ENOBUFS);
 	quota_sent(server, account, app->byte_rate, length);
+	if (!rights_trusted(server, server->state->sockets[slot].uid))
+		rest_spend(server, account, RECORD_NS + length); // as quota_sent has it
 	return 0;
 }
 
@@ -422,7 +424,7 @@ int sockets_event(struct server *server, uint32_t slot, uint32_t events)
 	uint64_t start = quota_clock();
 	int taken = 0;
 	int some;
-	int most = quota_turn_over(server, account) ? 0 : RECORDS_AT_FIRST;
+	int most = quota_turn_over(server, account) ? 0 : rest_owes(server, account) ? 1 : RECORDS_AT_FIRST;
 	// A large datagram costs more than many small ones: not before it is known how long some take are more asked for.
 	while (most > 0) {
 		some = sockets_drain(server, slot, most);

@@ -79,12 +79,12 @@ WORD(fib_root, direct);
 FULL(fib_root, family);
 static_assert(MAX_GROUPS == 1 << 16, "a leaf is a u16, and any u16 must be an index of groups");
 
-SIZE(prefix_entry, 32);
+SIZE(prefix_entry, 28);
 // The writer stores family, length, group, protocol and preference as one word.
 AT(prefix_entry, family, 16);
 AT(prefix_entry, reserved, 22);
 AT(prefix_entry, metric, 24);
-FULL(prefix_entry, reserved2);
+FULL(prefix_entry, metric);
 SIZE(prefix_table, 16);
 AT(prefix_table, entries, 16);
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from vrouter.config.bfd import BfdSession
@@ -60,7 +61,7 @@ class Standalone(Silent):
 
 
 def _request(name: str, session: BfdSession) -> BfdOpen:
-    return bfd_open(
+    request = bfd_open(
         session,
         name,
         parse_address(session.remote),
@@ -68,3 +69,4 @@ def _request(name: str, session: BfdSession) -> BfdOpen:
         interface=session.interface or "",
         multihop=session.multihop,
     )
+    return replace(request, routes=False)

@@ -457,13 +457,15 @@ class Neighbor:
         if negotiated is None or message.safi != 1 or message.afi not in negotiated.families:
             return
         afi = Afi(message.afi)
-        if message.kind == RefreshKind.REQUEST:
+        # A reserved byte for a neighbor that has not agreed on more (RFC 2918 section 3): to be ignored.
+        kind = message.kind if negotiated.enhanced_refresh else RefreshKind.REQUEST
+        if kind == RefreshKind.REQUEST:
             self.refresh_asked.add(afi)
             self._begin_refresh(session, now)
-        elif message.kind == RefreshKind.BEGIN:
+        elif kind == RefreshKind.BEGIN:
             self.refreshing_in[afi] = now + self.settings.graceful_restart.stale_time
             self.table.peer_stale(self.number, afi)
-        elif message.kind == RefreshKind.END and afi in self.refreshing_in:
+        elif kind == RefreshKind.END and afi in self.refreshing_in:
             self.refreshing_in[afi] = now  # soon, and once however many come: it may take a while
 
     def _begin_refresh(self, session: Session, now: float) -> None:

@@ -558,7 +558,7 @@ class Rip(Silent):
         added, gone = [], []
         for prefix in sorted(self.table.touched):
             row = self.table.rows.get(prefix)
-            route = self._route(row) if row is not None and row.paths and not row.hidden else None
+            route = self._route(row) if row is not None and row.usable(self.settings.preference) else None
             before = self._installed.get(prefix)
             if route == before:
                 continue

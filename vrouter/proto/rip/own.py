@@ -6,6 +6,7 @@ A network of ours comes before the default route, and that before what is redist
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from vrouter.config.rip import Rip, Ripng, RipRedistribution
@@ -84,13 +85,13 @@ class OwnRoutes:
         judged = self._policies.redistributed(source.policy, route, source.metric)
         if judged is None:
             return None
-        own = Own(source.protocol, *judged)
+        own = Own(source.protocol, *judged, preference=route.preference)
         first = route.hops[0] if route.hops else None
         if first is None or first.kind is not HopKind.FORWARD or first.via is None or first.via.family != self._family:
             return own
         if self._family == IPV6 and not is_link_local(first.via):
             return own  # RFC 2080 section 2.1.1: a next hop is a link-local address
-        return Own(source.protocol, *judged, first.interface, first.via)
+        return replace(own, interface=first.interface, next_hop=first.via)
 
 
 def _can_be_announced(prefix: Prefix) -> bool:

@@ -55,6 +55,7 @@ class Own:
     tag: int = 0
     interface: str = ""
     next_hop: Address | None = None  # on that interface
+    preference: int = 0  # of the other protocol's route
 
 
 @dataclass(slots=True)
@@ -81,10 +82,21 @@ class Row:
             return self.own.tag
         return self.paths[0].tag if self.paths else 0
 
-    @property
-    def hidden(self) -> bool:
-        """Tell whether what we announce keeps the paths from use; beside other protocols' routes the RIB judges."""
-        return self.own is not None and self.own.kind in {"connected", "default"}
+    def usable(self, preference: int) -> bool:
+        """Tell whether the paths are for the RIB, which gives them this preference.
+
+        They are not beside networks of ours.  Beside other protocols' routes the RIB judges.  But where it would choose
+        the path, and so end what we announce, and the tag says that it is the same external route (RFC 2453 section
+        4.2), the path has to be shorter: else routers that redistribute the route could come to follow each other in a
+        circle, and count to infinity.
+        """
+        if self.own is None or not self.paths:
+            return bool(self.paths)
+        if self.own.kind in {"connected", "default"}:
+            return False
+        path = self.paths[0]
+        same = path.tag == self.own.tag != 0
+        return not same or self.own.preference <= preference or path.metric < self.own.metric
 
     def learned_on(self, interface: str) -> bool:
         """Tell whether the interface is where the route comes from: split horizon applies."""

@@ -54,6 +54,7 @@ class Type(enum.IntEnum):
 _WELL_KNOWN: Final = frozenset({1, 2, 3, 5, 6})
 _NON_TRANSITIVE: Final = frozenset({4, 9, 10, 14, 15})
 _BOTH: Final = OPTIONAL | TRANSITIVE
+_CONFEDERATION: Final = frozenset({3, 4})  # kinds of segments, RFC 5065 section 3
 
 
 class Origin(enum.IntEnum):
@@ -281,7 +282,7 @@ class _Builder:
             case Type.MP_UNREACH_NLRI:
                 self.unreach = value
             case Type.AS4_PATH:
-                self.as4_path = read_path(value, 4)
+                self.as4_path = read_path(value, 4, confederation=True)
                 return Outcome.DISCARD if self.as4_path is None else Outcome.NONE
             case Type.AS4_AGGREGATOR:
                 self.as4_aggregator = _aggregator(value, 4)
@@ -354,8 +355,11 @@ def _aggregator(value: bytes, size: int) -> tuple[int, int] | None:
     return (asn, _number(value[size:])) if asn else None  # RFC 7607
 
 
-def read_path(value: bytes, size: int) -> tuple[Segment, ...] | None:
-    """Read an AS_PATH with AS numbers of `size` bytes; None: malformed."""
+def read_path(value: bytes, size: int, *, confederation: bool = False) -> tuple[Segment, ...] | None:
+    """Read an AS_PATH with AS numbers of `size` bytes; None: malformed.
+
+    `confederation`: segments of one are passed over, as in AS4_PATH (RFC 6793 section 6).
+    """
     segments = []
     at = 0
     while at < len(value):
@@ -363,12 +367,14 @@ def read_path(value: bytes, size: int) -> tuple[Segment, ...] | None:
             return None
         kind, count = value[at], value[at + 1]
         end = at + 2 + count * size
-        if kind not in {SegmentKind.SET, SegmentKind.SEQUENCE} or not count or end > len(value):
+        plain = kind in {SegmentKind.SET, SegmentKind.SEQUENCE}
+        if not (plain or (confederation and kind in _CONFEDERATION)) or not count or end > len(value):
             return None
         asns = struct.unpack(f"!{count}{'I' if size == 4 else 'H'}", value[at + 2 : end])
         if 0 in asns:
             return None  # RFC 7607
-        segments.append(Segment(SegmentKind(kind), asns))
+        if plain:
+            segments.append(Segment(SegmentKind(kind), asns))
         at = end
     return tuple(segments)
 

@@ -3,8 +3,9 @@
     sign(body, router, area, key, sequence, source) --> packet, digest and LLS block behind it
     verify(packet, header, keys, source)            --> the sequence number, or DecodeError
 
-With RFC 7474 (`Key.extended`) the sequence number has 64 bits, the digest depends on the packet's source and
-the key on the protocol.  Whether a sequence number is fresh is the neighbor's business.
+With RFC 7474 (`Key.extended`) the sequence number has 64 bits and stands between the packet and the digest, the
+number of the key has 32, the digest depends on the packet's source and the key on the protocol.  Whether a sequence
+number is fresh is the neighbor's business.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ NO_KEY: Final = Key()
 
 def overhead(key: Key) -> int:
     """Give how many octets a key adds to a packet beside the plain header."""
-    return key.digest_size + (4 if key.auth_type is AuthType.EXTENDED else 0)
+    return key.digest_size + (wire.SEQUENCE_SIZE if key.auth_type is AuthType.EXTENDED else 0)
 
 
 def sign(body: Body, router: int, area: int, key: Key = NO_KEY, sequence: int = 0, source: int = 0) -> bytes:
@@ -95,13 +96,12 @@ def sign(body: Body, router: int, area: int, key: Key = NO_KEY, sequence: int = 
         block = wire.lls_block(options) if options is not None else b""
         return wire.pack_header(header) + content + block
     extended = auth_type is AuthType.EXTENDED
-    first = sequence >> 32 if extended else sequence
-    fields = _FIELD.pack(0, key.id, key.digest_size, first & 0xFFFFFFFF)
-    length = wire.HEADER_SIZE + 4 * extended + len(content)
-    packet = wire.pack_header(Header(kind, length, router, area, 0, auth_type, fields))
+    third, last = (0, key.id) if extended else (key.id, sequence & 0xFFFFFFFF)
+    fields = _FIELD.pack(0, third, key.digest_size, last)
+    length = wire.HEADER_SIZE + len(content)
+    packet = wire.pack_header(Header(kind, length, router, area, 0, auth_type, fields)) + content
     if extended:
-        packet += (sequence & 0xFFFFFFFF).to_bytes(4, "big")
-    packet += content
+        packet += sequence.to_bytes(wire.SEQUENCE_SIZE, "big")
     block = b""
     if options is not None:
         shown = (sequence & 0xFFFFFFFF).to_bytes(4, "big")
@@ -118,18 +118,14 @@ def verify(packet: bytes, header: Header, keys: Mapping[int, Key], source: int =
     if header.auth_type < AuthType.CRYPTOGRAPHIC:
         _verify_plain(packet, header, keys)
         return 0
-    key = keys.get(header.authentication[2])
+    key = keys.get(header.key_id)
     if key is None or key.auth_type != header.auth_type or key.auth_type < AuthType.CRYPTOGRAPHIC:
         raise DecodeError("authentication-key" if header.auth_type <= AuthType.EXTENDED else "authentication-type")
     if header.digest_size != key.digest_size:
         raise DecodeError("authentication-length")
-    digest = packet[header.length : header.length + key.digest_size]
-    if not hmac.compare_digest(digest, _digest(packet[: header.length], key, source)):
+    if not hmac.compare_digest(packet[header.signed : header.end], _digest(packet[: header.signed], key, source)):
         raise DecodeError("authentication-digest")
-    sequence = int.from_bytes(header.authentication[4:], "big")
-    if key.extended:
-        return sequence << 32 | int.from_bytes(packet[wire.HEADER_SIZE : wire.HEADER_SIZE + 4], "big")
-    return sequence
+    return int.from_bytes(packet[header.length : header.signed] if key.extended else header.authentication[4:], "big")
 
 
 def _verify_plain(packet: bytes, header: Header, keys: Mapping[int, Key]) -> None:

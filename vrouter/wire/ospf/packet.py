@@ -26,6 +26,7 @@ _REQUEST: Final = struct.Struct(">III")
 _LLS: Final = struct.Struct(">HH")
 _TLV: Final = struct.Struct(">HH")
 LLS_EXTENDED_OPTIONS: Final = 1
+SEQUENCE_SIZE: Final = 8  # of RFC 7474's sequence number
 LLS_AUTHENTICATION: Final = 2
 
 
@@ -70,14 +71,25 @@ class Header:
     authentication: bytes
 
     @property
-    def size(self) -> int:
-        """Where the body begins: RFC 7474 has four octets more."""
-        return HEADER_SIZE + 4 if self.auth_type == AuthType.EXTENDED else HEADER_SIZE
-
-    @property
     def digest_size(self) -> int:
         """Octets of the digest behind the packet."""
         return self.authentication[3] if self.auth_type >= AuthType.CRYPTOGRAPHIC else 0
+
+    @property
+    def key_id(self) -> int:
+        """Which key: RFC 7474 has 32 bits for it, where the sequence number of RFC 2328 stands."""
+        extended = self.auth_type == AuthType.EXTENDED
+        return int.from_bytes(self.authentication[4:], "big") if extended else self.authentication[2]
+
+    @property
+    def signed(self) -> int:
+        """Where the digest begins: before it RFC 7474 has the sequence number, which `length` does not count."""
+        return self.length + (SEQUENCE_SIZE if self.auth_type == AuthType.EXTENDED else 0)
+
+    @property
+    def end(self) -> int:
+        """Where the digest ends."""
+        return self.signed + self.digest_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +151,18 @@ def decode_packet_header(data: bytes) -> Header:
     if version != VERSION:
         raise DecodeError("version")
     header = Header(kind, length, router, area, checksum, auth_type, authentication)
-    if length < header.size or length + header.digest_size > len(data):
+    if length < HEADER_SIZE or header.end > len(data):
         raise DecodeError("length")
     return header
 
 
 def decode_body(header: Header, data: bytes, *, strict: bool = False) -> Body:
     """Read the body of a packet whose header was read.  Raises DecodeError."""
-    body = data[header.size : header.length]
+    body = data[HEADER_SIZE : header.length]
     if header.type == PacketType.HELLO:
-        return _hello(body, data[header.length + header.digest_size :])
+        return _hello(body, data[header.end :])
     if header.type == PacketType.DESCRIPTION:
-        return _description(body, data[header.length + header.digest_size :], strict)
+        return _description(body, data[header.end :], strict)
     if header.type == PacketType.REQUEST:
         if len(body) % _REQUEST.size:
             raise DecodeError("request-length")
