@@ -193,7 +193,7 @@ class Rig:
     def transit(self, kind: str = "") -> int:
         """Send the stream, beside a flood; give how much of it arrived."""
         ends = ((self.lab.namespaces["alice"], "in"), (self.lab.namespaces["bob"], "out"))
-        stream = Stream(self.lab, *ends, next(self._tags), TRANSIT, COUNT)
+        stream = Stream(self.lab, *ends, next(self._tags), TRANSIT, COUNT, idle=1)
         flood = self.flood(kind) if kind else None
         stream.start(self.macs["in"], "10.1.0.2", "10.2.0.2")
         arrived = int(stream.result(20)["received"])

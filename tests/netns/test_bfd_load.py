@@ -76,7 +76,7 @@ def attempt(lab: Lab, loader: subprocess.Popen[str], tag: int) -> int:
     """Load and flood once, print what was measured, and give how many sessions went down."""
     before = sessions(lab)
     source, sink = lab.namespaces["source"], lab.namespaces["sink"]
-    stream = Stream(lab, (source, "eth0"), (sink, "eth0"), tag, RATE, 12 * RATE)
+    stream = Stream(lab, (source, "eth0"), (sink, "eth0"), tag, RATE, 12 * RATE, idle=1)
     stream.start(lab.interface("red", "lan")["mac"], "10.0.0.2", "10.0.1.2")
     assert loader.stdin is not None
     assert loader.stdout is not None

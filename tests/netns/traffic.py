@@ -12,23 +12,34 @@ if TYPE_CHECKING:
     from lab import Lab, Namespace
 
 SOURCE: Final = TRAFFIC / "seqtraffic.c"
-IDLE_MS: Final = 1000
+IDLE: Final = 5.0  # seconds: a sender may have to wait for its turn
 
 
 class Stream:
     """One stream of tagged frames from a host to another, through whatever lies between."""
 
     def __init__(
-        self, lab: Lab, sender: tuple[Namespace, str], receiver: tuple[Namespace, str], tag: int, rate: int, count: int
+        self,
+        lab: Lab,
+        sender: tuple[Namespace, str],
+        receiver: tuple[Namespace, str],
+        tag: int,
+        rate: int,
+        count: int,
+        idle: float = IDLE,
     ) -> None:
-        """Prepare to send `count` frames at `rate` a second; the ends are namespaces with their devices."""
+        """Prepare to send `count` frames at `rate` a second; the ends are namespaces with their devices.
+
+        Where some are lost, the receiver waits for them so long.
+        """
+        self._idle = str(int(idle * 1000))
         self._lab, self._tag, self._rate, self._count = lab, str(tag), str(rate), str(count)
         self._sender, self._receiver = sender, receiver
 
     def start(self, router_mac: str, source: str, destination: str) -> None:
         """Start the counter, wait until it listens, start the sender."""
         namespace, device = self._receiver
-        words = namespace.command(program(SOURCE), "count", device, self._tag, self._count, str(IDLE_MS))
+        words = namespace.command(program(SOURCE), "count", device, self._tag, self._count, self._idle)
         self._counter = self._lab.started(words)
         namespace, device = self._sender
         mac = namespace.run("cat", f"/sys/class/net/{device}/address").stdout.strip()

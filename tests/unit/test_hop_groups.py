@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -42,10 +43,12 @@ class Spy(TableWriter):
     def __init__(self, tables_fd: int) -> None:
         super().__init__(tables_fd)
         self.done: list[str] = []
+        self.moved_at = 0.0  # when the last group was
 
     def group_set(self, group, hops, backups=()) -> None:
         self.done.append("group")
         super().group_set(group, hops, backups)
+        self.moved_at = time.monotonic()
 
     def apply(self, changes) -> None:
         changes = list(changes)
