@@ -63,7 +63,8 @@ class _Client:
         """Queue a reply; the fds stay the caller's and must live until it is sent."""
         if self.connection.fileno() < 0:
             return
-        self._output.append((messages.encode(message), fds))
+        framed = messages.encode_reply(message, lambda reason: log.error("a request failed", reason=reason))
+        self._output.append((framed, fds))
         if sum(len(data) for data, _fds in self._output) > MAX_UNREAD:
             self._server.drop(self)
             return

@@ -109,10 +109,9 @@ static void wire_changed(void *user, uint32_t slot)
 {
 	struct core *core = user;
 	const struct bfd_session *session = &core->state->bfd[slot];
-	// Until it is up again, or nobody asks for the session any more.
 	if (bfd_lost(core->bfd, slot))
 		neighbor_silence(&core->forward, session->interface, session->family, session->remote, true);
-	else if (session->state == BFD_UP || session->discriminator == 0)
+	else if (bfd_cleared(core->bfd, slot))
 		neighbor_silence(&core->forward, session->interface, session->family, session->remote, false);
 	server_bfd_changed(core->server, slot, session->discriminator == 0 ? (uint32_t)BFD_ADMIN_DOWN : session->state);
 }

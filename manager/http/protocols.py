@@ -25,6 +25,7 @@ BGP_STATES: Final = {
 
 LAG: Final = 'How long a turn of the loop of a control, or of the manager (vr=""), kept all else waiting.'
 INPUT: Final = "Time that control took for an input, with all that came of it, by its kind."
+FAILED: Final = "Requests of the manager and of operators that failed by a fault of the control's."
 _UPDATES: Final = "Time of BGP's table for what a neighbor sent (feed), and for a part of what follows (process)."
 _TIMED: Final[dict[str, tuple[str, str, dict[str, str]]]] = {
     "loop_lag": ("loop_lag_seconds", LAG, {}),
@@ -58,6 +59,7 @@ def _timings(families: Families, vr: str, told: dict[str, Any]) -> None:
             families.add_timings(metric, text, timings, vr=vr, **labels)
     for kind, timings in told["inputs"].items():
         families.add_timings("control_input_seconds", INPUT, timings, vr=vr, input=str(kind))
+    families.add("control_failed_requests", "counter", FAILED, told.get("failed_requests", 0), vr=vr)
 
 
 def _bgp(families: Families, vr: str, _name: str, neighbors: list[dict[str, Any]]) -> None:

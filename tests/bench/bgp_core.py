@@ -43,6 +43,8 @@ def prefixes(family: int, count: int, file: str | None, rng: Random) -> list[byt
         value = bytearray(rng.randbytes(size))
         value[0] = value[0] % 223 + 1 if family == 4 else 0x2A
         value[-1] &= 0xFF00 >> (length % 8 or 8) & 0xFF
+        if family == 4 and value[0] == 127:
+            continue  # ignored
         found[bytes([length]) + bytes(value)] = None
     return list(found)[:count]
 

@@ -144,6 +144,23 @@ static bool port_at(void *user, int n, struct port_spec *spec, int *fds, int *fd
 	return n < 2;
 }
 
+static int offload(void *user, const struct rsock_offload *maps, const int *fds)
+{
+	(void)user;
+	(void)maps;
+	for (int i = 0; fds != NULL && i < 2; i++)
+		close(fds[i]);
+	return 0;
+}
+
+static bool offload_maps(void *user, struct rsock_offload *maps, int *fds)
+{
+	(void)user;
+	(void)maps;
+	(void)fds;
+	return false;
+}
+
 static void observe(void *user, bool trace, bool capture)
 {
 	(void)user;
@@ -164,7 +181,7 @@ static void serve(struct world *w)
 	};
 	const struct server_ops server_ops = {
 		.port_add = port_add, .port_remove = port_remove, .port_link = port_link, .port_at = port_at,
-		.observe = observe, .shutdown = stop, .user = w,
+		.offload = offload, .offload_maps = offload_maps, .observe = observe, .shutdown = stop, .user = w,
 	};
 	w->epoll = epoll_create1(EPOLL_CLOEXEC);
 	w->host = host_new(w->state, &w->tables, &host_ops);

@@ -166,8 +166,10 @@ def test_a_withdrawn_route_goes_everywhere(scene: Scene) -> None:
 
 
 def test_no_packet_is_lost_when_control_is_killed(scene: Scene) -> None:
-    (red,) = scene.lab.vr("show", "routers")
     bird = scene.lab["bird"]
+    eventually(lambda: scene.frr_metric("203.0.113.0/24") == 3, 30, "FRR has the route")
+    eventually(partial(bird.ping, "10.255.0.1"), 30, "the hosts reach each other")
+    (red,) = scene.lab.vr("show", "routers")
     command = bird.command("ping", "-n", "-q", "-i", "0.02", "-c", "200", "-W", "2", "10.255.0.1")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as pinging:
         os.kill(red["pids"]["control"], signal.SIGKILL)

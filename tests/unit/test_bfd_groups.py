@@ -8,8 +8,10 @@ import pytest
 
 from fastpath._layout import CONSTANTS
 from tests.unit import packets as p
+from tests.unit.filter_world import Filters
 from tests.unit.harness import HOST_A, HOST_B, OTHER, ROUTER_A, ROUTER_B, Hop, Router, two_sided
 from tests.unit.test_bfd_core import PEER, entry, frame, publish, sent
+from vrouter.config.acl import Rpf
 from vrouter.wire.bfd import Control, State
 
 DEAD, LIVING = "10.0.0.2", "10.0.1.2"
@@ -80,6 +82,43 @@ def test_it_is_tried_again_once_nobody_asks_for_the_session(pair: Pair) -> None:
     assert pair.out() == [2]
     publish(pair.router)
     assert pair.out() == first
+
+
+def test_it_is_tried_again_once_its_operator_has_put_it_down(pair: Pair) -> None:
+    pair.up()
+    first = pair.out()
+    pair.silence()
+    assert pair.out() == [2]
+    pair.say(State.ADMIN_DOWN)
+    assert pair.out() == first
+
+
+def test_it_is_tried_again_once_no_route_depends_on_the_session(pair: Pair) -> None:
+    pair.up()
+    first = pair.out()
+    pair.silence()
+    assert pair.out() == [2]
+    publish(pair.router, entry(DEAD, "10.0.0.1", flags=CONSTANTS["BFD_LONE"]))
+    assert pair.out() == first
+
+
+def test_the_reverse_path_goes_by_the_backup_meanwhile() -> None:
+    """What comes back comes by the way that packets take now (RFC 3704 section 2.2)."""
+    packet = p.ip4("172.16.1.1", "10.0.1.2", p.udp("172.16.1.1", "10.0.1.2"))
+    with Router(two_sided(), {"172.16.0.0/12": BACKED}) as router:
+        pair = Pair(router)
+        Filters(router).set(b={"rpf": Rpf(mode="strict")})
+
+        def refused() -> int:
+            router.exchange(2, p.ethernet(ROUTER_B, OTHER, p.IP4, packet))
+            return router.drops("b").get("rpf", 0)
+
+        pair.up()
+        assert refused() == 1
+        pair.silence()
+        assert refused() == 1
+        pair.up()
+        assert refused() == 2
 
 
 @pytest.mark.parametrize("backed", [True, False])

@@ -127,6 +127,16 @@ def test_the_manager_can_read_the_counters_of_errors(world: World) -> None:
     assert Decoder().feed(encode_answer(counts)) == [counts]
 
 
+def test_prefixes_that_lead_nowhere_are_ignored_and_counted(world: World) -> None:
+    """RFC 4271 section 6.3: loopback and multicast; what is larger than these blocks is a route."""
+    good = ["0.0.0.0/0", "0.0.0.0/7", "126.0.0.0/7", "224.0.0.0/3", "240.0.0.0/4", "10.0.0.0/8"]
+    bad = ["0.0.0.0/8", "0.1.0.0/16", "127.0.0.0/8", "127.0.0.1/32", "224.0.0.0/4", "239.255.0.0/16"]
+    world.table.feed(1, update(65001, good + bad, "192.0.2.1"))
+    world.settle({"192.0.2.1": "e1"})
+    assert sorted(world.fib()) == sorted(good)
+    assert world.table.counts(1)["refused"] == {"prefix": len(bad)}
+
+
 def test_a_next_hop_that_moves_flips_its_group(world: World) -> None:
     """Routes follow without process(): one store moves all of them."""
     world.table.feed(1, update(65001, ["10.0.0.0/24", "10.0.1.0/24"], "192.0.2.1"))
@@ -238,7 +248,7 @@ def test_the_backup_follows_the_paths(world: World) -> None:
 def test_backups_end_before_groups_do(large_world: World) -> None:
     """Half of all groups may have one; routes beyond that are installed without, and move when they are judged."""
     world, ways = large_world, 182
-    names = [[f"{10 + one}.{other}.0.0/16" for other in range(ways)] for one in range(ways)]
+    names = [[f"10.{one}.{other}.0/24" for other in range(ways)] for one in range(ways)]
     for one in range(ways):
         world.table.feed(1, update(65001, names[one], f"192.0.3.{one}"))
         world.table.feed(2, update(65002, [row[one] for row in names], f"192.0.4.{one}", 1))

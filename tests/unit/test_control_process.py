@@ -23,6 +23,7 @@ from rsock.wire import HEADER, MAGIC, Flag, Op, layout
 from vrouter.api.messages import Decoder, encode
 from vrouter.config.codec import to_plain
 from vrouter.config.router import Interface, RouterConfig, StaticHop, StaticRoute
+from vrouter.runtime import manager_link
 from vrouter.runtime.forwarder_link import ALL
 from vrouter.runtime.loop import Loop
 from vrouter.runtime.manager_link import MAX_CONNECTIONS, ManagerLink
@@ -214,6 +215,50 @@ def test_a_control_is_back_soon(vr: Vr) -> None:
     with vr.connect() as manager:
         assert vr.ask(manager, "configure", router=to_plain(CONFIG))["result"] == {"changed": True}
     assert time.monotonic() - begin < 0.25
+
+
+ODD = {
+    "numbers for keys": {"errors": {3: 1}},
+    "deep": {"list": [{"keys": {(1, 2): 3}}]},
+    "a number too large": 1 << 64,
+    "no plain data": object(),
+    "half a character": "\udc80",
+}
+
+
+def _no_text(_message: dict[str, Any]) -> Any:
+    raise OSError("\udc80")
+
+
+@pytest.mark.root
+def test_a_result_that_cannot_be_told_costs_one_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the connection nor those behind it: the manager would take the control for broken."""
+    monkeypatch.setattr(manager_link.log, "disabled", True)  # pytest cannot pass half a character on either
+    loop = Loop()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen(8)
+    handlers = {name: lambda _message, odd=odd: odd for name, odd in ODD.items()}
+    link = ManagerLink(loop, listener, handlers | {"no text": _no_text, "ping": lambda _message: {}})
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(tmp_path / "s"))
+        asked = [*ODD, "no text", "ping"]
+        peer.sendall(b"".join(encode({"op": op, "id": number}) for number, op in enumerate(asked)))
+        peer.settimeout(0)
+        decoder, found = Decoder(), list[dict[str, Any]]()
+        for _ in range(1000):
+            loop.step(0.01)
+            with contextlib.suppress(BlockingIOError):
+                found += decoder.feed(peer.recv(1 << 20))
+            if len(found) == len(asked):
+                break
+        assert [answer["id"] for answer in found] == list(range(len(asked)))
+        assert [answer.get("error", {}).get("kind") for answer in found] == ["internal"] * (len(asked) - 1) + [None]
+        assert found[-1]["result"] == {}
+    loop.step(0)
+    link.close()
+    loop.close()
+    assert link.failed == len(asked) - 1
 
 
 def test_a_peer_that_does_not_read_is_not_waited_for(tmp_path: Path) -> None:

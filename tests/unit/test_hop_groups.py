@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -76,9 +77,11 @@ class Vr:
         if isinstance(request, BfdOpen):
             self.asked[str(request.remote)] = request.session
 
-    def configure(self, *hops: StaticHop, bfd: BfdSessions | None = None, count: int = COUNT) -> None:
+    def configure(
+        self, *hops: StaticHop, bfd: BfdSessions | None = None, count: int = COUNT, links: tuple[Interface, ...] = LINKS
+    ) -> None:
         static = tuple(StaticRoute(prefix(number), hops) for number in range(count))
-        config = RouterConfig("red", 7, LINKS, static, bfd=bfd)
+        config = RouterConfig("red", 7, links, static, bfd=bfd)
         self.control.configure({"router": to_plain(config)}, 0.0)
         self.spy.done.clear()
 
@@ -213,6 +216,39 @@ def test_an_interface_that_moves_to_another_port_is_up_there(vr: Vr) -> None:
     )  # fmt: skip
     vr.control.configure({"router": to_plain(moved)}, 0.0)
     assert vr.ways() == ["10.0.1.2", "10.0.2.2"]
+
+
+def test_groups_over_an_interface_that_has_gone_move_no_more(vr: Vr) -> None:
+    vr.configure(hop(1), hop(2), hop(3))
+    vr.configure(hop(1), hop(2), links=LINKS[:2])
+    vr.link(1, up=False)
+    assert vr.ways() == ["10.0.2.2"]
+
+
+@pytest.mark.parametrize("hops", [(hop(3),), (hop(1), hop(3)), (hop(1), hop(3, preference=9))])
+def test_an_interface_that_comes_again_has_groups_of_its_new_index(vr: Vr, hops: tuple[StaticHop, ...]) -> None:
+    vr.configure(*hops)
+    before = vr.fib.indices["e3"]
+    vr.configure(hop(1), links=LINKS[:2])
+    vr.configure(*hops)
+    assert vr.fib.indices["e3"] != before
+    found = routes.lookup(vr.tables, "172.16.0.9") or {}
+    assert "e3" in {entry["interface"] for entry in [*found["nexthops"], *found.get("backups", ())]}
+
+
+def test_groups_that_could_not_be_moved_are_moved_later(vr: Vr, unjudged: Callable[[], None]) -> None:
+    vr.configure(hop(1), hop(2), hop(3, preference=9))
+    unjudged()
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr(Spy, "group_set", _no_room)
+        vr.link(1, up=False)
+    assert vr.ways() == ["10.0.1.2", "10.0.2.2"]
+    vr.link(1, up=False)
+    assert vr.ways() == ["10.0.2.2"]
+
+
+def _no_room(*_arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "no room")
 
 
 def test_a_restart_takes_what_is_there_in_its_own_groups(vr: Vr) -> None:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack
 
 MAX_MESSAGE: Final = 64 * 1024 * 1024
+_MAX_REASON: Final = 1000
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -55,6 +57,22 @@ def encode(message: dict[str, Any]) -> bytes:
     """Frame one message."""
     body: bytes = msgpack.packb(message, use_bin_type=True)
     return _LENGTH.pack(len(body)) + body
+
+
+def encode_reply(reply: dict[str, Any], refused: Callable[[str], None]) -> bytes:
+    """Frame a reply; of a result that the reader could not take, an error becomes that answers this one request.
+
+    Otherwise it would cost both sides their connection, and a control its life.
+    """
+    try:
+        framed = encode(reply)
+        Decoder().feed(framed)
+    except Exception as error:  # noqa: BLE001 - told; other requests must not suffer
+        text = f"no answer can be made of the result: {type(error).__name__}: {error}"
+        reason = text.encode(errors="backslashreplace").decode()[:_MAX_REASON]
+        refused(reason)
+        framed = encode({"id": reply.get("id"), "error": {"message": reason, "kind": "internal", "details": {}}})
+    return framed
 
 
 class Decoder:

@@ -30,7 +30,7 @@ _FAMILY: Final = {Afi.IPV4: 4, Afi.IPV6: 6}
 _AFI: Final = {4: 1, 6: 2}
 _VIEWS: Final = {"loc": 0, "in": 1, "out": 2}
 # In the order of enum bgp_verdict and enum bgp_reason.
-VERDICTS: Final = ("accepted", "policy", "no-policy", "as-loop", "originator", "cluster", "next-hop", "otc")
+VERDICTS: Final = ("accepted", "policy", "no-policy", "as-loop", "originator", "cluster", "next-hop", "otc", "prefix")
 REASONS: Final = (
     "best", "multipath", "refused", "unreachable", "weight", "local-pref", "local", "as-path", "origin", "med",
     "external", "metric", "age", "router-id", "cluster-list", "address", "path-id",

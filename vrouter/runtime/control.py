@@ -95,6 +95,7 @@ class Control:
         self.watcher: Watcher | None = None
         self._inputs: dict[str, Timings] = {}  # how long each kind of input took
         self.timings: dict[str, Timings] = {}  # of what is around, by name
+        self.failed_requests: Callable[[], int] = lambda: 0
 
     @property
     def rib(self) -> Rib:
@@ -151,6 +152,7 @@ class Control:
             "instances": self._engine.show("engine", "instances", {}, self._clock()),
             "inputs": {kind: timings.plain() for kind, timings in self._inputs.items()},
             "timings": {name: timings.plain() for name, timings in self.timings.items()},
+            "failed_requests": self.failed_requests(),
         }
 
     def clear(self, message: dict[str, Any]) -> dict[str, Any]:

@@ -100,6 +100,8 @@ class FibSync:
             self.sweep_bulk()
         if leaving:
             self._publish(root)
+        if gone := self._indices.keys() - names:
+            self._groups.forget(gone)
         self._indices = {name: index for name, index in self._indices.items() if name in names}
         self._root, self._unsettled, self.synchronous = root, tables.unsettled, True
 

@@ -17,7 +17,7 @@ Not supported: more than one backup behind a group.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,6 +53,7 @@ class HopGroups:
         self._shared: dict[Hops, int] = {}
         self._down: set[str] = set()
         self._silent: set[Neighbor] = set()
+        self._behind = False  # some group could not be moved
 
     def get(self, hops: Hops, backup: Hops) -> int:
         """Give the number of the group of some hops, and of what stands in for them.
@@ -87,6 +88,17 @@ class HopGroups:
                 del self._own[key]
                 self._writer.release(own.number)
 
+    def forget(self, interfaces: Collection[str]) -> None:
+        """Give none of the groups that lead over some interfaces again, which have gone: their indices with them."""
+        for hops, number in list(self._shared.items()):
+            if any(hop.interface in interfaces for hop in hops):
+                del self._shared[hops]
+                self._writer.release(number)
+        for key, own in list(self._own.items()):
+            if any(hop.interface in interfaces for part in key for hop in part):
+                del self._own[key]
+                self._writer.release(own.number)
+
     def links(self, down: Iterable[str]) -> None:
         """Take note of which interfaces cannot carry packets; OSError: not all groups could be moved."""
         self._turn(set(down), self._silent)
@@ -96,14 +108,15 @@ class HopGroups:
         self._turn(self._down, self._silent - {neighbor} if up else self._silent | {neighbor})
 
     def _turn(self, down: set[str], silent: set[Neighbor]) -> None:
-        if (down, silent) == (self._down, self._silent):
+        if (down, silent) == (self._down, self._silent) and not self._behind:
             return
-        self._down, self._silent = down, silent
+        self._down, self._silent, self._behind = down, silent, True
         for key, own in self._own.items():
             shown = self._sound(*key)
             if shown != own.shown:
                 self._writer.group_set(own.number, *self._packed(shown))
                 own.shown = shown
+        self._behind = False
 
     def _sound(self, hops: Hops, backup: Hops) -> tuple[Hops, Hops]:
         """Give what a group leads to now: without any sound hop it stays what it is, and its routes are judged."""

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from vrouter.api.messages import Decoder, FrameError, encode
+from vrouter.api.messages import Decoder, FrameError, encode_reply
 from vrouter.runtime.loop import READ, WRITE, Loop
 
 MAX_CONNECTIONS: Final = 8
@@ -53,6 +53,7 @@ class ManagerLink:
         self._listener = listener
         self._handlers = handlers
         self._connections: set[_Connection] = set()
+        self.failed = 0  # requests, by a fault of ours
         listener.setblocking(False)
         loop.watch(listener.fileno(), READ, self._accept)
 
@@ -72,7 +73,15 @@ class ManagerLink:
         if uid != 0 or len(self._connections) >= MAX_CONNECTIONS:
             peer.close()
             return
-        self._connections.add(_Connection(self._loop, peer, self._answer, self._connections.discard))
+        self._connections.add(_Connection(self._loop, peer, self._reply, self._connections.discard))
+
+    def _reply(self, message: dict[str, Any]) -> bytes:
+        """Give what is sent in answer to a message, whatever becomes of it."""
+        return encode_reply(self._answer(message), lambda reason: self._refused(message, reason))
+
+    def _refused(self, message: dict[str, Any], reason: str) -> None:
+        self.failed += 1
+        log.error("request %r failed: %s", message.get("op"), reason)
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         reply: dict[str, Any] = {"id": message.get("id")}
@@ -85,8 +94,10 @@ class ManagerLink:
             reply["error"] = {"message": str(error), "kind": error.kind, "details": {}}
         except Exception as error:
             # Whatever one request does, the next one must still be answered.
+            self.failed += 1
             log.exception("request %r failed", message.get("op"))
-            reply["error"] = {"message": f"{type(error).__name__}: {error}", "kind": "internal", "details": {}}
+            text = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
+            reply["error"] = {"message": text, "kind": "internal", "details": {}}
         return reply
 
 
@@ -97,12 +108,12 @@ class _Connection:
         self,
         loop: Loop,
         peer: socket.socket,
-        answer: Callable[[dict[str, Any]], dict[str, Any]],
+        reply: Callable[[dict[str, Any]], bytes],
         closed: Callable[[_Connection], None],
     ) -> None:
         self._loop = loop
         self._peer = peer
-        self._answer = answer
+        self._reply = reply
         self._closed = closed
         self._decoder = Decoder()
         self._fds: list[int] = []  # came, and belong to messages that are not complete
@@ -141,7 +152,7 @@ class _Connection:
             count = message.get("fds", 0)
             with _owned(self._fds[:count] if isinstance(count, int) and count > 0 else []) as message["fds"]:
                 self._fds = self._fds[len(message["fds"]) :]
-                self._output += encode(self._answer(message))
+                self._output += self._reply(message)
             if len(self._output) > MAX_BACKLOG:
                 raise FrameError("the peer does not read its answers")
         self._flush()

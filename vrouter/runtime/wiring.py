@@ -111,6 +111,7 @@ class Wiring:
             ControlOp.SHUTDOWN: self._shutdown,
         }
         self._manager = ManagerLink(self.loop, listener, handlers)
+        self.control.failed_requests = lambda: self._manager.failed
 
     def _published(self) -> None:
         self.forwarder.nudge()

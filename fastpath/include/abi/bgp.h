@@ -28,7 +28,9 @@ enum bgp_event_kind {
 // Why a received path is not a candidate.
 enum bgp_verdict {
 	BGP_ACCEPTED = 0, BGP_REFUSED_POLICY, BGP_REFUSED_NO_POLICY, BGP_REFUSED_AS_LOOP, BGP_REFUSED_ORIGINATOR,
-	BGP_REFUSED_CLUSTER, BGP_REFUSED_NEXT_HOP, BGP_REFUSED_OTC, BGP_VERDICTS
+	BGP_REFUSED_CLUSTER, BGP_REFUSED_NEXT_HOP, BGP_REFUSED_OTC,
+	BGP_REFUSED_PREFIX, // which is ignored: no path has this one
+	BGP_VERDICTS
 };
 
 // Where a path lost against the best one; RFC 4271 section 9.1.2.

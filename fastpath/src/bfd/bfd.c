@@ -157,6 +157,14 @@ bool bfd_lost(const struct bfd *bfd, uint32_t slot)
 		session->state == BFD_DOWN && session->downs != 0 && session->remote_state != BFD_ADMIN_DOWN;
 }
 
+bool bfd_cleared(const struct bfd *bfd, uint32_t slot)
+{
+	const struct bfd_session *session = session_at(bfd, slot);
+	const struct bfd_entry *entry = entry_at(bfd, slot);
+	return entry == NULL || (entry->flags & BFD_LONE) != 0 || session->discriminator == 0 || session->state == BFD_UP ||
+		session->remote_state == BFD_ADMIN_DOWN;
+}
+
 // --- following the published entries ---
 
 static bool entry_valid(const struct bfd_entry *entry)
@@ -229,9 +237,13 @@ static void follow(struct bfd *bfd)
 	bfd->table = bfd->spare;
 	bfd->spare = old;
 	memcpy(bfd->entry_of, entry_of, sizeof(entry_of));
-	for (uint32_t slot = 0; slot < used(bfd); slot++)
-		if (entry_of[slot] != 0)
-			session_configure(bfd, slot);
+	for (uint32_t slot = 0; slot < used(bfd); slot++) {
+		if (entry_of[slot] == 0)
+			continue;
+		session_configure(bfd, slot);
+		if (session_at(bfd, slot)->state == BFD_DOWN && (entry_at(bfd, slot)->flags & BFD_LONE) != 0)
+			bfd->ops.changed(bfd->ops.user, slot); // what depended on it may do so no more
+	}
 	for (uint32_t i = 0; i < bfd->table->count; i++)
 		if (find_entry(bfd, &bfd->table->entries[i]) < 0)
 			session_open(bfd, i);

@@ -61,6 +61,9 @@ void bfd_begin(struct bfd *bfd, uint64_t now);
 bool bfd_active(const struct bfd *bfd);
 // Has the session found its neighbor, on a link and with routes that lead there, dead?  Not one that was put down.
 bool bfd_lost(const struct bfd *bfd, uint32_t slot);
+// Is there no reason any more to take the neighbor for dead: it is up again, was put down since, or no route depends on
+// the session, or nobody asks for it?
+bool bfd_cleared(const struct bfd *bfd, uint32_t slot);
 // Some session expects echo packets to come back.
 bool bfd_echoes(const struct bfd *bfd);
 // A datagram to one of the three ports.

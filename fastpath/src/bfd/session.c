@@ -326,11 +326,14 @@ void session_receive(struct bfd *bfd, uint32_t slot, const struct control *contr
 {
 	struct bfd_session *session = session_at(bfd, slot);
 	uint32_t before = transmit_interval(session);
+	bool put_down = control->state == BFD_ADMIN_DOWN && session->remote_state != BFD_ADMIN_DOWN;
 	note_peer(bfd, session, control);
 	if (control->final && session->polling)
 		poll_ended(session);
 	session->detect_ns = bfd->now + detection_time(session);
 	session->forget_ns = bfd->now + 2 * detection_time(session);
+	if (put_down && session->state == BFD_DOWN)
+		bfd->ops.changed(bfd->ops.user, slot); // no other state, but no failure any more
 	next_state(bfd, slot, control->state);
 	transmit_again(bfd, slot, before);
 	echo_update(bfd, slot);

@@ -14,6 +14,19 @@ static bool martian(const struct next_hop_key *hop)
 	return hop->address[0] == 0xff || memcmp(hop->address, zero, 16) == 0 || memcmp(hop->address, loopback, 16) == 0;
 }
 
+// The same section: a prefix of addresses that nobody has beyond a link.
+static bool prefix_martian(uint32_t f, const uint8_t *address, uint32_t length)
+{
+	static const uint8_t zero[15];
+	if (f == 0)
+		return (length >= 8 && (address[0] == 0 || address[0] == 127)) || (length >= 4 && address[0] >> 4 == 14);
+	if (length >= 8 && address[0] == 0xff)
+		return true;
+	if (length >= 10 && address[0] == 0xfe && address[1] >> 6 == 2)
+		return true;
+	return length == 128 && memcmp(address, zero, sizeof(zero)) == 0 && address[15] <= 1;
+}
+
 static bool leaked(const struct peer *peer, const struct attributes *set)
 {
 	int role = peer->settings.role;
@@ -229,8 +242,12 @@ static int section_announce(struct update *u, const struct section *s, struct co
 		uint32_t count = 0;
 		while (p < end && count < AHEAD)
 			p = nlri_parse(u->t, s, p, &batch[count++]);
-		for (uint32_t i = 0; i < count && error == 0; i++)
-			error = announce(u, s, common, &batch[i]);
+		for (uint32_t i = 0; i < count && error == 0; i++) {
+			if (prefix_martian(s->f, batch[i].address, batch[i].length))
+				u->peer->refused[BGP_REFUSED_PREFIX]++;
+			else
+				error = announce(u, s, common, &batch[i]);
+		}
 	}
 	return error;
 }

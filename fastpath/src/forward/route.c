@@ -124,7 +124,8 @@ static bool leads(const struct forward *f, const struct nexthop *hops, uint32_t 
 			continue;
 		if (interface == 0 || hops[i].interface == interface)
 			return true;
-		*open |= out != NULL && interface_up(f, out);
+		*open |= out != NULL && interface_up(f, out)
+			&& (hops[i].kind == NEXTHOP_CONNECTED || !neighbor_silent(f, out->index, hops[i].family, hops[i].via));
 	}
 	return false;
 }

@@ -41,7 +41,7 @@ enum server_limits {
 	BUFFER_SHARE = 4096,         // a socket's buffer gets this part of the memory that its owner has left
 	BUFFER_LEAST = 8 << 10,
 	REVIEWS_PER_TICK = 256,      // sockets that one tick judges anew
-	MAX_PARKED = 1024,           // fds of those who rest
+	MAX_PARKED = MAX_CONNECTIONS + MAX_SOCKETS, // fds of those who rest
 	STREAM_NAME = 108,           // bytes of an abstract name, the NUL before it included
 	HOLD_ALL = -1                // as unsigned: all that was held has been given back
 };
@@ -183,13 +183,20 @@ struct turn {
 	uint64_t number;
 	uint64_t spent_ns;
 	uint64_t paid_at;            // rest.c: when what it has used is paid for
-	bool rests;                  // until then
+	uint64_t heavy_until;        // it has lately used more than its share
+	bool rests;                  // until paid_at
 };
 
 // Who was heard, and when.
 struct heard {
 	uint32_t account;
 	uint64_t at;
+};
+
+// A stretch of work for an account.
+struct stint {
+	uint64_t processor;          // what we had used by then; 0: nobody asks
+	uint64_t start;
 };
 
 // A fd that is not in the epoll set while its owner rests.
@@ -225,6 +232,10 @@ struct server {
 	struct parked parked[MAX_PARKED];
 	uint32_t parked_count;
 	uint64_t rest_at;            // when one of them may go on; 0: there is none
+	uint64_t wanted_ns, waited_ns; // that we wanted to work, and of that waited for the processor
+	bool pressed;                // others want the processor too
+	uint32_t calm, calm_wanted;  // stretches without waiting since, and how many of them it takes
+	bool relieved;               // until a stretch ago they did
 	uint64_t rules_root, rules_epoch; // the publication that they stood in
 	uint32_t review_next;        // next slot to judge anew; REVIEW_OVER: none
 	struct connection *holder;   // the control that keeps our fds
@@ -370,6 +381,9 @@ void quota_sent(struct server *server, uint32_t index, uint64_t rate, uint32_t b
 void rest_heard(struct server *server, uint32_t index);
 // It has used so much of our time.
 void rest_spend(struct server *server, uint32_t index, uint64_t ns);
+// The same of what is done from here to there, by the clock.
+struct stint rest_begin(const struct server *server, uint32_t index);
+void rest_end(struct server *server, uint32_t index, const struct stint *stint);
 bool rest_due(struct server *server, uint32_t index);
 // Has it used time that is not paid for yet?
 bool rest_owes(const struct server *server, uint32_t index);

@@ -86,7 +86,6 @@ void server_turn(struct server *server)
 static int take_requests(struct server *server, struct connection *connection, uint32_t events)
 {
 	uint32_t account = connection->account;
-	uint64_t start = quota_clock();
 	bool limited = !connection->trusted && !rights_relay(server, connection->peer.uid);
 	if (limited && rest_due(server, account)) {
 		rest_park(server, account, connection->fd, event_data(EVENT_CONNECTION, connection->index, connection->generation));
@@ -96,10 +95,11 @@ static int take_requests(struct server *server, struct connection *connection, u
 		return 0;
 	if (connection != server->holder)
 		rest_heard(server, account);
+	struct stint stint = rest_begin(server, account);
 	int handled = connection_event(server, connection, events);
-	quota_turn(server, account, start);
+	quota_turn(server, account, stint.start);
 	if (limited)
-		rest_spend(server, account, quota_clock() - start);
+		rest_end(server, account, &stint);
 	return handled;
 }
 
@@ -112,11 +112,11 @@ static int take_datagrams(struct server *server, uint32_t slot, uint32_t events)
 		rest_park(server, account, server->apps[slot].fd, event_data(EVENT_SOCKET, slot, server->apps[slot].generation));
 		return 0;
 	}
-	uint64_t start = quota_clock();
 	rest_heard(server, account);
+	struct stint stint = rest_begin(server, account);
 	int handled = sockets_event(server, slot, events);
 	if (limited)
-		rest_spend(server, account, quota_clock() - start);
+		rest_end(server, account, &stint);
 	return handled;
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from vrouter.net.address import IPV4, Address, Prefix, is_loopback
+from vrouter.net.address import BITS, IPV4, Address, Prefix, is_loopback, parse_prefix
 from vrouter.rib.bgp_reference.rules import Outcome, run_policy
 from vrouter.rib.bgp_table import FamilySettings, Identity, PeerKind, PeerSettings
 from vrouter.wire.bgp.attributes import Attributes
@@ -31,6 +31,25 @@ class Judged:
     weight: int | None = None
     preference: int | None = None
     tag: int = 0
+
+
+# What lies in these is ignored: no destination beyond a link; RFC 4271 section 6.3.
+_MARTIANS: Final = tuple(
+    map(
+        parse_prefix,
+        ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "ff00::/8", "fe80::/10", "::/128", "::1/128"),
+    )
+)
+
+
+def martian(prefix: Prefix) -> bool:
+    """Tell whether a prefix can be no route."""
+    return any(
+        prefix.family == block.family
+        and prefix.length >= block.length
+        and (prefix.value ^ block.value) >> BITS[block.family] - block.length == 0
+        for block in _MARTIANS
+    )
 
 
 def judge(

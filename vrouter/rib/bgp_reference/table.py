@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Final
 
 from vrouter.net.address import IPV4, IPV6, Address, Prefix, network
-from vrouter.rib.bgp_reference.adj_in import judge
+from vrouter.rib.bgp_reference.adj_in import judge, martian
 from vrouter.rib.bgp_reference.adj_out import FamilyOut, leaving
 from vrouter.rib.bgp_reference.decision import multipath, rank, reasons
 from vrouter.rib.bgp_reference.paths import LOCAL, LOCAL_WEIGHT, Entry, Path, Tracker, sort_key
@@ -218,7 +218,8 @@ class ReferenceTable:
                 self._peers[peer].tally["withdrawn"] += 1
                 self._drop(nlri.prefix, peer, nlri.path_id)
         for nlri, hops in update.announced:
-            self._enter(peer, settings, nlri, hops, update)
+            if not martian(nlri.prefix):
+                self._enter(peer, settings, nlri, hops, update)
 
     def _enter(self, peer: int, settings: PeerSettings, nlri: Nlri, hops: NextHops, update: Update) -> None:
         """Enter one path that a neighbor announces, in the place of the one before."""
