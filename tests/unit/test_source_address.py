@@ -45,6 +45,12 @@ const struct nexthop *nexthop_select(const struct tables_view *view, uint16_t gr
 
 bool view_range(const struct tables_view *view, uint64_t offset, uint64_t bytes) { return false; }
 bool interface_up(const struct forward *f, const struct interface_entry *interface) { return true; }
+
+bool neighbor_silent(const struct forward *f, uint16_t interface, uint8_t family, const uint8_t *address)
+{
+    return false;
+}
+
 void forward_trace(struct forward *f, const struct packet *packet, const char *stage, const char *format, ...) {}
 
 const struct interface_entry *view_interface(const struct tables_view *view, uint16_t index)
