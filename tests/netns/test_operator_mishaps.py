@@ -6,6 +6,7 @@ source 10.0.0.2 --- in red out --- sink 10.0.1.2     devices `more` and `trunk` 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -81,14 +82,20 @@ def devices(lab: Lab) -> set[str]:
 
 
 def as_configured(lab: Lab, routers: Routers) -> None:
-    """See that what runs is what the files say, and nothing else."""
-    assert lab.vr("plan")["empty"]
-    shown = lab.vr("show", "routers")
-    assert [(each["name"], each["state"]) for each in shown] == [(name, "up") for name in sorted(routers)]
-    for name, router in routers.items():
-        interfaces = {each["name"]: each for each in lab.vr("show", "interfaces", name)}
-        assert interfaces.keys() - {"lo"} == router["interfaces"].keys()
-        assert {each["state"] for key, each in interfaces.items() if key != "lo"} == {"up"}, (name, interfaces)
+    """See that what runs is what the files say, soon, and nothing else."""
+    wait_until(lambda: lab.vr("plan")["empty"], "nothing is left to do")
+
+    def up() -> bool:
+        shown = lab.vr("show", "routers")
+        return [(each["name"], each["state"]) for each in shown] == [(name, "up") for name in sorted(routers)]
+
+    def interfaces_up(name: str) -> bool:
+        states = {each["name"]: each["state"] for each in lab.vr("show", "interfaces", name) if each["name"] != "lo"}
+        return states == dict.fromkeys(routers[name]["interfaces"], "up")
+
+    wait_until(up, f"{sorted(routers)} are up")
+    for name in routers:
+        wait_until(functools.partial(interfaces_up, name), f"all interfaces of {name} are up")
     changed = "green" in routers
     at_home = {"lo", "trunk"} | ({"more"} if not changed else set())
 
@@ -139,7 +146,7 @@ def small_disk(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        run("umount", str(path))
+        run("umount", "--lazy", str(path))  # what still runs after a failure has files there
 
 
 def fill(file: Path) -> None:
