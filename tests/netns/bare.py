@@ -322,6 +322,16 @@ def send_backlog(lab: Bare, sender: socket.socket, frames: range) -> None:
     wait_filled(lab.left, len(frames))
 
 
+@contextlib.contextmanager
+def without_forwarder(lab: Bare) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Kill a forwarder that knows its neighbors; give a sender and a receiver: what is sent waits for the next one."""
+    lab.start()
+    lab.warm()
+    lab.kill()
+    with lab.sender() as sender, lab.receiver() as receiver:
+        yield sender, receiver
+
+
 def numbers(receiver: socket.socket, awaited: int = 0, quiet: float = 0.3, most: int = 1 << 30) -> list[int]:
     """Read the numbers that arrived, until none has come for a while, or `most` have.
 

@@ -25,6 +25,7 @@ from bare import (
     kill_under_load,
     numbers,
     send_paced,
+    without_forwarder,
 )
 
 from fastpath import stats
@@ -56,10 +57,7 @@ def test_frames_are_forwarded_whole_and_accounted_for(lab: Bare) -> None:
 
 
 def test_a_ring_keeps_what_comes_while_nobody_lives(lab: Bare) -> None:
-    lab.start()
-    lab.warm()
-    lab.kill()
-    with lab.sender() as sender, lab.receiver() as receiver:
+    with without_forwarder(lab) as (sender, receiver):
         for number in range(1, 201):
             sender.send(lab.frame(number))
         lab.start()
@@ -143,10 +141,7 @@ def test_every_crash_point_of_a_super_frame_keeps_queue_and_ring_in_step(
 
 def test_a_queue_that_lost_a_copy_costs_that_frame_only() -> None:
     with Bare(mtu=9000) as lab:
-        lab.start()
-        lab.warm()
-        lab.kill()
-        with lab.sender() as sender, lab.receiver() as receiver:
+        with without_forwarder(lab) as (sender, receiver):
             for number in range(1, 7):
                 sender.send(lab.frame(number, 5000))
             time.sleep(0.05)
@@ -265,10 +260,7 @@ def test_a_frame_that_the_device_has_grown_too_small_for_is_dropped_by_name(lab:
 
 
 def test_kernel_drops_of_a_full_ring_are_counted(lab: Bare) -> None:
-    lab.start()
-    lab.warm()
-    lab.kill()
-    with lab.sender() as sender, lab.receiver() as receiver:
+    with without_forwarder(lab) as (sender, receiver):
         for number in range(1, SMALL.frame_count + 101):
             sender.send(lab.frame(number))
         lab.start()

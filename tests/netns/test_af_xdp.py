@@ -13,7 +13,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from bare import PATIENCE, Bare, inside_named, ip, kill_under_load, numbers, send_backlog, send_paced, wait_filled
+from bare import (
+    PATIENCE,
+    Bare,
+    inside_named,
+    ip,
+    kill_under_load,
+    numbers,
+    send_backlog,
+    send_paced,
+    wait_filled,
+    without_forwarder,
+)
 from bare_xdp import SMALL, XdpSide, bare
 
 from fastpath import stats
@@ -49,10 +60,7 @@ def test_frames_are_forwarded_whole_and_accounted_for(lab: Bare) -> None:
 
 
 def test_the_rings_keep_what_comes_while_nobody_lives(lab: Bare) -> None:
-    lab.start()
-    lab.warm()
-    lab.kill()
-    with lab.sender() as sender, lab.receiver() as receiver:
+    with without_forwarder(lab) as (sender, receiver):
         send_backlog(lab, sender, range(1, 201))
         lab.start()
         assert numbers(receiver, 200) == list(range(1, 201))
@@ -60,10 +68,7 @@ def test_the_rings_keep_what_comes_while_nobody_lives(lab: Bare) -> None:
 
 
 def test_kernel_drops_of_a_full_ring_are_counted(lab: Bare) -> None:
-    lab.start()
-    lab.warm()
-    lab.kill()
-    with lab.sender() as sender, lab.receiver() as receiver:
+    with without_forwarder(lab) as (sender, receiver):
         for number in range(1, SMALL.receive + 101):
             sender.send(lab.frame(number))
             time.sleep(0.0002)
@@ -215,10 +220,7 @@ def test_all_queues_are_read_and_flows_stay_in_order(queues: Bare) -> None:
 
 
 def test_all_queues_keep_what_comes_while_nobody_lives(queues: Bare) -> None:
-    queues.start()
-    queues.warm()
-    queues.kill()
-    with queues.sender() as sender, queues.receiver() as receiver:
+    with without_forwarder(queues) as (sender, receiver):
         for _ in range(2):
             send_flows(queues, sender, 2)
             wait_filled(queues.left, 2 * len(FLOWS))

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bare import SMALL, Bare, Side, inside_named, ip, kill_under_load, numbers, send_backlog, wait_filled
+from bare import (
+    SMALL,
+    Bare,
+    Side,
+    inside_named,
+    ip,
+    kill_under_load,
+    numbers,
+    send_backlog,
+    wait_filled,
+    without_forwarder,
+)
 from bare_xdp import SMALL as XDP_SMALL
 from bare_xdp import XdpSide, bare
 from lab import Lab, wait_until
@@ -95,10 +106,7 @@ def test_a_backlog_leaves_whole_and_in_order(lab: Any) -> None:
 
 
 def test_a_device_that_is_down_takes_none(lab: Any) -> None:
-    lab.start()
-    lab.warm()
-    lab.kill()
-    with lab.sender() as sender, lab.receiver() as receiver:
+    with without_forwarder(lab) as (sender, receiver):
         send_backlog(lab, sender, range(1, 101))
         ip("-n", lab.namespace, "link", "set", "p2", "down")
         lab.start()
@@ -123,10 +131,7 @@ def test_a_queue_that_drops_another_frame_gets_none_twice() -> None:
         ):
             command = ["tc", "-n", lab.namespace, "qdisc", "add", "dev", "p2", *words]
             subprocess.run(command, check=True, capture_output=True, timeout=20)
-        lab.start()
-        lab.warm()
-        lab.kill()
-        with lab.sender() as sender, lab.receiver() as receiver:
+        with without_forwarder(lab) as (sender, receiver):
             send_backlog(lab, sender, range(1, 201))
             lab.start()
             arrived = numbers(receiver)

@@ -9,11 +9,6 @@
 
 #define TELL_NS (1000 * 1000000ull)
 
-static struct account *account_at(const struct server *server, uint32_t index)
-{
-	return &server->state->accounts[index < MAX_ACCOUNTS ? index : 0];
-}
-
 static uint32_t used(const struct server *server)
 {
 	uint64_t count = server->state->accounts_used;

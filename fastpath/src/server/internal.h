@@ -346,6 +346,15 @@ bool rights_destination(const struct server *server, const struct owner *owner, 
 int rights_open(uint32_t operations, uint16_t type, uint16_t protocol);
 
 // --- accounts.c: who uses this VR ---
+// An index that is none counts on account 0, which is everybody's.
+static inline uint32_t account_slot(uint32_t index)
+{
+	return index < MAX_ACCOUNTS ? index : 0;
+}
+static inline struct account *account_at(const struct server *server, uint32_t index)
+{
+	return &server->state->accounts[account_slot(index)];
+}
 // Go on with a predecessor's books.
 void accounts_open(struct server *server);
 // The account of a local user, or of the remote app with that key; -1: all are taken.

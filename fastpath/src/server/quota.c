@@ -17,11 +17,6 @@
 
 #define SECOND_NS 1000000000ull
 
-static struct account *account_of(const struct server *server, uint32_t index)
-{
-	return &server->state->accounts[index < MAX_ACCOUNTS ? index : 0];
-}
-
 static bool due(uint64_t at, uint64_t now)
 {
 	return at <= now + SECOND_NS;
@@ -44,13 +39,13 @@ uint64_t quota_clock(void)
 
 bool quota_turn_over(const struct server *server, uint32_t index)
 {
-	const struct turn *turn = &server->turns[index < MAX_ACCOUNTS ? index : 0];
+	const struct turn *turn = &server->turns[account_slot(index)];
 	return turn->number == server->turn && turn->spent_ns >= TURN_NS;
 }
 
 static void spend(struct server *server, uint32_t index, uint64_t ns)
 {
-	struct turn *turn = &server->turns[index < MAX_ACCOUNTS ? index : 0];
+	struct turn *turn = &server->turns[account_slot(index)];
 	if (turn->number != server->turn)
 		*turn = (struct turn){.number = server->turn};
 	turn->spent_ns += ns;
@@ -65,7 +60,7 @@ void quota_turn(struct server *server, uint32_t index, uint64_t start)
 
 bool quota_connection(const struct server *server, uint32_t index)
 {
-	const struct account *account = account_of(server, index);
+	const struct account *account = account_at(server, index);
 	uint32_t left = MAX_CONNECTIONS - server->connection_count;
 	// The last places are for those who could repair things.
 	return left > CONNECTIONS_KEPT && account->connections < MAX_CONNECTIONS_PER_USER &&
@@ -74,13 +69,13 @@ bool quota_connection(const struct server *server, uint32_t index)
 
 void quota_connected(struct server *server, uint32_t index)
 {
-	account_of(server, index)->connections++;
+	account_at(server, index)->connections++;
 	server->connection_count++;
 }
 
 void quota_disconnected(struct server *server, uint32_t index)
 {
-	account_of(server, index)->connections--;
+	account_at(server, index)->connections--;
 	server->connection_count--;
 }
 
@@ -88,7 +83,7 @@ void quota_disconnected(struct server *server, uint32_t index)
 
 static bool place_left(const struct server *server, const struct owner *owner, const struct quota *quota)
 {
-	const struct account *account = account_of(server, owner->account);
+	const struct account *account = account_at(server, owner->account);
 	if (quota->sockets != 0 && account->streams + account->datagrams >= quota->sockets)
 		return false;
 	if (owner->type == SOCK_STREAM)
@@ -98,7 +93,7 @@ static bool place_left(const struct server *server, const struct owner *owner, c
 
 int quota_open(struct server *server, const struct owner *owner)
 {
-	struct account *account = account_of(server, owner->account);
+	struct account *account = account_at(server, owner->account);
 	const struct quota *quota = rights_quota(server, owner);
 	if (quota != NULL && !place_left(server, owner, quota))
 		return accounts_deny(server, owner->account, DENIAL_SOCKETS, EMFILE);
@@ -115,7 +110,7 @@ int quota_open(struct server *server, const struct owner *owner)
 
 bool quota_accept(struct server *server, const struct owner *owner, bool again)
 {
-	struct account *account = account_of(server, owner->account);
+	struct account *account = account_at(server, owner->account);
 	const struct quota *quota = rights_quota(server, owner);
 	enum denial denial = DENIAL_COUNT;
 	if (quota != NULL && !place_left(server, owner, quota))
@@ -137,14 +132,14 @@ bool quota_accept(struct server *server, const struct owner *owner, bool again)
 
 void quota_charge(struct server *server, uint32_t index, bool stream)
 {
-	struct account *account = account_of(server, index);
+	struct account *account = account_at(server, index);
 	*(stream ? &account->streams : &account->datagrams) += 1;
 	*(stream ? &server->stream_count : &server->datagram_count) += 1;
 }
 
 void quota_discharge(struct server *server, uint32_t index, bool stream, uint32_t buffer)
 {
-	struct account *account = account_of(server, index);
+	struct account *account = account_at(server, index);
 	*(stream ? &account->streams : &account->datagrams) -= 1;
 	*(stream ? &server->stream_count : &server->datagram_count) -= 1;
 	account->memory -= buffer;
@@ -154,7 +149,7 @@ void quota_discharge(struct server *server, uint32_t index, bool stream, uint32_
 
 uint32_t quota_buffer(struct server *server, const struct owner *owner, uint32_t have, uint32_t wanted)
 {
-	struct account *account = account_of(server, owner->account);
+	struct account *account = account_at(server, owner->account);
 	const struct quota *quota = rights_quota(server, owner);
 	uint64_t others = account->memory - have;
 	uint64_t given = wanted;
@@ -179,11 +174,11 @@ uint64_t quota_byte_rate(const struct server *server, const struct owner *owner)
 
 bool quota_may_send(const struct server *server, uint32_t index, uint64_t rate)
 {
-	return rate == 0 || due(account_of(server, index)->byte_at, server->now);
+	return rate == 0 || due(account_at(server, index)->byte_at, server->now);
 }
 
 void quota_sent(struct server *server, uint32_t index, uint64_t rate, uint32_t bytes)
 {
-	take(&account_of(server, index)->byte_at, server->now, rate, bytes);
+	take(&account_at(server, index)->byte_at, server->now, rate, bytes);
 	spend(server, index, bytes); // the kernel will take a nanosecond or so for each on its way out
 }

@@ -26,7 +26,7 @@ enum { REST_SHARE = 4, PRESSED_SHARE = 20, CALM_LEAST = 4, CALM_MOST = 64 };
 
 static struct turn *turn_of(struct server *server, uint32_t index)
 {
-	return &server->turns[index < MAX_ACCOUNTS ? index : 0];
+	return &server->turns[account_slot(index)];
 }
 
 void rest_heard(struct server *server, uint32_t index)
@@ -52,7 +52,7 @@ static uint64_t processor_clock(void)
 
 struct stint rest_begin(const struct server *server, uint32_t index)
 {
-	bool asked = server->now < server->turns[index < MAX_ACCOUNTS ? index : 0].heavy_until && others_about(server, index);
+	bool asked = server->now < server->turns[account_slot(index)].heavy_until && others_about(server, index);
 	return (struct stint){.processor = asked ? processor_clock() : 0, .start = quota_clock()};
 }
 
@@ -113,14 +113,14 @@ bool rest_due(struct server *server, uint32_t index)
 	turn->heavy_until = server->now + ABOUT_NS;
 	if (server->pressed && others_about(server, index)) {
 		turn->rests = true;
-		server->state->accounts[index < MAX_ACCOUNTS ? index : 0].rests++;
+		account_at(server, index)->rests++;
 	}
 	return turn->rests;
 }
 
 bool rest_owes(const struct server *server, uint32_t index)
 {
-	return server->turns[index < MAX_ACCOUNTS ? index : 0].paid_at > server->now;
+	return server->turns[account_slot(index)].paid_at > server->now;
 }
 
 void rest_park(struct server *server, uint32_t index, int fd, uint64_t data)
